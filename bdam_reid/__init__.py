@@ -1,0 +1,1 @@
+"""Text-to-image person re-identification with a bidirectional decoupled alignment module."""

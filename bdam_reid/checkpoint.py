@@ -1,0 +1,195 @@
+"""Checkpoints that survive a kill at any moment: safetensors and JSON, no pickle.
+
+`RUN/last` and `RUN/best` are symbolic links to complete checkpoint folders. A new checkpoint is written to a
+new folder, flushed to the disk, and only then the link is replaced, which is atomic: whoever follows the link
+finds either the old checkpoint or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+WEIGHTS, TENSORS, STATE = "model.safetensors", "state.safetensors", "state.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read."""
+
+
+def save_checkpoint(run: Path, name: str, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Make `run/name` a checkpoint of `weights` and `state`, and remove the one that it was before.
+
+    Args:
+        run: the run folder.
+        name: "last" or "best".
+        weights: a module's state dict.
+        state: nested dicts, lists and tuples of tensors and JSON values; its tensors go to their own file.
+    Raises: CheckpointError if it cannot be written; the previous checkpoint is then as it was.
+    """
+    folder = run / f"{name}-{secrets.token_hex(4)}"
+    tensors: dict[str, Tensor] = {}
+    tree = _take_tensors(state, "", tensors)
+    try:
+        folder.mkdir(parents=True)
+        _write_tensors(folder / WEIGHTS, dict(weights))
+        _write_tensors(folder / TENSORS, tensors)
+        write_json(folder / STATE, tree)
+        _sync(folder)
+        _point(run / name, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise CheckpointError(
+            f"cannot save the {name} checkpoint in {run}: {error}. The previous one is intact: "
+            "make room on the disk, then run the same command again to go on from it"
+        ) from error
+    remove_leftovers(run)
+
+
+def load_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint folder. Raises: CheckpointError if they cannot be read."""
+    return _read_tensors(checkpoint / WEIGHTS)
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """The state in a checkpoint folder; tuples come back as lists.
+
+    Raises: CheckpointError if it cannot be read.
+    """
+    tree = read_json(checkpoint / STATE)
+    return _put_tensors(tree, _read_tensors(checkpoint / TENSORS))
+
+
+def load_into(module: torch.nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Load `weights` into `module`. Raises: CheckpointError if names or shapes differ."""
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{source} holds other weights than the model of its config.json: {_first_line(error)}. {_ADVICE}"
+        ) from error
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what killed processes left: checkpoint folders without a link to them, half-written files."""
+    kept = {(run / name).resolve() for name in ("last", "best")}
+    for path in [*run.glob("last-*"), *run.glob("best-*"), *run.glob("*.tmp")]:
+        if path.resolve() in kept:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def random_state() -> dict[str, Any]:
+    """The states of all random number generators: Python, NumPy, torch on the CPU and on every GPU."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(np.asarray(keys)), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what `random_state` gave. GPU states are left out where the number of GPUs is another."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy(), *rest))
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file. Raises: CheckpointError if there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}. {_ADVICE}") from error
+
+
+_ADVICE = "If the folder is damaged, delete it and train again"
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    _sync(path)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}. {_ADVICE}") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _point(link: Path, folder: Path) -> None:
+    temporary = link.with_name(f"{folder.name}.tmp")
+    temporary.symlink_to(folder.name, target_is_directory=True)
+    os.replace(temporary, link)
+    _sync(link.parent)
+
+
+def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` with each tensor moved to `tensors` and its name there left in its place."""
+    if isinstance(value, Tensor):
+        tensors[path] = value
+        return {"tensor": path}
+    if isinstance(value, Mapping):
+        return {str(key): _take_tensors(entry, f"{path}/{key}", tensors) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_take_tensors(entry, f"{path}/{index}", tensors) for index, entry in enumerate(value)]
+    return value
+
+
+def _put_tensors(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(tree, dict):
+        if tree.keys() == {"tensor"}:
+            return tensors[tree["tensor"]]
+        # JSON has no integer keys, and an optimizer's state dict has no others.
+        return {
+            int(key) if key.isdigit() else key: _put_tensors(entry, tensors) for key, entry in tree.items()
+        }
+    if isinstance(tree, list):
+        return [_put_tensors(entry, tensors) for entry in tree]
+    return tree
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 else lines[0]

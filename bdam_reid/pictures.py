@@ -1,0 +1,229 @@
+"""Pictures of a run: retrieved images, gate histograms and training curves, as PNG files and an HTML page."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+RIGHT, WRONG, INK, GREY = "#2e9e5b", "#d1453b", "#22303c", "#8a97a3"
+LINES = ("#2f6fb2", "#d9822b", "#2e9e5b", "#8e5bb0", "#d1453b", "#7a6a53")
+STYLE: Any = {
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#e6eaee",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": "white",
+    "savefig.dpi": 130,
+}
+
+Curve = tuple[Sequence[float], Sequence[float]]
+"""Steps and values."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """A query and the images that came back first."""
+
+    caption: str
+    images: tuple[Path, ...]
+    right: tuple[bool, ...]
+    first_rank: int | None
+    """Rank of the first right image, from 1; None if the gallery has none."""
+
+
+def draw_retrievals(retrievals: Sequence[Retrieval], title: str, path: Path) -> None:
+    """One row a query: its text, then its images in order, right ones framed green and wrong ones red."""
+    columns = max(len(retrieval.images) for retrieval in retrievals)
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(4.2 + 1.05 * columns, 0.5 + 2.0 * len(retrievals)))
+        top = 1 - 0.5 / figure.get_figheight()
+        figure.text(
+            0.015, 1 - 0.3 / figure.get_figheight(), title, color=INK, weight="bold", size=12, va="center"
+        )
+        grid = figure.add_gridspec(
+            len(retrievals), columns + 1, width_ratios=[3.6] + [1] * columns,
+            left=0.015, right=0.99, bottom=0.01, top=top, hspace=0.12, wspace=0.12,
+        )  # fmt: skip
+        for row, retrieval in enumerate(retrievals):
+            _draw_query(figure.add_subplot(grid[row, 0]), retrieval)
+            for column, (image, right) in enumerate(zip(retrieval.images, retrieval.right, strict=True)):
+                _draw_image(figure.add_subplot(grid[row, column + 1]), image, right, column + 1)
+        _save(figure, path)
+
+
+def _draw_query(axes: Axes, retrieval: Retrieval) -> None:
+    axes.axis("off")
+    rank = retrieval.first_rank
+    found = "no right image in the gallery" if rank is None else f"first right image at rank {rank}"
+    lines = textwrap.wrap(retrieval.caption, 46)
+    text = "\n".join(lines if len(lines) <= 8 else [*lines[:7], lines[7] + " …"])
+    axes.text(0, 0.98, text, transform=axes.transAxes, va="top", color=INK, size=9, linespacing=1.35)
+    colour = RIGHT if rank == 1 else GREY
+    axes.text(0, 0.02, found, transform=axes.transAxes, va="bottom", color=colour, size=8, weight="bold")
+
+
+def _draw_image(axes: Axes, path: Path, right: bool, rank: int) -> None:
+    with Image.open(path) as image:
+        axes.imshow(np.asarray(image.convert("RGB")), aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=RIGHT if right else WRONG, linewidth=3.5)
+    axes.text(
+        0.06, 0.97, str(rank), transform=axes.transAxes, va="top", size=8, color="white", weight="bold",
+        bbox={"boxstyle": "round,pad=0.25", "facecolor": RIGHT if right else WRONG, "edgecolor": "none"},
+    )  # fmt: skip
+
+
+def draw_gates(gate: np.ndarray, fusion: np.ndarray, path: Path) -> None:
+    """Histograms of the disentanglement gate, g and 1 - g, and of the fusion weights (longer draft, Fig. 3).
+
+    Args:
+        gate: (images, D).
+        fusion: (pairs, 2), image and text weight.
+    """
+    panels = (
+        ("BDAM gate", {"identity  g": gate.ravel(), "clothing  1 - g": 1 - gate.ravel()}),
+        ("Fusion weights", {"image": fusion[:, 0], "text": fusion[:, 1]}),
+    )
+    bins = np.linspace(0, 1, 61)
+    with plt.rc_context(STYLE):
+        figure, row = plt.subplots(1, 2, figsize=(9.5, 2.9), layout="constrained")
+        for axes, (title, series) in zip(row, panels, strict=True):
+            for (label, values), colour in zip(series.items(), LINES, strict=False):
+                weights = np.full(len(values), 100 / len(values))
+                caption = f"{label}:  {values.mean():.3f} ± {values.std():.3f}"
+                axes.hist(values, bins=bins, weights=weights, color=colour, alpha=0.6, label=caption)
+                axes.axvline(float(values.mean()), color=colour, linewidth=1.2, linestyle="--")
+            axes.set(title=title, xlabel="weight", ylabel="share, %", xlim=(0, 1))
+            axes.legend(loc="upper left")
+        _save(figure, path)
+
+
+def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
+    """Losses, task weights and validation metrics over the steps.
+
+    Args:
+        curves: named "loss/…", "weight/…", "val/…".
+    """
+    panels = (
+        ("loss", "Losses", True),
+        ("weight", "Task weights (GradNorm)", False),
+        ("val", "Validation, %", False),
+    )
+    with plt.rc_context(STYLE):
+        figure, row = plt.subplots(1, 3, figsize=(12.5, 3.1), layout="constrained")
+        for axes, (group, title, logarithmic) in zip(row, panels, strict=True):
+            chosen = {
+                name.split("/", 1)[1]: curve for name, curve in curves.items() if name.startswith(group + "/")
+            }
+            for index, (label, (steps, values)) in enumerate(chosen.items()):
+                colour = LINES[index % len(LINES)]
+                dense = len(steps) > 40
+                if dense:
+                    axes.plot(steps, values, color=colour, linewidth=0.5, alpha=0.25)
+                axes.plot(
+                    steps, _smooth(values) if dense else values, color=colour, linewidth=1.6, label=label,
+                    marker="" if dense else "o", markersize=3,
+                )  # fmt: skip
+            axes.set(title=title, xlabel="step")
+            if logarithmic and chosen:
+                axes.set_yscale("log")
+            if chosen:
+                axes.legend(loc="best")
+        _save(figure, path)
+
+
+def _smooth(values: Sequence[float]) -> np.ndarray:
+    """Running mean over a twentieth of the curve, over what there is of it at the ends."""
+    width = max(1, len(values) // 20)
+    kernel = np.ones(width)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+
+
+def draw_probes(scores: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Bars of linear probe accuracy, one group an attribute.
+
+    Args:
+        scores: attribute name -> {"chance", "identity", "clothing"} in percent.
+    """
+    names = list(scores)
+    places = np.arange(len(names))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(max(6.0, 0.85 * len(names) + 1.5), 3.1), layout="constrained")
+        bars = (("identity", "identity feature", LINES[0]), ("clothing", "clothing feature", LINES[1]))
+        for shift, (key, label, colour) in zip((-0.2, 0.2), bars, strict=True):
+            axes.bar(places + shift, [scores[name][key] for name in names], 0.38, color=colour, label=label)
+        chance = [scores[name]["chance"] for name in names]
+        axes.hlines(chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="majority class")
+        axes.set(title="What a linear probe reads, accuracy in %", ylim=(0, 100), xticks=places)
+        axes.set_xticks(places, [name.replace("_", " ") for name in names], rotation=30, ha="right")
+        axes.grid(False, axis="x")
+        axes.legend(loc="upper right", ncols=3, bbox_to_anchor=(1, 1.14))
+        _save(figure, path)
+
+
+def stack(paths: Sequence[Path], path: Path) -> None:
+    """One picture of several, one below the other, centred on white."""
+    images = [Image.open(part).convert("RGB") for part in paths]
+    width = max(image.width for image in images)
+    gap = 24
+    page = Image.new("RGB", (width, sum(image.height + gap for image in images)), "white")
+    top = 0
+    for image in images:
+        page.paste(image, ((width - image.width) // 2, top))
+        top += image.height + gap
+    page.save(path, optimize=True)
+
+
+def write_page(title: str, table: str, pictures: Mapping[str, str], path: Path) -> None:
+    """An HTML page of the text `table` and the pictures (heading -> file name beside the page)."""
+    figures = "\n".join(
+        f'<h2>{html.escape(heading)}</h2>\n<img src="{html.escape(name)}" alt="{html.escape(heading)}">'
+        for heading, name in pictures.items()
+    )
+    path.write_text(
+        f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: {INK}; max-width: 1100px; margin: 2em auto }}
+img {{ max-width: 100%; display: block }} h2 {{ margin: 1.6em 0 .4em }} pre {{ overflow-x: auto }}
+</style>
+<h1>{html.escape(title)}</h1>
+<pre>{html.escape(table)}</pre>
+{figures}
+</html>
+""",
+        encoding="utf-8",
+    )
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path)
+    plt.close(figure)
