@@ -1,0 +1,78 @@
+"""The losses of both drafts, and their balance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..config import LossConfig
+from ..models import ImageFeatures, TextFeatures
+from .alignment import clothing_adversary, clothing_alignment, info_nce
+from .decouple import decoupling_loss, gate_regularisation
+from .gradnorm import GradNorm
+from .triplet import triplet_loss
+
+__all__ = [
+    "GradNorm",
+    "clothing_adversary",
+    "clothing_alignment",
+    "decoupling_loss",
+    "gate_regularisation",
+    "info_nce",
+    "losses",
+    "task_names",
+    "total_loss",
+    "triplet_loss",
+]
+
+
+def task_names(config: LossConfig) -> tuple[str, ...]:
+    """Names of the losses that GradNorm balances, InfoNCE (its reference) first."""
+    return ("info", "triplet", "clothing", "decouple") if config.decouple else ("info", "triplet", "clothing")
+
+
+def losses(
+    config: LossConfig, image: ImageFeatures, text: TextFeatures, fused: Tensor, identities: Tensor
+) -> dict[str, Tensor]:
+    """The losses of one batch, unweighted, by name.
+
+    "info" (Eq. 3), "triplet" (Eq. 4), "clothing" (Eq. 1 of either draft), "decouple" (Eq. 2), and "gate", the
+    gate regularisation, which GradNorm leaves alone. Computed outside autocast, in float32 at least.
+
+    Args:
+        config: which losses, temperature and margin.
+        image: features of the images.
+        text: features of the texts, in the same order.
+        fused: (B, E); read if `config.query` is "fused".
+        identities: class indices, (B,).
+    Returns: scalars by name.
+    """
+    with torch.autocast(identities.device.type, enabled=False):
+        query = image.identity_embedding if config.query == "identity" else F.normalize(_full(fused), dim=1)
+        clothing = clothing_alignment if config.clothing == "alignment" else clothing_adversary
+        result = {
+            "info": info_nce(_full(query), _full(text.identity_embedding), identities, config.temperature),
+            "triplet": triplet_loss(F.normalize(_full(image.identity), dim=1), identities, config.margin),
+            "clothing": clothing(
+                _full(image.clothing_embedding), _full(text.clothing_embedding), config.temperature
+            ),
+        }
+        if config.decouple:
+            result["decouple"] = decoupling_loss(_full(image.identity), _full(image.clothing))
+        if image.gate is not None:
+            result["gate"] = gate_regularisation(_full(image.gate))
+    return result
+
+
+def total_loss(config: LossConfig, losses: dict[str, Tensor], gradnorm: GradNorm) -> Tensor:
+    """What the model descends on: sum_k w_k L_k with the task weights constant, plus the gate regularisation.
+
+    The other terms of Eq. 6 are descended on by the task weights alone, in `GradNorm.update`.
+    """
+    total = gradnorm(losses)
+    return total + config.gate_weight * losses["gate"] if "gate" in losses else total
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

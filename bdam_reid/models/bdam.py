@@ -1,0 +1,123 @@
+"""Bidirectional decoupled alignment module: patch tokens become identity and clothing features."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bdam_kernels import BidirectionalCrossAttention
+
+from ..config import BDAMConfig
+
+
+class Disentangled(NamedTuple):
+    """What BDAM makes of an image."""
+
+    identity: Tensor
+    """Gated identity feature f_id, (B, D)."""
+    clothing: Tensor
+    """Gated clothing feature f_clo, (B, D)."""
+    pooled_clothing: Tensor
+    """Clothing feature before the gate, (B, D)."""
+    gate: Tensor | None
+    """g in (0, 1), (B, D); None without a gate."""
+    tokens: Tensor
+    """Tokens of the identity stream before pooling and gate, (B, L, D)."""
+
+
+class SelfAttentionLayer(nn.Module):
+    """x -> LayerNorm(x + dropout(attention(x))), no feed-forward part.
+
+    Attention weights are not dropped, so that the fused attention kernels apply.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+        return self.norm(x + self.dropout(self.out(attended)))
+
+
+class CrossAttentionLayer(nn.Module):
+    """Each stream attends to the other's state before the layer, then residual and LayerNorm."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = BidirectionalCrossAttention(width, heads)
+        self.dropout = nn.Dropout(dropout)
+        self.identity_norm = nn.LayerNorm(width)
+        self.clothing_norm = nn.LayerNorm(width)
+
+    def forward(self, identity: Tensor, clothing: Tensor) -> tuple[Tensor, Tensor]:
+        """Two (B, L, D) -> two (B, L, D)."""
+        to_identity, to_clothing = self.attention(identity, clothing)
+        return (
+            self.identity_norm(identity + self.dropout(to_identity)),
+            self.clothing_norm(clothing + self.dropout(to_clothing)),
+        )
+
+
+class BDAM(nn.Module):
+    """Two streams of self-attention, cross-attention between them, average pooling, and a gate.
+
+    g = sigmoid(W [pooled_id; pooled_clo] + b), f_id = g pooled_id, f_clo = (1 - g) pooled_clo; without the
+    gate (an ablation) both pooled features are given as they are.
+    Source: seeds 001 section III-B, 002 section 3.2.
+
+    Args:
+        width: D of the tokens.
+        config: depths, heads, dropout, gate.
+    Raises: ValueError if the heads do not divide the width.
+    """
+
+    def __init__(self, width: int, config: BDAMConfig) -> None:
+        super().__init__()
+        if width % config.heads:
+            raise ValueError(f"BDAM's heads must divide the image width {width}, got {config.heads} heads")
+        self.projection = nn.Linear(width, 2 * width)
+        self.identity_layers = _self_attention(width, config)
+        self.clothing_layers = _self_attention(width, config)
+        self.cross_layers = nn.ModuleList(
+            CrossAttentionLayer(width, config.heads, config.dropout) for _ in range(config.cross_layers)
+        )
+        self.gate = nn.Linear(2 * width, width) if config.gate else None
+
+    def forward(self, tokens: Tensor) -> Disentangled:
+        """tokens (B, L, D) -> features."""
+        identity, clothing = self.projection(tokens).chunk(2, dim=-1)
+        identity = self.identity_layers(identity)
+        clothing = self.clothing_layers(clothing)
+        for layer in self.cross_layers:
+            identity, clothing = layer(identity, clothing)
+        pooled_identity, pooled_clothing = identity.mean(dim=1), clothing.mean(dim=1)
+        if self.gate is None:
+            return Disentangled(pooled_identity, pooled_clothing, pooled_clothing, gate=None, tokens=identity)
+        gate = self.gate(torch.cat((pooled_identity, pooled_clothing), dim=-1)).sigmoid()
+        return Disentangled(
+            identity=gate * pooled_identity,
+            clothing=(1 - gate) * pooled_clothing,
+            pooled_clothing=pooled_clothing,
+            gate=gate,
+            tokens=identity,
+        )
+
+    def last_shared_layer(self) -> nn.Module:
+        """The last layer that both streams pass through: the last cross-attention, or the dual projection."""
+        return self.cross_layers[-1] if len(self.cross_layers) else self.projection
+
+
+def _self_attention(width: int, config: BDAMConfig) -> nn.Sequential:
+    return nn.Sequential(
+        *(SelfAttentionLayer(width, config.heads, config.dropout) for _ in range(config.self_layers))
+    )

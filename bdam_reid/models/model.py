@@ -1,0 +1,126 @@
+"""The whole model: encoders, BDAM, projections into the text space, fusion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import Config
+from .bdam import BDAM
+from .encoders import ImageEncoder, TextEncoder, masked_mean
+from .fusion import Fusion
+
+if TYPE_CHECKING:
+    from ..data import Batch
+
+
+class ImageFeatures(NamedTuple):
+    """Features of B images; D is the image width, E the text width."""
+
+    identity: Tensor
+    """Gated identity feature f_id, (B, D)."""
+    clothing: Tensor
+    """Gated clothing feature f_clo, (B, D)."""
+    pooled_clothing: Tensor
+    """Clothing feature before the gate, (B, D)."""
+    gate: Tensor | None
+    """Gate g, (B, D); None where the config has no gate."""
+    tokens: Tensor
+    """Tokens of the identity stream, before the gate, (B, L, D)."""
+    identity_embedding: Tensor
+    """Unit vectors to match with texts, (B, E): projection of `identity`."""
+    clothing_embedding: Tensor
+    """Unit vectors to match with texts, (B, E): projection of `pooled_clothing`, as Eq. 1 has it."""
+
+
+class TextFeatures(NamedTuple):
+    """Features of B pairs of an identity text and a clothing text; E is the text width."""
+
+    identity: Tensor
+    """Mean of the identity text's tokens, (B, E)."""
+    clothing: Tensor
+    """Mean of the clothing text's tokens, (B, E)."""
+    identity_tokens: Tensor
+    """(B, L, E)."""
+    identity_mask: Tensor
+    """(B, L) bool, True = real token."""
+    identity_embedding: Tensor
+    """`identity` as unit vectors."""
+    clothing_embedding: Tensor
+    """`clothing` as unit vectors."""
+
+
+class BDAMReID(nn.Module):
+    """Text-to-image person re-identification with disentangled identity and clothing features.
+
+    Source: seeds 001 section III, 002 section 3.
+
+    Args:
+        config: of the run.
+        vocab_size: number of word pieces of the tokenizer.
+    Raises: ValueError if an encoder cannot be loaded, or sizes do not fit each other.
+    """
+
+    def __init__(self, config: Config, vocab_size: int) -> None:
+        super().__init__()
+        self.image_encoder = ImageEncoder(config.image, (config.data.image_height, config.data.image_width))
+        self.text_encoder = TextEncoder(config.text, vocab_size, config.data.max_tokens)
+        image_width, text_width = self.image_encoder.width, self.text_encoder.width
+        self.bdam = BDAM(image_width, config.bdam)
+        self.identity_projection = nn.Linear(image_width, text_width)
+        self.clothing_projection = nn.Linear(image_width, text_width)
+        self.fusion = Fusion(config.fusion, image_width, text_width, text_width)
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """images (B, 3, H, W), normalised -> features."""
+        parts = self.bdam(self.image_encoder(images))
+        return ImageFeatures(
+            identity=parts.identity,
+            clothing=parts.clothing,
+            pooled_clothing=parts.pooled_clothing,
+            gate=parts.gate,
+            tokens=parts.tokens,
+            identity_embedding=F.normalize(self.identity_projection(parts.identity), dim=-1),
+            clothing_embedding=F.normalize(self.clothing_projection(parts.pooled_clothing), dim=-1),
+        )
+
+    def encode_text(
+        self, identity_ids: Tensor, identity_mask: Tensor, clothing_ids: Tensor, clothing_mask: Tensor
+    ) -> TextFeatures:
+        """Word pieces (B, L), masks (B, L) bool, True = real token, each text with its own L -> features."""
+        identity_tokens = self.text_encoder(identity_ids, identity_mask)
+        identity = masked_mean(identity_tokens, identity_mask)
+        clothing = masked_mean(self.text_encoder(clothing_ids, clothing_mask), clothing_mask)
+        return TextFeatures(
+            identity=identity,
+            clothing=clothing,
+            identity_tokens=identity_tokens,
+            identity_mask=identity_mask,
+            identity_embedding=F.normalize(identity, dim=-1),
+            clothing_embedding=F.normalize(clothing, dim=-1),
+        )
+
+    def fuse(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Tensor]:
+        """Fused identity features (B, E) of B pairs, and the weights (B, 2) of image and text in them.
+
+        The clothing feature is left out, as both drafts have it.
+        """
+        if self.fusion.config.tokens != "sequence":
+            return self.fusion(image.identity, text.identity)
+        # The mean of the gated tokens is the gated identity feature.
+        tokens = image.tokens if image.gate is None else image.gate[:, None] * image.tokens
+        return self.fusion(tokens, text.identity_tokens, text.identity_mask)
+
+    def forward(self, batch: Batch) -> tuple[ImageFeatures, TextFeatures, Tensor, Tensor]:
+        """A batch -> image features, text features, fused (B, E), fusion weights (B, 2)."""
+        image = self.encode_image(batch.images)
+        text = self.encode_text(
+            batch.identity_ids, batch.identity_mask, batch.clothing_ids, batch.clothing_mask
+        )
+        return image, text, *self.fuse(image, text)
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the last layer that every loss reaches, for GradNorm."""
+        return list(self.bdam.last_shared_layer().parameters())
