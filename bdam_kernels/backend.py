@@ -1,0 +1,135 @@
+"""Finds which backends run on this machine, records why the others do not, and chooses one for a call.
+
+Backends are "cuda", "triton", "cpu" (C++) and "reference" (plain PyTorch, which runs everywhere).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+FORCED = os.environ.get("BDAM_BACKEND") or None
+"""Backend of the whole process, from the environment variable BDAM_BACKEND; read once, at import."""
+
+_DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.bool: 3}
+
+NativeTensor = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend was forced that cannot run on this machine, or not with these inputs."""
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"bdam_kernels.{name}")
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"the native module {name} cannot be loaded ({error}); install again where a C++ compiler is found, "
+            "with BDAM_STRICT_BUILD=1 to see why a build fails"
+        ) from None
+
+
+@cache
+def cpu_isa() -> str:
+    """Instruction set of the C++ kernels: BDAM_CPU_ISA, or the best that the processor has."""
+    best = _module("_cpu_baseline").best_isa()
+    forced = os.environ.get("BDAM_CPU_ISA") or best
+    usable = INSTRUCTION_SETS[: INSTRUCTION_SETS.index(best) + 1]
+    if forced not in usable:
+        raise BackendUnavailable(f"BDAM_CPU_ISA must be one of {', '.join(usable)} on this processor, got {forced!r}")
+    return forced
+
+
+@cache
+def cpu() -> ModuleType:
+    """The module of C++ kernels for this processor.
+
+    Raises: BackendUnavailable if it was not built or BDAM_CPU_ISA names one that cannot run.
+    """
+    return _module(f"_cpu_{cpu_isa()}")
+
+
+def _cuda_reason() -> str:
+    if torch.version.cuda is None:
+        return "this build of torch has no CUDA support"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return ""
+
+
+@cache
+def backends() -> dict[str, str]:
+    """Every backend, with "" if it runs here, else the reason why not, as a sentence."""
+    try:
+        cpu()
+        cpu_reason = ""
+    except BackendUnavailable as error:
+        cpu_reason = str(error)
+    try:
+        importlib.import_module("triton")
+        triton_reason = _cuda_reason() or "no operator has a Triton kernel in this version"
+    except ImportError:
+        triton_reason = "the package triton is not installed"
+    try:
+        _module("_cuda")
+        cuda_reason = _cuda_reason() or "no operator has a CUDA kernel in this version"
+    except BackendUnavailable as error:
+        cuda_reason = str(error)
+    return {"reference": "", "cpu": cpu_reason, "triton": triton_reason, "cuda": cuda_reason}
+
+
+def choose(requested: str | None, device: torch.device, kernels: Mapping[str, str]) -> str:
+    """Name of the backend that serves a call.
+
+    Args:
+        requested: a backend's name, or None for BDAM_BACKEND or else the best one that runs.
+        device: where the inputs are.
+        kernels: the backends that the operator has besides "reference", each with "" or the reason why it cannot
+            take these inputs.
+    Raises: ValueError for an unknown name; BackendUnavailable if the named backend cannot serve the call.
+    """
+    name = requested or FORCED
+    if name is None:
+        candidates = PREFERENCE.get(device.type, ("reference",))
+        return next(c for c in candidates if _reason(c, device, kernels) == "")
+    if name not in backends():
+        raise ValueError(f"backend must be one of {', '.join(backends())}, got {name!r}")
+    reason = _reason(name, device, kernels)
+    if reason:
+        raise BackendUnavailable(f"backend {name!r} cannot run this call: {reason}")
+    return name
+
+
+def _reason(name: str, device: torch.device, kernels: Mapping[str, str]) -> str:
+    if name == "reference":
+        return ""
+    if backends()[name]:
+        return backends()[name]
+    if name not in PREFERENCE.get(device.type, ()):
+        return f"it does not serve tensors on {device.type!r}"
+    return kernels.get(name, "this operator has no such kernel")
+
+
+def dtype_reason(*tensors: Tensor | None) -> str:
+    """"" if native kernels take the dtypes of these tensors, else why not."""
+    for t in tensors:
+        if t is not None and t.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            return f"its kernels take float32, bfloat16 and float16, got {t.dtype}"
+    return ""
+
+
+def native(tensor: Tensor | None) -> NativeTensor | None:
+    """A tensor as the native kernels take it: pointer, dtype code, shape, strides."""
+    if tensor is None:
+        return None
+    return tensor.data_ptr(), _DTYPE_CODES[tensor.dtype], tuple(tensor.shape), tensor.stride()

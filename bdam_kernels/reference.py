@@ -1,0 +1,116 @@
+"""The mathematics of every operator in plain PyTorch: differentiable any number of times, slow, and without casts
+(float64 stays float64), so that it serves as the oracle, as the fallback and as the second derivative."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """Selective scan, one step at a time; returns (out, last_state).
+
+    h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t,  out_t = (Re C_t . h_t + D u_t) silu(z_t).
+    Source: Gu and Dao 2023, "Mamba", Eq. 2 with the zero-order hold for A and Euler's rule for B.
+
+    Args: as `bdam_kernels.selective_scan`, with B and C of shape (D, N) or (B, G, N, L).
+    """
+    batch, channels, length = u.shape
+    if delta_bias is not None:
+        delta = delta + delta_bias[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    state = u.new_zeros(batch, channels, A.shape[1], dtype=A.dtype) if initial_state is None else initial_state
+    drive = delta * u
+    outputs: list[Tensor] = []
+    for t in reversed(range(length)) if reverse else range(length):
+        decay = torch.exp(delta[:, :, t, None] * A)
+        state = decay * state + drive[:, :, t, None] * _at(B, t, channels)
+        y = (state * _at(C, t, channels)).sum(-1)
+        # A complex state stands for a conjugate pair, whose two halves add up to twice the real part.
+        outputs.append(2 * y.real if y.is_complex() else y)
+    if reverse:
+        outputs.reverse()
+    out = torch.stack(outputs, -1) if outputs else drive
+    if D is not None:
+        out = out + D[:, None] * u
+    return (out if z is None else out * F.silu(z)), state
+
+
+def _at(matrix: Tensor, t: int, channels: int) -> Tensor:
+    """B or C at time t, as (1 or B, D, N)."""
+    if matrix.dim() == 2:
+        return matrix[None]
+    return matrix[..., t].repeat_interleave(channels // matrix.shape[1], dim=1)
+
+
+def causal_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
+) -> tuple[Tensor, Tensor]:
+    """Depthwise causal convolution; returns (out, final_state).
+
+    out_t = act(bias + sum_w weight_w x_{t-W+1+w}), where x before the start is initial_state (B, D, W-1) or zero.
+
+    Args: as `bdam_kernels.causal_conv1d`.
+    """
+    width = weight.shape[1]
+    padding = x.new_zeros(*x.shape[:2], width - 1) if initial_state is None else initial_state
+    padded = torch.cat([padding, x], dim=2)
+    out = F.conv1d(padded, weight[:, None], bias, groups=x.shape[1])
+    return (F.silu(out) if silu else out), padded[..., x.shape[2] :]
+
+
+def bidirectional_cross_attention(
+    q_a: Tensor,
+    k_a: Tensor,
+    v_a: Tensor,
+    q_b: Tensor,
+    k_b: Tensor,
+    v_b: Tensor,
+    key_padding_mask_a: Tensor | None,
+    key_padding_mask_b: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Cross-attention of two streams in both directions; returns (out_a, out_b).
+
+    out_a = softmax(scale q_a k_b^T) v_b and out_b = softmax(scale q_b k_a^T) v_a; a row without keys gives 0.
+
+    Args: as `bdam_kernels.bidirectional_cross_attention`.
+    """
+    return (
+        _attention(q_a, k_b, v_b, key_padding_mask_b, scale),
+        _attention(q_b, k_a, v_a, key_padding_mask_a, scale),
+    )
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, scale: float) -> Tensor:
+    scores = scale * (q @ k.transpose(-1, -2))
+    if key_padding_mask is None:
+        return torch.softmax(scores, -1) @ v
+    keep = ~key_padding_mask[:, None, None, :]
+    any_key = keep.any(-1, keepdim=True)
+    # softmax over no key at all would be NaN, in the gradient too: such rows attend to everything, times zero.
+    weights = torch.softmax(scores.masked_fill(~keep & any_key, -math.inf), -1) * any_key
+    return weights @ v
+
+
+def hsic(x: Tensor, y: Tensor) -> Tensor:
+    """tr(K H L H) / (N-1)^2 with K = x x^T, L = y y^T, H = I - 1/N: the textbook form.  Source: Gretton et al. 2005."""
+    n = x.shape[0]
+    centering = torch.eye(n, dtype=x.dtype, device=x.device) - 1.0 / n
+    return torch.trace(x @ x.T @ centering @ y @ y.T @ centering) / (n - 1) ** 2

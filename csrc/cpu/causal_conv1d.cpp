@@ -1,0 +1,131 @@
+// Depthwise causal convolution on the CPU: one (batch, channel) row at a time, in float, vectorised over time.
+
+#include <vector>
+
+#include "kernels.h"
+#include "parallel.h"
+#include "simd.h"
+
+namespace bdam {
+inline namespace BDAM_ISA {
+namespace {
+
+using Row = std::vector<float>;
+
+// Rows carry this many zeros after their end, so that whole vectors may be read and written.
+constexpr int64_t kSlack = kLanes;
+
+void read_row(const Tensor& t, int64_t batch, int64_t channel, float* to) {
+  with_type(t.dtype, t.data, [&](auto* data) {
+    const auto* p = data + batch * t.stride[0] + channel * t.stride[1];
+    const int64_t length = t.size[2], stride = t.stride[2];
+    if (stride == 1) {
+      for (int64_t i = 0; i < length; i += kLanes) store(to + i, load(p + i, length - i), length - i);
+    } else {
+      for (int64_t i = 0; i < length; ++i) to[i] = load(p + i * stride, 1)[0];
+    }
+  });
+}
+
+void write_row(const float* from, const Tensor& t, int64_t batch, int64_t channel) {
+  with_type(t.dtype, t.data, [&](auto* data) {
+    auto* p = data + batch * t.stride[0] + channel * t.stride[1];
+    const int64_t length = t.size[2], stride = t.stride[2];
+    if (stride == 1) {
+      for (int64_t i = 0; i < length; i += kLanes) store(p + i, load(from + i, length - i), length - i);
+    } else {
+      for (int64_t i = 0; i < length; ++i) store(p + i * stride, splat(from[i]), 1);
+    }
+  });
+}
+
+// x with its W - 1 predecessors in front.
+void read_padded(const Tensor& x, const Tensor& initial_state, int64_t width, int64_t batch, int64_t channel, Row& row) {
+  row.assign(width - 1 + x.size[2] + kSlack, 0.0f);
+  if (initial_state) read_row(initial_state, batch, channel, row.data());
+  read_row(x, batch, channel, row.data() + width - 1);
+}
+
+// bias + sum_w weight[w] row[t + w] for the kLanes steps from t.
+inline vf convolve(const float* row, const float* weight, int64_t width, float bias, int64_t t) {
+  vf sum = splat(bias);
+  for (int64_t w = 0; w < width; ++w) sum += weight[w] * load(row + t + w);
+  return sum;
+}
+
+float channel_bias(const Tensor& bias, int64_t channel) {
+  return bias ? bias.as<float>()[channel * bias.stride[0]] : 0.0f;
+}
+
+}  // namespace
+
+void causal_conv1d_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& initial_state,
+                           const Tensor& out, const Tensor& final_state, bool silu, int threads) {
+  const int64_t channels = x.size[1], length = x.size[2], width = weight.size[1];
+  parallel_for(threads, channels, [&](int64_t channel) {
+    const float* taps = weight.as<float>() + channel * width;
+    const float offset = channel_bias(bias, channel);
+    Row row, y(length + kSlack);
+    for (int64_t batch = 0; batch < x.size[0]; ++batch) {
+      read_padded(x, initial_state, width, batch, channel, row);
+      for (int64_t t = 0; t < length; t += kLanes) {
+        const vf pre = convolve(row.data(), taps, width, offset, t);
+        store(y.data() + t, silu ? pre * sigmoid(pre) : pre);
+      }
+      write_row(y.data(), out, batch, channel);
+      if (final_state) write_row(row.data() + length, final_state, batch, channel);
+    }
+  });
+}
+
+void causal_conv1d_backward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& initial_state,
+                            const Tensor& grad_out, const Tensor& grad_final_state, const Tensor& grad_x,
+                            const Tensor& grad_weight, const Tensor& grad_bias, const Tensor& grad_initial_state,
+                            bool silu, int threads) {
+  const int64_t channels = x.size[1], length = x.size[2], width = weight.size[1];
+  parallel_for(threads, channels, [&](int64_t channel) {
+    const float* taps = weight.as<float>() + channel * width;
+    const float offset = channel_bias(bias, channel);
+    std::vector<vf> sums(width, vf{});
+    vf sum_bias = {};
+    // Gradients of the convolution's sums, with W - 1 zeros in front, and of the padded row.
+    Row row, grad(width - 1 + length + kSlack), grad_row(width - 1 + length + kSlack);
+    for (int64_t batch = 0; batch < x.size[0]; ++batch) {
+      read_padded(x, initial_state, width, batch, channel, row);
+      std::fill(grad.begin(), grad.end(), 0.0f);
+      float* grad_pre = grad.data() + width - 1;
+      read_row(grad_out, batch, channel, grad_pre);
+      for (int64_t t = 0; t < length; t += kLanes) {
+        vf g = load(grad_pre + t);
+        if (silu) {
+          const vf pre = convolve(row.data(), taps, width, offset, t), s = sigmoid(pre);
+          g *= s * (1.0f + pre * (1.0f - s));
+        }
+        store(grad_pre + t, g, length - t);
+        g = load(grad_pre + t);
+        sum_bias += g;
+        for (int64_t w = 0; w < width; ++w) sums[w] += g * load(row.data() + t + w);
+      }
+      // Element i of the padded row met tap w in the sum at i - w.
+      std::fill(grad_row.begin(), grad_row.end(), 0.0f);
+      for (int64_t i = 0; i < width - 1 + length; ++i) {
+        if (i % kLanes) continue;
+        vf g = {};
+        for (int64_t w = 0; w < width; ++w) g += taps[w] * load(grad_pre + i - w, length + kSlack - i + w);
+        store(grad_row.data() + i, g, width - 1 + length + kSlack - i);
+      }
+      if (grad_final_state) {
+        Row final_grad(width - 1 + kSlack);
+        read_row(grad_final_state, batch, channel, final_grad.data());
+        for (int64_t i = 0; i < width - 1; ++i) grad_row[length + i] += final_grad[i];
+      }
+      if (grad_initial_state) write_row(grad_row.data(), grad_initial_state, batch, channel);
+      write_row(grad_row.data() + width - 1, grad_x, batch, channel);
+    }
+    for (int64_t w = 0; w < width; ++w) grad_weight.as<float>()[channel * width + w] = sum(sums[w]);
+    if (grad_bias) grad_bias.as<float>()[channel] = sum(sum_bias);
+  });
+}
+
+}  // namespace BDAM_ISA
+}  // namespace bdam

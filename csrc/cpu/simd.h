@@ -1,0 +1,246 @@
+// Vectors of floats through the compiler's vector extensions: one source for SSE2, AVX2, AVX-512 and NEON.
+// Everything lives in an inline namespace per instruction set, so that modules of several sets share a process.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+#include "../tensor.h"
+
+namespace bdam {
+inline namespace BDAM_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+constexpr int kLanes = kVectorBytes / 4;
+
+typedef float vf __attribute__((vector_size(kVectorBytes)));
+typedef int32_t vi __attribute__((vector_size(kVectorBytes)));
+typedef uint32_t vu __attribute__((vector_size(kVectorBytes)));
+typedef uint16_t vh __attribute__((vector_size(kVectorBytes / 2)));
+
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+template <class To, class From>
+inline To bitcast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+inline vf splat(float x) { return x - vf{}; }
+inline vf abs(vf x) { return bitcast<vf>(bitcast<vu>(x) & 0x7fffffffu); }
+inline vf max(vf a, vf b) { return a > b ? a : b; }
+
+// Conversions round to nearest even; NaN stays NaN.
+inline vf widen(vh bits, bf16) { return bitcast<vf>(__builtin_convertvector(bits, vu) << 16); }
+
+inline vh narrow(vf x, bf16) {
+  const vu u = bitcast<vu>(x);
+  const vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const vu quiet = (u >> 16) | 0x40u;
+  return __builtin_convertvector(x != x ? quiet : rounded, vh);
+}
+
+#if defined(__AVX512F__)
+inline vf widen(vh bits, f16) { return (vf)_mm512_cvtph_ps((__m256i)bits); }
+inline vh narrow(vf x, f16) { return (vh)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
+#elif defined(__F16C__)
+inline vf widen(vh bits, f16) { return (vf)_mm256_cvtph_ps((__m128i)bits); }
+inline vh narrow(vf x, f16) { return (vh)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT); }
+#else
+inline vf widen(vh bits, f16) {
+  const vu h = __builtin_convertvector(bits, vu);
+  const vu magnitude = (h & 0x7fffu) << 13;
+  // 2^112 moves the exponent bias from 15 to 127, subnormals included; infinity and NaN need the largest exponent.
+  const vf scaled = bitcast<vf>(magnitude) * 0x1p112f;
+  const vu special = bitcast<vu>(scaled) | 0x7f800000u;
+  const vu finite = bitcast<vu>(scaled);
+  return bitcast<vf>((magnitude >= 0x0f800000u ? special : finite) | ((h & 0x8000u) << 16));
+}
+
+inline vh narrow(vf x, f16) {
+  const vu sign = (bitcast<vu>(x) >> 16) & 0x8000u;
+  const vf a = abs(x);
+  // Adding a power of two rounds a subnormal result at bit 0; normal results are rounded at bit 13 by integers.
+  const vu subnormal = bitcast<vu>(a + 0.5f) - bitcast<vu>(splat(0.5f));
+  const vu u = bitcast<vu>(a);
+  const vu normal = (u + 0xfffu + ((u >> 13) & 1u) - 0x38000000u) >> 13;
+  vu h = a < 0x1p-14f ? subnormal : normal;
+  h = a >= 65520.0f ? (vu{} + 0x7c00u) : h;
+  h = x != x ? (vu{} + 0x7e00u) : h;
+  return __builtin_convertvector(h | sign, vh);
+}
+#endif
+
+// Loads and stores of kLanes elements at any alignment, or of the first n of them (the rest reads as zero).
+inline vf load(const float* p) {
+  vf x;
+  std::memcpy(&x, p, sizeof(x));
+  return x;
+}
+inline void store(float* p, vf x) { std::memcpy(p, &x, sizeof(x)); }
+
+template <class Half>
+inline vf load(const Half* p) {
+  vh bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  return widen(bits, Half{});
+}
+template <class Half>
+inline void store(Half* p, vf x) {
+  const vh bits = narrow(x, Half{});
+  std::memcpy(p, &bits, sizeof(bits));
+}
+
+template <class T>
+inline vf load(const T* p, int64_t n) {
+  if (n >= kLanes) return load(p);
+  T buffer[kLanes] = {};
+  std::memcpy(buffer, p, n * sizeof(T));
+  return load(buffer);
+}
+template <class T>
+inline void store(T* p, vf x, int64_t n) {
+  if (n >= kLanes) return store(p, x);
+  T buffer[kLanes];
+  store(buffer, x);
+  std::memcpy(p, buffer, n * sizeof(T));
+}
+
+// Calls body(typed pointer) for the tensor's floating dtype.
+template <class Body>
+inline void with_type(DType dtype, void* data, const Body& body) {
+  if (dtype == DType::f32) return body(static_cast<float*>(data));
+  if (dtype == DType::bf16) return body(static_cast<bf16*>(data));
+  return body(static_cast<f16*>(data));
+}
+
+// 2^f - 1 over f for |f| <= 1/2, so that 2^0 is exactly 1; relative error of 1 + f * p below 1e-8.
+inline vf exp2_fraction(vf f) {
+  vf p = splat(0.00015453163359779865f);
+  p = p * f + 0.0013390863314270973f;
+  p = p * f + 0.009618083015084267f;
+  p = p * f + 0.055503569543361664f;
+  p = p * f + 0.24022650718688965f;
+  p = p * f + 0.6931471824645996f;
+  return p * f + 1.0f;
+}
+
+// The bounds keep infinities out of the arithmetic; NaN passes through.
+inline vf clamp(vf x, float low, float high) {
+  x = x < low ? splat(low) : x;
+  return x > high ? splat(high) : x;
+}
+
+#if defined(__AVX512F__)
+inline vf round(vf x) { return (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline vf scale(vf x, vf n) { return (vf)_mm512_scalef_ps((__m512)x, (__m512)n); }
+#else
+inline vf round(vf x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
+// x * 2^n for integral |n| <= 252, in two steps so that neither factor overflows.
+inline vf scale(vf x, vf n) {
+  const vi exponent = bitcast<vi>(n + 0x1.8p23f) - bitcast<vi>(splat(0x1.8p23f));
+  const vi half = exponent >> 1;
+  return x * bitcast<vf>((half + 127) << 23) * bitcast<vf>((exponent - half + 127) << 23);
+}
+#endif
+
+// 2^x, at most 1.5 ulp.
+inline vf exp2(vf x) {
+  x = clamp(x, -200.0f, 200.0f);
+  const vf n = round(x);
+  return scale(exp2_fraction(x - n), n);
+}
+
+// e^x, at most 1.5 ulp: n ln(2) is subtracted in two parts, so that the error does not grow with |x|.
+inline vf exp(vf x) {
+  x = clamp(x, -130.0f, 130.0f);
+  const vf n = round(x * 1.44269504f);
+  const vf r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  return scale(exp2_fraction(r * 1.44269504f), n);
+}
+
+inline vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
+
+// log(1 + e^x), relative error below 1e-6: max(x, 0) + log1p(e^-|x|), log1p(t) = 2 atanh(t / (2 + t)).
+inline vf softplus(vf x) {
+  const vf t = exp(-abs(x));
+  const vf s = t / (2.0f + t);
+  const vf q = s * s;
+  vf p = splat(0.28157779574394226f);
+  p = p * q + 0.27965158224105835f;
+  p = p * q + 0.4002459645271301f;
+  p = p * q + 0.6666632294654846f;
+  p = p * q + 2.0f;
+  return (x > 0.0f ? x : vf{}) + s * p;
+}
+
+template <int... I>
+inline vf shuffle(vf a, vf b, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, I...);
+#else
+  return __builtin_shuffle(a, b, vi{I...});
+#endif
+}
+
+// In blocks of 2 * Half lanes: (first halves of a, first halves of b), and the same of the second halves.
+template <int Half, int... J>
+inline vf first_halves(vf a, vf b, std::integer_sequence<int, J...>) {
+  return shuffle(a, b, std::integer_sequence<int, (J % (2 * Half) < Half ? J : kLanes + J - Half)...>{});
+}
+template <int Half, int... J>
+inline vf second_halves(vf a, vf b, std::integer_sequence<int, J...>) {
+  return shuffle(a, b, std::integer_sequence<int, (J % (2 * Half) < Half ? J + Half : kLanes + J)...>{});
+}
+using LaneIndices = std::make_integer_sequence<int, kLanes>;
+
+// Transposes the kLanes x kLanes matrix whose rows are r[0], r[1], ...
+template <int Half = kLanes / 2>
+inline void transpose(vf* r) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & Half) continue;
+    const vf a = r[i], b = r[i + Half];
+    r[i] = first_halves<Half>(a, b, LaneIndices{});
+    r[i + Half] = second_halves<Half>(a, b, LaneIndices{});
+  }
+  if constexpr (Half > 1) transpose<Half / 2>(r);
+}
+
+// A vector whose lane i is the sum over the lanes of r[i]; r is overwritten.
+template <int Half = kLanes / 2>
+inline vf row_sums(vf* r) {
+#pragma GCC unroll 16
+  for (int i = 0; i < Half; ++i) {
+    r[i] = first_halves<Half>(r[i], r[i + Half], LaneIndices{}) + second_halves<Half>(r[i], r[i + Half], LaneIndices{});
+  }
+  if constexpr (Half > 1) return row_sums<Half / 2>(r);
+  return r[0];
+}
+
+inline float sum(vf x) {
+  float total = 0.0f;
+  for (int i = 0; i < kLanes; ++i) total += x[i];
+  return total;
+}
+
+}  // namespace BDAM_ISA
+}  // namespace bdam
