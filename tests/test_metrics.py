@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, replace
+from random import Random
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from bdam_reid.metrics import Metrics, retrieval
 TOLERANCE = 1000 * 100 * torch.finfo(torch.float64).eps
 
 
+Problem = tuple[list[list[float]], list[int], list[int]]
+
+
 def slow(similarity: list[list[float]], query_ids: list[int], gallery_ids: list[int]) -> Metrics:
     """Definitions, one query at a time."""
     rows: list[tuple[float, ...]] = []
@@ -24,16 +28,15 @@ def slow(similarity: list[list[float]], query_ids: list[int], gallery_ids: list[
         ranking = sorted(range(len(gallery_ids)), key=lambda i: (-scores[i], i))
         ranks = [rank for rank, i in enumerate(ranking, 1) if gallery_ids[i] == identity]
         if ranks:
+            within = [float(ranks[0] <= k) for k in (1, 5, 10)]
             average_precision = sum(n / rank for n, rank in enumerate(ranks, 1)) / len(ranks)
-            rows.append(
-                (*(float(ranks[0] <= k) for k in (1, 5, 10)), average_precision, len(ranks) / ranks[-1])
-            )
+            rows.append((*within, average_precision, len(ranks) / ranks[-1]))
     means = (100 * sum(column) / len(rows) for column in zip(*rows, strict=True))
     return Metrics(*means, len(query_ids), len(gallery_ids), len(query_ids) - len(rows))
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[list[list[float]], list[int], list[int]]:
+def problems(draw: st.DrawFn) -> Problem:
     queries, gallery = draw(st.integers(1, 12)), draw(st.integers(1, 15))
     # Few distinct values, so that ties are the rule.
     score = st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.25, 1.0])
@@ -50,21 +53,21 @@ def check(actual: Metrics, expected: Metrics) -> None:
 
 
 @given(problems())
-def test_equals_the_definitions(problem: tuple[list[list[float]], list[int], list[int]]) -> None:
+def test_equals_the_definitions(problem: Problem) -> None:
     check(retrieval(*map(torch.tensor, problem)), slow(*problem))
 
 
 @given(problems(), st.randoms(use_true_random=False))
-def test_order_of_queries_is_nothing(problem: tuple, random: object) -> None:
+def test_order_of_queries_is_nothing(problem: Problem, random: Random) -> None:
     similarity, query_ids, gallery_ids = problem
     order = list(range(len(query_ids)))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    random.shuffle(order)
     shuffled = [similarity[i] for i in order], [query_ids[i] for i in order], gallery_ids
     check(retrieval(*map(torch.tensor, shuffled)), retrieval(*map(torch.tensor, problem)))
 
 
 @given(problems())
-def test_better_scores_of_positives_never_hurt(problem: tuple) -> None:
+def test_better_scores_of_positives_never_hurt(problem: Problem) -> None:
     similarity, query_ids, gallery_ids = map(torch.tensor, problem)
     positive = query_ids[:, None] == gallery_ids
     before, after = (

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import LossConfig
-from ..models import ImageFeatures, TextFeatures
-from .alignment import clothing_adversary, clothing_alignment, info_nce
-from .decouple import decoupling_loss, gate_regularisation
-from .gradnorm import GradNorm
-from .triplet import triplet_loss
+from bdam_reid.config import LossConfig
+from bdam_reid.losses.alignment import clothing_adversary, clothing_alignment, info_nce
+from bdam_reid.losses.decouple import decoupling_loss, gate_regularisation
+from bdam_reid.losses.gradnorm import GradNorm
+from bdam_reid.losses.triplet import triplet_loss
+from bdam_reid.models import ImageFeatures, TextFeatures
 
 __all__ = [
     "GradNorm",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..config import LossConfig
+from bdam_reid.config import LossConfig
 
 MIN_WEIGHT, MAX_WEIGHT = 1e-4, 10.0
 MAX_RATIO = 10.0
@@ -71,8 +71,7 @@ class GradNorm(nn.Module):
         self.updates += 1
         log_weights = self.log_weights.clone().requires_grad_()
         (slope,) = torch.autograd.grad(self.objective(log_weights, values, norms.to(values)), log_weights)
-        weights = (self.log_weights - self.config.gradnorm_lr * slope).exp()
-        weights = weights * (len(self.tasks) / weights.sum())
+        weights = len(self.tasks) * (self.log_weights - self.config.gradnorm_lr * slope).softmax(dim=0)
         self.log_weights.copy_(weights.clamp(MIN_WEIGHT, MAX_WEIGHT).log())
 
     def objective(self, log_weights: Tensor, values: Tensor, norms: Tensor) -> Tensor:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bdam_kernels import BidirectionalCrossAttention
-
-from ..config import BDAMConfig
+from bdam_reid.config import BDAMConfig
 
 
 class Disentangled(NamedTuple):

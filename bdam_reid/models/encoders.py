@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..config import EncoderConfig
+from bdam_reid.config import EncoderConfig
 
 IMAGE_MODELS: Mapping[str, type[PreTrainedModel]] = {
     "vit": ViTModel,

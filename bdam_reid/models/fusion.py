@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bdam_kernels import Mamba
-
-from ..config import FusionConfig
-from .encoders import masked_mean
+from bdam_reid.config import FusionConfig
+from bdam_reid.models.encoders import masked_mean
 
 
 class Fusion(nn.Module):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import Config
-from .bdam import BDAM
-from .encoders import ImageEncoder, TextEncoder, masked_mean
-from .fusion import Fusion
+from bdam_reid.config import Config
+from bdam_reid.models.bdam import BDAM
+from bdam_reid.models.encoders import ImageEncoder, TextEncoder, masked_mean
+from bdam_reid.models.fusion import Fusion
 
 if TYPE_CHECKING:
-    from ..data import Batch
+    from bdam_reid.data import Batch
 
 
 class ImageFeatures(NamedTuple):
