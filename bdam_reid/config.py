@@ -85,9 +85,9 @@ class FusionConfig:
 class LossConfig:
     """Losses and their balance (icme section III-E, long section 3.5)."""
 
-    query: Literal["identity", "fused"] = "identity"
-    """InfoNCE's v: the image identity feature (long), or the fused feature (icme), which already contains the
-    text."""
+    query: Literal["identity", "fused", "both"] = "identity"
+    """InfoNCE's v: the image identity feature (long); the fused feature (icme), which already contains the
+    text and does not train the image embedding that the ranking uses; or both, the mean of the two losses."""
     clothing: Literal["alignment", "adversarial"] = "alignment"
     """alignment: icme Eq. 1; adversarial: long Eq. 1. They pull opposite ways, so a run has one of them."""
     temperature: float = 0.07
@@ -95,8 +95,11 @@ class LossConfig:
     gate_weight: float = 0.01
     """Weight of the gate regularisation mean (g - 0.5)^2; 0 leaves it out."""
     decouple: bool = True
+    gradnorm_target: Literal["reference", "mean"] = "reference"
+    """reference: the first task's gradient norm times the loss ratio (Eq. 5); mean: the tasks' mean norm
+    times the ratio to the power of alpha (Chen et al. 2018)."""
     gradnorm_alpha: float = 1.5
-    """Weight of the GradNorm loss (Eq. 6)."""
+    """Weight of the GradNorm loss (Eq. 6), or, for the target "mean", the exponent."""
     gradnorm_lambda: float = 1e-3
     """Weight of sum (log w)^2 (Eq. 6)."""
     gradnorm_lr: float = 0.025

@@ -218,17 +218,23 @@ def features(dtype: torch.dtype = torch.float64, gate: bool = True) -> Features:
 IDENTITIES = torch.tensor([0, 0, 1, 1, 2, 2])
 
 
-@pytest.mark.parametrize("query", ["identity", "fused"])
+@pytest.mark.parametrize("query", ["identity", "fused", "both"])
 @pytest.mark.parametrize("clothing", ["alignment", "adversarial"])
 def test_losses_of_a_batch(query: str, clothing: str) -> None:
     config = LossConfig(query=query, clothing=clothing)  # type: ignore[arg-type]
     image, text, fused = features()
     actual = losses(config, image, text, fused, IDENTITIES)
-    v = image.identity_embedding if query == "identity" else fused / fused.norm(dim=1, keepdim=True)
+    targets = text.identity_embedding
+    unit_fused = fused / fused.norm(dim=1, keepdim=True)
+    info = {
+        "identity": info_nce(image.identity_embedding, targets, IDENTITIES, config.temperature),
+        "fused": info_nce(unit_fused, targets, IDENTITIES, config.temperature),
+    }
+    info["both"] = (info["identity"] + info["fused"]) / 2
     clothing_loss = clothing_alignment if clothing == "alignment" else clothing_adversary
     assert image.gate is not None
     expected = {
-        "info": info_nce(v, text.identity_embedding, IDENTITIES, config.temperature),
+        "info": info[query],
         "triplet": triplet_loss(
             image.identity / image.identity.norm(dim=1, keepdim=True), IDENTITIES, config.margin
         ),

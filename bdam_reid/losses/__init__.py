@@ -44,15 +44,18 @@ def losses(
         config: which losses, temperature and margin.
         image: features of the images.
         text: features of the texts, in the same order.
-        fused: (B, E); read if `config.query` is "fused".
+        fused: (B, E); matters if `config.query` is "fused" or "both".
         identities: class indices, (B,).
     Returns: scalars by name.
     """
     with torch.autocast(identities.device.type, enabled=False):
-        query = image.identity_embedding if config.query == "identity" else F.normalize(_full(fused), dim=1)
+        queries = {"identity": image.identity_embedding, "fused": F.normalize(_full(fused), dim=1)}
+        chosen = queries.values() if config.query == "both" else [queries[config.query]]
+        targets = _full(text.identity_embedding)
+        info = [info_nce(_full(query), targets, identities, config.temperature) for query in chosen]
         clothing = clothing_alignment if config.clothing == "alignment" else clothing_adversary
         result = {
-            "info": info_nce(_full(query), _full(text.identity_embedding), identities, config.temperature),
+            "info": torch.stack(info).mean(),
             "triplet": triplet_loss(F.normalize(_full(image.identity), dim=1), identities, config.margin),
             "clothing": clothing(
                 _full(image.clothing_embedding), _full(text.clothing_embedding), config.temperature
