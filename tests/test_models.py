@@ -326,11 +326,17 @@ def test_branches_have_their_own_weights() -> None:
     assert (result.identity - result.clothing).abs().max() > 0.1
 
 
-def test_last_shared_layer() -> None:
+def test_shared_parameters() -> None:
     deep = BDAM(WIDTH, BDAMConfig(heads=HEADS))
-    assert deep.last_shared_layer() is deep.cross_layers[2]
+    last = deep.cross_layers[2].attention
+    assert deep.shared_parameters() == [
+        last.out_a.weight,
+        last.out_a.bias,
+        last.out_b.weight,
+        last.out_b.bias,
+    ]
     flat = BDAM(WIDTH, BDAMConfig(heads=HEADS, cross_layers=0))
-    assert flat.last_shared_layer() is flat.projection
+    assert flat.shared_parameters() == [flat.projection.weight, flat.projection.bias]
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,9 +111,16 @@ class BDAM(nn.Module):
             tokens=identity,
         )
 
-    def last_shared_layer(self) -> nn.Module:
-        """The last layer that both streams pass through: the last cross-attention, or the dual projection."""
-        return self.cross_layers[-1] if len(self.cross_layers) else self.projection
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Weights of the last layer in which the streams meet, whose gradients cost least to compare.
+
+        These are the output projections of the last cross-attention, or, where there is none, the dual
+        projection.
+        """
+        if not len(self.cross_layers):
+            return list(self.projection.parameters())
+        attention = cast(CrossAttentionLayer, self.cross_layers[-1]).attention
+        return [*attention.out_a.parameters(), *attention.out_b.parameters()]
 
 
 def _self_attention(width: int, config: BDAMConfig) -> nn.Sequential:

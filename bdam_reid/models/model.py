@@ -123,4 +123,4 @@ class BDAMReID(nn.Module):
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters of the last layer that every loss reaches, for GradNorm."""
-        return list(self.bdam.last_shared_layer().parameters())
+        return self.bdam.shared_parameters()
