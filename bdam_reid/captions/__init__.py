@@ -1,0 +1,1 @@
+"""Captions: their identity and clothing parts."""

@@ -1,0 +1,196 @@
+"""Splits a human caption into what it says about the person and what it says about the clothes.
+
+At test time there is no MLLM text, so both text features come from the caption itself. The rules rest on
+English noun phrases, whose head comes last: a word that is neither ("black", "a", "wearing") belongs to the
+next head in its sentence ("hair" or "jacket"), and what follows the last head belongs to that one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from enum import Enum, auto
+from itertools import groupby
+
+
+class _Kind(Enum):
+    IDENTITY = auto()
+    """A head of the identity part: hair, man, beard."""
+    TRAIT = auto()
+    """An adjective of persons, which may also say how a garment fits: slim, tall, old."""
+    CLOTHING = auto()
+    """A head of the clothing part: jacket, bag, stripes."""
+    VERB = auto()
+    """What precedes clothes, but also glasses: wearing, carrying."""
+    BODY = auto()
+    """Where things are worn; it belongs to what was said before: shoulder, hand."""
+    COPULA = auto()
+    """Says something about the head before it: is, looks."""
+    FUNCTION = auto()
+    """Ends a noun phrase: and, with, the."""
+    OTHER = auto()
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_VOCABULARY = {
+    _Kind.IDENTITY: _words(
+        "man men male males guy guys gentleman boy boys lad fellow dude woman women female females lady "
+        "ladies girl girls gal person pedestrian individual adult teenager teen kid child toddler youth "
+        "senior student hair haired hairs hairstyle hairdo haircut hairline ponytail ponytails pigtail "
+        "pigtails braid braids braided bun bangs fringe afro bob curls dreadlocks bald balding buzzcut "
+        "crewcut brunette blonde beard bearded stubble goatee moustache mustache whiskers sideburns "
+        "clean-shaven shaved face faced facial complexion skin skinned glasses spectacles eyeglasses "
+        "bespectacled build built body-build physique figure stature height weight posture stoop stooped "
+        "hunched gait age aged middle-aged twenties thirties forties fifties sixties seventies eighties "
+        "teens years asian caucasian african american european hispanic indian features eyebrows eyes "
+        "lips nose"
+    ),
+    _Kind.TRAIT: _words(
+        "tall short slim thin slender skinny lean lanky petite fat chubby plump stout stocky heavy "
+        "heavyset heavy-set overweight obese muscular athletic burly large young younger youthful old "
+        "older elderly upright"
+    ),
+    _Kind.CLOTHING: _words(
+        "shirt shirts t-shirt t-shirts tshirt tee polo blouse top tops tank vest camisole tunic sweater "
+        "sweatshirt pullover jumper cardigan hoodie hoody hood hooded jacket jackets coat coats overcoat "
+        "raincoat parka blazer suit tuxedo uniform windbreaker anorak gilet poncho dress gown robe skirt "
+        "skirts miniskirt pants trousers slacks jeans denim khakis leggings tights stockings shorts "
+        "capris overalls jumpsuit romper pajamas bottom bottoms sweatpants joggers shoe shoes sneaker "
+        "sneakers trainers boots boot sandals sandal heels heel flats loafers slippers flip-flops "
+        "footwear soles laces sock socks hat hats cap caps beanie beret helmet headband bandana hairband "
+        "hijab headscarf scarf scarves tie necktie bowtie belt gloves glove mittens watch bracelet "
+        "necklace earrings jewelry sunglasses bag bags backpack backpacks rucksack handbag handbags purse "
+        "tote satchel briefcase suitcase luggage messenger crossbody shoulder-bag knapsack pouch wallet "
+        "umbrella phone cellphone book books bottle cup paper papers folder camera headphones earphones "
+        "earbuds lanyard badge bicycle bike stroller trolley cart basket box package clothes clothing "
+        "clothed outfit attire garment garments apparel accessories sleeve sleeves sleeved sleeveless "
+        "long-sleeved short-sleeved long-sleeve short-sleeve collar collared buttons button-up "
+        "button-down zipper zip zipped pocket pockets cuffs hem strap straps stripe stripes striped plaid "
+        "checked checkered checks polka-dot dots dotted floral flowers pattern patterned print printed "
+        "prints logo design lettering graphic leather cotton wool woolen knitted knit denims fabric lace "
+        "fur"
+    ),
+    _Kind.VERB: _words(
+        "wearing wears wore worn dressed clad carrying carries carried holding holds sporting sports "
+        "donning dons"
+    ),
+    _Kind.BODY: _words(
+        "shoulder shoulders hand hands arm arms back neck waist chest wrist wrists ankle ankles knee "
+        "knees head ear ears leg legs foot feet thigh thighs side front forehead body"
+    ),
+    _Kind.COPULA: _words("is are was were looks look appears seems being be"),
+    _Kind.FUNCTION: _words(
+        "a an the and or but with without in on over under of at by to from for his her their its he she "
+        "they it this that these those who which has have had having also while as there pair"
+    ),
+}
+_KINDS = {word: kind for kind, words in _VOCABULARY.items() for word in words}
+_SUFFIXES = (
+    ("haired", _Kind.IDENTITY),
+    ("skinned", _Kind.IDENTITY),
+    ("length", _Kind.OTHER),
+    ("sleeved", _Kind.CLOTHING),
+)
+
+_SENTENCE_END = re.compile(r"[.;!?\n]+")
+_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[,:]")
+# Words that join a part to its neighbours, and mean nothing at its beginning or end.
+_LEADING = _words(", : and but or with who while also")
+_TRAILING = _LEADING | _words("is has in a an the his her")
+
+
+def split_caption(text: str) -> tuple[str, str]:
+    """Split a caption into its identity part and its clothing part, in time linear in its length.
+
+    Neither part is ever empty: a caption that has no words for one of them stands for it as a whole.
+
+    Raises: ValueError if the caption is blank.
+    """
+    if not text.strip():
+        raise ValueError(f"a caption must not be blank, got {text!r}")
+    parts: dict[bool, list[str]] = {True: [], False: []}
+    for sentence in _SENTENCE_END.split(text):
+        pieces = list(_pieces(sentence))
+        for about_person, sentences in parts.items():
+            own = [piece for about, piece in pieces if about == about_person]
+            if own:
+                sentences.append(", ".join(own))
+    whole = text.strip()
+    identity, clothing = (f"{'. '.join(sentences)}." if sentences else whole for sentences in parts.values())
+    return identity, clothing
+
+
+def _pieces(sentence: str) -> Iterator[tuple[bool, str]]:
+    """The runs of a sentence that are about the person (True) or the clothes (False), in order."""
+    words = list(_WORD.finditer(sentence))
+    owners = _owners([match.group() for match in words])
+    at = 0
+    for owner, run in groupby(owners):
+        first, last = at, at + len(list(run)) - 1
+        at = last + 1
+        while first > 0 and first <= last and words[first].group().lower() in _LEADING:
+            first += 1
+        while last < len(words) - 1 and first <= last and words[last].group().lower() in _TRAILING:
+            last -= 1
+        if owner is not None and first <= last:
+            yield owner, sentence[words[first].start() : words[last].end()]
+
+
+def _kind(word: str) -> _Kind:
+    word = word.lower().replace("\u2019", "'").removesuffix("'s")
+    if word in _KINDS:
+        return _KINDS[word]
+    # "Dark-haired", "light-skinned", "short-sleeved": the last part is the head.
+    return _KINDS.get(word.rsplit("-", 1)[-1], _Kind.OTHER)
+
+
+def _owners(words: Sequence[str]) -> list[bool | None]:
+    """For every word of a sentence whether it is about the person (True) or the clothes (False).
+
+    None for all if the sentence has no head.
+    """
+    kinds = [_Kind.FUNCTION if word in ",:" else _kind(word) for word in words]
+    owners: list[bool | None] = [None] * len(words)
+    heads = _heads(kinds)
+    previous: bool | None = None
+    decided = 0  # Words before this one have their owner.
+    predicate = verb = False  # After "hair is"; after "wearing", with no head yet.
+    for i, (word, kind) in enumerate(zip(words, kinds, strict=True)):
+        owner = heads[i]
+        if owner is not None:
+            predicate = predicate and kind is _Kind.TRAIT
+        elif kind is _Kind.BODY or (predicate and kind is _Kind.OTHER):
+            owner = previous
+        elif word == "," and verb:
+            # "Wearing all black, a man ..." has no garment: the verb alone says what it is about.
+            owner = False
+        elif kind is _Kind.COPULA:
+            predicate = i + 1 < len(kinds) and kinds[i + 1] in (_Kind.OTHER, _Kind.TRAIT)
+        else:
+            predicate = predicate and word.lower() == "and"
+            verb = verb or kind is _Kind.VERB
+        if owner is not None:
+            owners[decided : i + 1] = [owner] * (i + 1 - decided)
+            previous, decided, verb = owner, i + 1, False
+    owners[decided:] = [False if verb else previous] * (len(words) - decided)
+    return owners
+
+
+def _heads(kinds: Sequence[_Kind]) -> list[bool | None]:
+    """Which words decide what their neighbours are about. A trait directly before a garment ("slim blue
+    jeans") does not.
+    """
+    heads: list[bool | None] = [None] * len(kinds)
+    following: _Kind | None = None
+    for i in range(len(kinds) - 1, -1, -1):
+        kind = kinds[i]
+        if kind is _Kind.IDENTITY or (kind is _Kind.TRAIT and following is not _Kind.CLOTHING):
+            heads[i] = True
+        elif kind is _Kind.CLOTHING:
+            heads[i] = False
+        if kind is not _Kind.OTHER and kind is not _Kind.TRAIT:
+            following = kind
+    return heads
