@@ -64,15 +64,21 @@ class Fusion(nn.Module):
             )
         image, text = self.align_image(image), self.align_text(text)
         if self.config.tokens != "sequence":
-            weights = self._weights(image, text)
-            image, text = weights[:, :1] * image, weights[:, 1:] * text
-            if self.config.kind == "simple":
-                return self.out(torch.cat((image, text), dim=-1)), weights
-            pooled = self.config.tokens == "pooled"
-            tokens = (image + text)[:, None] if pooled else torch.stack((image, text), dim=1)
-            return self.out(self.mixer(tokens, None).mean(dim=1)), weights
+            return self._fuse_features(image, text)
         if text_mask is None:
             text_mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+        return self._fuse_tokens(image, text, text_mask)
+
+    def _fuse_features(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        weights = self._weights(image, text)
+        image, text = weights[:, :1] * image, weights[:, 1:] * text
+        if self.config.kind == "simple":
+            return self.out(torch.cat((image, text), dim=-1)), weights
+        pooled = self.config.tokens == "pooled"
+        tokens = (image + text)[:, None] if pooled else torch.stack((image, text), dim=1)
+        return self.out(self.mixer(tokens, None).mean(dim=1)), weights
+
+    def _fuse_tokens(self, image: Tensor, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         weights = self._weights(image.mean(dim=1), masked_mean(text, text_mask))
         tokens = torch.cat((weights[:, :1, None] * image, weights[:, 1:, None] * text), dim=1)
         mask = torch.cat((text_mask.new_ones(image.shape[:2]), text_mask), dim=1)
