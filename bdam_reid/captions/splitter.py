@@ -167,6 +167,9 @@ def _owners(words: Sequence[str]) -> list[bool | None]:
         elif word == "," and verb:
             # "Wearing all black, a man ..." has no garment: the verb alone says what it is about.
             owner = False
+        elif word == "," and kinds[i + 1 : i + 2] == [_Kind.VERB]:
+            # "... walks by, carrying a bag": what comes before the comma ends there.
+            owner = previous
         elif kind is _Kind.COPULA:
             predicate = i + 1 < len(kinds) and kinds[i + 1] in (_Kind.OTHER, _Kind.TRAIT)
         else:

@@ -186,9 +186,10 @@ def _find_index(root: Path, name: str) -> tuple[str, Path]:
     if name != "auto" and name not in _LAYOUTS:
         raise DatasetError(f"name must be auto, {', '.join(_LAYOUTS)}, got {name!r}")
     if not root.is_dir():
+        problem = "is not a folder" if root.exists() else "does not exist"
         raise DatasetError(
-            f"expected a data set folder, got {root}, which "
-            f"{'is none' if root.exists() else 'does not exist'}: give --data.root the folder of CUHK-PEDES, ICFG-PEDES or RSTPReid, or draw a set with "
+            f"expected a data set folder, got {root}, which {problem}: give --data.root the folder "
+            "of CUHK-PEDES, ICFG-PEDES or RSTPReid, or draw a set with "
             f"`python -m bdam_reid.data.synthetic {root}`"
         )
     layouts = _LAYOUTS if name == "auto" else {name: _LAYOUTS[name]}
@@ -376,14 +377,12 @@ def _read_clothing_change(
     read = (_read_record(root, n, _as_test(e), "file_path", findings) for n, e in enumerate(entries))
     gallery = [record for record in read if record is not None]
     present = _without_missing_files(gallery, root, path, findings) if gallery else []
-    queries = [query for entry in captions if (query := _read_query(entry)) is not None]
-    findings.add(
-        "clothing-change queries without caption or id skipped", ["entries"] * (len(captions) - len(queries))
-    )
-    if not present or not queries:
-        raise DatasetError(
-            f"{path} must have queries and gallery images, got {len(queries)} and {len(present)}"
-        )
+    queries = [_read_query(entry) for entry in captions]
+    incomplete = [f"number {n}" for n, query in enumerate(queries) if query is None]
+    findings.add("clothing-change queries without caption or id skipped", incomplete)
+    kept = tuple(query for query in queries if query is not None)
+    if not present or not kept:
+        raise DatasetError(f"{path} must have queries and gallery images, got {len(kept)} and {len(present)}")
     known = {record.identity for split in ("train", "val") for record in splits[split]}
     shared = sorted({record.identity for record in present} & known)
     if shared:
@@ -391,7 +390,7 @@ def _read_clothing_change(
             f"{path} must have people of the test split only, but person {shared[0]} is in train or val: "
             "a result would be wrong"
         )
-    return ClothingChange(tuple(queries), tuple(_add_texts(present, root, findings)))
+    return ClothingChange(kept, tuple(_add_texts(present, root, findings)))
 
 
 def _as_test(entry: Any) -> Any:

@@ -1,0 +1,291 @@
+"""The synthetic pedestrian set: reproducible, valid, and true to its own ground truth."""
+
+import errno
+import json
+import re
+import resource
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bdam_reid.data.records import load_attributes, load_dataset
+from bdam_reid.data.synthetic import SyntheticError, write_synthetic, writer
+from bdam_reid.data.synthetic.drawing import render
+from bdam_reid.data.synthetic.people import (
+    VIEWPOINTS,
+    Shot,
+    differs,
+    sample_outfit,
+    sample_person,
+    sample_shots,
+    sample_wardrobe,
+    visible_items,
+)
+from bdam_reid.data.synthetic.sentences import write_captions, write_sidecar
+from bdam_reid.data.synthetic.vocabulary import COLOUR_WORDS, HAIR_COLOUR_WORDS, ITEM_WORDS, NOUNS
+
+IDENTITIES = 8
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("synthetic") / "set"
+    write_synthetic(out, IDENTITIES, seed=3, processes=1)
+    return out
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+    }
+
+
+def test_the_same_seed_gives_the_same_bytes_for_any_number_of_processes(root: Path, tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "again", IDENTITIES, seed=3, processes=2)
+    assert contents(tmp_path / "again") == contents(root)
+
+
+def test_another_seed_gives_other_people(root: Path, tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "other", 6, seed=4, processes=1)
+    ours, theirs = (json.loads((path / "reid_raw.json").read_text()) for path in (root, tmp_path / "other"))
+    assert ours[0]["captions"] != theirs[0]["captions"]
+
+
+def test_the_layout_is_that_of_cuhk_pedes(root: Path) -> None:
+    dataset = load_dataset(root)
+    assert dataset.name == "cuhk-pedes"
+    assert dataset.report.findings == ()
+    assert dataset.report.identities == {"train": 4, "val": 2, "test": 2}
+    for record in (*dataset.train, *dataset.val, *dataset.test):
+        assert len(record.captions) == 2
+        assert record.identity_text and record.clothing_text
+        with Image.open(record.path) as image:
+            assert (image.format, image.size) == ("JPEG", (96, 192))
+    raw = json.loads((root / "reid_raw.json").read_text())
+    assert {entry["id"] for entry in raw} == set(range(1, IDENTITIES + 1))
+    assert all(set(entry) == {"split", "captions", "file_path", "processed_tokens", "id"} for entry in raw)
+
+
+def test_everything_that_is_drawn_is_indexed(root: Path) -> None:
+    drawn = {str(path.relative_to(root / "imgs")) for path in (root / "imgs").rglob("*.jpg")}
+    attributes = load_attributes(root)
+    assert attributes is not None
+    assert set(attributes) == drawn
+    assert set(json.loads((root / "texts.json").read_text())) == drawn
+
+
+def test_people_keep_their_identity_attributes_in_all_pictures(root: Path) -> None:
+    dataset, attributes = load_dataset(root), load_attributes(root)
+    assert attributes is not None and dataset.clothing_change is not None
+    seen = defaultdict(list)
+    for record in (*dataset.train, *dataset.val, *dataset.test, *dataset.clothing_change.gallery):
+        seen[record.identity].append(attributes[record.key]["identity"])
+    assert all(other == own[0] for own in seen.values() for other in own)
+    outfits = defaultdict(set)
+    for record in dataset.train:
+        outfits[record.identity].add(attributes[record.key]["outfit_index"])
+    assert all(len(numbers) >= 2 for numbers in outfits.values())
+
+
+def test_the_clothing_change_gallery_is_a_change_and_apart_from_the_standard_protocol(root: Path) -> None:
+    dataset, attributes = load_dataset(root), load_attributes(root)
+    assert attributes is not None and dataset.clothing_change is not None
+    change = dataset.clothing_change
+    test_ids = {record.identity for record in dataset.test}
+    assert {record.identity for record in change.gallery} == test_ids
+    assert {query.identity for query in change.queries} == test_ids
+    assert len(change.queries) == sum(len(record.captions) for record in dataset.test)
+    assert not {record.key for record in change.gallery} & {record.key for record in dataset.test}
+    worn = {record.identity: attributes[record.key]["outfit"] for record in dataset.test}
+    for record in change.gallery:
+        before, after = worn[record.identity], attributes[record.key]["outfit"]
+        pairs = [{(item["kind"], item["colour"]) for item in outfit.values()} for outfit in (before, after)]
+        assert not pairs[0] & pairs[1]
+        assert before.get("outer", before["upper"])["colour"] != after.get("outer", after["upper"])["colour"]
+
+
+def test_wardrobes_differ_and_fit_the_person() -> None:
+    for seed in range(60):
+        rng = Random(seed)
+        person = sample_person(rng)
+        first, second, third = sample_wardrobe(rng, person, 3)
+        assert differs(first, second) and differs(second, third) and differs(first, third)
+        assert not differs(first, first)
+        if person.sex == "male":
+            assert all(
+                outfit.lower is not None and "skirt" not in outfit.lower.kind for outfit in (first, second)
+            )
+        else:
+            assert person.beard == "none"
+
+
+def looks(count: int, seed: str) -> list:
+    found = []
+    for number in range(count):
+        rng = Random(f"{seed}/{number}")
+        person = sample_person(rng)
+        outfit = sample_outfit(rng, person)
+        shot = sample_shots(rng, 1, f"{seed}/{number}")[0]
+        found.append((person, outfit, shot))
+    return found
+
+
+def mentions(text: str, phrase: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(phrase.lower())}(?![\w-])", text.lower()) is not None
+
+
+def without_longer(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
+    """Keys whose words occur in a text, but for words inside longer known ones ("coat" in "long coat")."""
+    every = sorted(
+        ((word, key) for key, own in words.items() for word in own), key=lambda pair: -len(pair[0])
+    )
+    found = set()
+    for word, key in every:
+        if mentions(text, word):
+            found.add(key)
+            text = re.sub(rf"(?<![\w-]){re.escape(word.lower())}(?![\w-])", "#", text.lower())
+    return found
+
+
+def test_captions_name_only_what_can_be_seen() -> None:
+    for person, outfit, shot in looks(150, "true"):
+        seen = visible_items(outfit, shot)
+        texts = [*write_captions(person, outfit, shot), write_sidecar(person, outfit, shot)["clothing"]]
+        for text in texts:
+            assert without_longer(text.replace("jacket:", ""), ITEM_WORDS) <= {
+                item.kind for item in seen.values()
+            }
+            if shot.viewpoint == "back":
+                assert "glasses" not in text and "beard" not in text and "moustache" not in text
+
+
+def test_captions_name_the_true_colours_and_the_true_sex() -> None:
+    for person, outfit, shot in looks(150, "colours"):
+        true = {item.colour for item in outfit.items().values()}
+        true |= {item.second for item in outfit.items().values() if item.second}
+        sidecar = write_sidecar(person, outfit, shot)
+        assert without_longer(sidecar["clothing"], COLOUR_WORDS) <= true
+        for text in (*write_captions(person, outfit, shot), sidecar["identity"]):
+            own = NOUNS[person.sex]
+            assert any(mentions(text, noun) for noun in own)
+            others = set(NOUNS["female" if person.sex == "male" else "male"]) - set(own)
+            assert not any(mentions(text, noun) for noun in others)
+        if any(mentions(sidecar["identity"], word) for word in ("hair", "bun", "bob", "ponytail", "curls")):
+            words = HAIR_COLOUR_WORDS[person.hair_colour]
+            assert "no hair" in sidecar["identity"] or any(
+                mentions(sidecar["identity"], word) for word in words
+            )
+
+
+def test_most_captions_name_the_garment_above_and_its_colour() -> None:
+    named = 0
+    for person, outfit, shot in looks(100, "useful"):
+        item = outfit.outer or outfit.upper
+        caption = write_captions(person, outfit, shot)[0]
+        named += any(mentions(caption, word) for word in ITEM_WORDS[item.kind]) and any(
+            mentions(caption, word) for word in COLOUR_WORDS[item.colour]
+        )
+    assert named >= 90
+
+
+def test_sidecar_texts_keep_identity_and_clothing_apart() -> None:
+    for person, outfit, shot in looks(100, "apart"):
+        sidecar = write_sidecar(person, outfit, shot)
+        assert not without_longer(sidecar["identity"], ITEM_WORDS)
+        assert not any(mentions(sidecar["clothing"], noun) for nouns in NOUNS.values() for noun in nouns)
+        assert "hair" not in sidecar["clothing"] and "glasses" not in sidecar["clothing"]
+
+
+def test_captions_of_a_shot_differ_and_repeat() -> None:
+    person, outfit, shot = looks(1, "repeat")[0]
+    first, second = write_captions(person, outfit, shot)
+    assert first != second
+    assert write_captions(person, outfit, shot) == (first, second)
+
+
+def test_pictures_show_garments_where_the_body_is() -> None:
+    """The colour of a plain red top dominates where the torso of a person of this height is."""
+    rng = Random("picture")
+    person = sample_person(rng)
+    while person.posture == "stooped":
+        person = sample_person(rng)
+    outfit = sample_outfit(rng, person)
+    while (
+        outfit.upper.colour != "red"
+        or outfit.upper.pattern != "plain"
+        or outfit.outer
+        or outfit.bag
+        or outfit.scarf
+    ):
+        outfit = sample_outfit(rng, person)
+    for viewpoint in VIEWPOINTS:
+        pixels = np.asarray(render(person, outfit, Shot(0, viewpoint, "none", "shot"), seed=0)).astype(int)
+        assert pixels.shape == (192, 96, 3)
+        top = 192 * (0.972 - person.stature)
+        middle = pixels[round(top + 0.32 * person.stature * 192), 44:52].mean(axis=0)
+        assert middle[0] > 1.8 * middle[1] and middle[0] > 1.8 * middle[2]
+
+
+def test_a_folder_in_use_is_refused(root: Path) -> None:
+    before = contents(root)
+    with pytest.raises(SyntheticError, match="in use: delete it or choose another"):
+        write_synthetic(root, IDENTITIES, seed=3)
+    assert contents(root) == before
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    write_synthetic(tmp_path / "set", 6, seed=0, processes=1)
+    assert load_dataset(tmp_path / "set").report.identities["train"] == 2
+
+
+@pytest.mark.parametrize(("identities", "test"), [(5, None), (0, None), (10, 5), (10, 1), (-3, None)])
+def test_too_few_identities_are_refused(tmp_path: Path, identities: int, test: int | None) -> None:
+    with pytest.raises(SyntheticError, match="needs 2 identities or more, got"):
+        write_synthetic(tmp_path / "set", identities, seed=0, test_identities=test)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_number_of_test_identities_can_be_chosen(tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "set", 9, seed=0, test_identities=3, processes=1)
+    assert load_dataset(tmp_path / "set").report.identities == {"train": 3, "val": 3, "test": 3}
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, pictures: list) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "_write_index", full)
+    with pytest.raises(SyntheticError, match=r"No space left on device.*make room"):
+        write_synthetic(tmp_path / "set", 6, seed=0, processes=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def command(*arguments: str, limit: int | None = None) -> subprocess.CompletedProcess:
+    def limited() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    line = [sys.executable, "-m", "bdam_reid.data.synthetic", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, preexec_fn=limited)
+
+
+def test_the_command_writes_a_set(tmp_path: Path) -> None:
+    done = command(str(tmp_path / "set"), "--identities", "6", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    assert "synthetic pictures of 6 persons" in done.stdout
+    assert load_dataset(tmp_path / "set").report.findings == ()
+
+
+def test_the_command_fails_in_one_line_when_it_cannot_write(tmp_path: Path) -> None:
+    done = command(str(tmp_path / "set"), "--identities", "6", limit=2000)
+    assert done.returncode == 1
+    assert "error: cannot write the synthetic set" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
