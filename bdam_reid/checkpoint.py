@@ -140,6 +140,7 @@ _ADVICE = "If the folder is damaged, delete it and train again"
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    path.chmod(0o644)
     _sync(path)
 
 

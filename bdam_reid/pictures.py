@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from PIL import Image
 
 RIGHT, WRONG, INK, GREY = "#2e9e5b", "#d1453b", "#22303c", "#8a97a3"
 LINES = ("#2f6fb2", "#d9822b", "#2e9e5b", "#8e5bb0", "#d1453b", "#7a6a53")
+WIDTH = 12.5
+"""Of every picture, in inches."""
 STYLE: Any = {
     "font.size": 9,
     "font.family": "DejaVu Sans",
@@ -33,6 +36,7 @@ STYLE: Any = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#e6eaee",
     "xtick.color": INK,
     "ytick.color": INK,
@@ -58,34 +62,41 @@ class Retrieval:
 
 
 def draw_retrievals(retrievals: Sequence[Retrieval], title: str, path: Path) -> None:
-    """One row a query: its text, then its images in order, right ones framed green and wrong ones red."""
-    columns = max(len(retrieval.images) for retrieval in retrievals)
+    """Two queries a row: the text, below it the images in order, right ones framed green, wrong ones red."""
+    head, text_height, image_height, gap = 0.55, 1.05, 2.3, 0.3
+    rows = math.ceil(len(retrievals) / 2)
+    height = head + rows * (text_height + image_height + gap)
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(4.2 + 1.05 * columns, 0.5 + 2.0 * len(retrievals)))
-        top = 1 - 0.5 / figure.get_figheight()
-        figure.text(
-            0.015, 1 - 0.3 / figure.get_figheight(), title, color=INK, weight="bold", size=12, va="center"
-        )
-        grid = figure.add_gridspec(
-            len(retrievals), columns + 1, width_ratios=[3.6] + [1] * columns,
-            left=0.015, right=0.99, bottom=0.01, top=top, hspace=0.12, wspace=0.12,
-        )  # fmt: skip
-        for row, retrieval in enumerate(retrievals):
-            _draw_query(figure.add_subplot(grid[row, 0]), retrieval)
-            for column, (image, right) in enumerate(zip(retrieval.images, retrieval.right, strict=True)):
-                _draw_image(figure.add_subplot(grid[row, column + 1]), image, right, column + 1)
+        figure = plt.figure(figsize=(WIDTH, height))
+        figure.text(0.1 / WIDTH, 1 - 0.3 / height, title, color=INK, weight="bold", size=13, va="center")
+        for index, retrieval in enumerate(retrievals):
+            row, column = divmod(index, 2)
+            left = (0.1 + column * WIDTH / 2) / WIDTH
+            top = head + row * (text_height + image_height + gap)
+            _draw_query(figure, retrieval, left, 1 - top / height)
+            for place, (image, right) in enumerate(zip(retrieval.images, retrieval.right, strict=True)):
+                corner = (left + 1.2 * place / WIDTH, 1 - (top + text_height + image_height) / height)
+                axes = figure.add_axes((*corner, 1.12 / WIDTH, image_height / height))
+                _draw_image(axes, image, right, place + 1)
         _save(figure, path)
 
 
-def _draw_query(axes: Axes, retrieval: Retrieval) -> None:
-    axes.axis("off")
+def _draw_query(figure: Figure, retrieval: Retrieval, left: float, top: float) -> None:
     rank = retrieval.first_rank
     found = "no right image in the gallery" if rank is None else f"first right image at rank {rank}"
-    lines = textwrap.wrap(retrieval.caption, 46)
-    text = "\n".join(lines if len(lines) <= 8 else [*lines[:7], lines[7] + " …"])
-    axes.text(0, 0.98, text, transform=axes.transAxes, va="top", color=INK, size=9, linespacing=1.35)
-    colour = RIGHT if rank == 1 else GREY
-    axes.text(0, 0.02, found, transform=axes.transAxes, va="bottom", color=colour, size=8, weight="bold")
+    lines = textwrap.wrap(retrieval.caption, 92)
+    text = "\n".join(lines if len(lines) <= 4 else [*lines[:3], lines[3][:88] + " …"])
+    figure.text(left, top, found, va="top", color=RIGHT if rank == 1 else GREY, size=8, weight="bold")
+    figure.text(
+        left,
+        top - 0.19 / figure.get_figheight(),
+        text,
+        va="top",
+        color=INK,
+        size=9,
+        linespacing=1.3,
+        parse_math=False,
+    )
 
 
 def _draw_image(axes: Axes, path: Path, right: bool, rank: int) -> None:
@@ -101,28 +112,30 @@ def _draw_image(axes: Axes, path: Path, right: bool, rank: int) -> None:
     )  # fmt: skip
 
 
-def draw_gates(gate: np.ndarray, fusion: np.ndarray, path: Path) -> None:
+def draw_gates(weights: Mapping[str, np.ndarray], path: Path) -> None:
     """Histograms of the disentanglement gate, g and 1 - g, and of the fusion weights (longer draft, Fig. 3).
 
     Args:
-        gate: (images, D).
-        fusion: (pairs, 2), image and text weight.
+        weights: one-dimensional; "identity" and "clothing" (absent without a gate), "image" and "text".
     """
     panels = (
-        ("BDAM gate", {"identity  g": gate.ravel(), "clothing  1 - g": 1 - gate.ravel()}),
-        ("Fusion weights", {"image": fusion[:, 0], "text": fusion[:, 1]}),
+        ("BDAM gate", {"identity  g": "identity", "clothing  1 - g": "clothing"}),
+        ("Fusion weights", {"image": "image", "text": "text"}),
     )
     bins = np.linspace(0, 1, 61)
     with plt.rc_context(STYLE):
-        figure, row = plt.subplots(1, 2, figsize=(9.5, 2.9), layout="constrained")
+        figure, row = plt.subplots(1, 2, figsize=(WIDTH, 3.1), layout="constrained")
         for axes, (title, series) in zip(row, panels, strict=True):
-            for (label, values), colour in zip(series.items(), LINES, strict=False):
-                weights = np.full(len(values), 100 / len(values))
+            shown = {label: weights[name] for label, name in series.items() if name in weights}
+            for (label, values), colour in zip(shown.items(), LINES, strict=False):
+                share = np.full(len(values), 100 / len(values))
                 caption = f"{label}:  {values.mean():.3f} ± {values.std():.3f}"
-                axes.hist(values, bins=bins, weights=weights, color=colour, alpha=0.6, label=caption)
+                axes.hist(values, bins=bins, weights=share, color=colour, alpha=0.6, label=caption)
                 axes.axvline(float(values.mean()), color=colour, linewidth=1.2, linestyle="--")
             axes.set(title=title, xlabel="weight", ylabel="share, %", xlim=(0, 1))
-            axes.legend(loc="upper left")
+            axes.margins(y=0.35)
+            if shown:
+                axes.legend(loc="upper left")
         _save(figure, path)
 
 
@@ -138,7 +151,7 @@ def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
         ("val", "Validation, %", False),
     )
     with plt.rc_context(STYLE):
-        figure, row = plt.subplots(1, 3, figsize=(12.5, 3.1), layout="constrained")
+        figure, row = plt.subplots(1, 3, figsize=(WIDTH, 3.3), layout="constrained")
         for axes, (group, title, logarithmic) in zip(row, panels, strict=True):
             chosen = {
                 name.split("/", 1)[1]: curve for name, curve in curves.items() if name.startswith(group + "/")
@@ -155,6 +168,8 @@ def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
             axes.set(title=title, xlabel="step")
             if logarithmic and chosen:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter("")
             if chosen:
                 axes.legend(loc="best")
         _save(figure, path)
@@ -176,7 +191,7 @@ def draw_probes(scores: Mapping[str, Mapping[str, float]], path: Path) -> None:
     names = list(scores)
     places = np.arange(len(names))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(max(6.0, 0.85 * len(names) + 1.5), 3.1), layout="constrained")
+        figure, axes = plt.subplots(figsize=(WIDTH, 3.5), layout="constrained")
         bars = (("identity", "identity feature", LINES[0]), ("clothing", "clothing feature", LINES[1]))
         for shift, (key, label, colour) in zip((-0.2, 0.2), bars, strict=True):
             axes.bar(places + shift, [scores[name][key] for name in names], 0.38, color=colour, label=label)

@@ -46,7 +46,7 @@ def test_paper_presets_hold_the_papers_hyper_parameters(name: str) -> None:
     )
     loss = config.loss
     assert (loss.gradnorm_alpha, loss.gradnorm_lr, loss.gradnorm_lambda) == (1.5, 0.025, 1e-3)
-    expected = {"paper-icme": ("fused", "alignment"), "paper-long": ("identity", "adversarial")}
+    expected = {"paper-icme": ("both", "alignment"), "paper-long": ("identity", "adversarial")}
     assert (loss.query, loss.clothing) == expected[name]
     assert loss.decouple and loss.gate_weight > 0
 

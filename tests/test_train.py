@@ -1,0 +1,293 @@
+"""Training: what a run leaves behind, that a kill changes nothing, and what bad input is told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bdam_reid import train as training
+from bdam_reid.checkpoint import CheckpointError, load_state, load_weights
+from bdam_reid.config import Config, OptimConfig, parse_config
+from bdam_reid.data.synthetic.writer import write_synthetic
+from bdam_reid.runs import load_config, read_curves
+from bdam_reid.train import learning_rate, main, train
+
+TINY = """
+    --data.identities-per-batch 4 --data.images-per-identity 2 --data.image-height 32 --data.image-width 16
+    --data.max-tokens 24 --data.vocab-size 200 --image.width 16 --image.layers 1 --image.heads 2
+    --text.width 16 --text.layers 1 --text.heads 2 --bdam.self-layers 1 --bdam.cross-layers 1 --bdam.heads 2
+    --fusion.width 16 --fusion.layers 1 --optim.epochs 3 --optim.lr 1e-3 --optim.warmup-steps 2 --save-every 1
+"""
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic set of 12 persons, 8 of them to train on: 4 batches of 8 images an epoch."""
+    root = tmp_path_factory.mktemp("data") / "people"
+    write_synthetic(root, 12, 0, processes=1)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _untouched_globals() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+    for handler in list(logging.getLogger("bdam_reid").handlers):
+        logging.getLogger("bdam_reid").removeHandler(handler)
+        handler.close()
+
+
+def arguments(people: Path, output: Path, *more: str) -> list[str]:
+    return ["demo", "--data.root", str(people), "--output", str(output), *TINY.split(), *more]
+
+
+def tiny(people: Path, output: Path, *more: str) -> Config:
+    return parse_config(arguments(people, output, *more))
+
+
+def tensors_of(run: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{key}": value for name in ("best", "last") for key, value in load_weights(run / name).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that nobody interrupted, trained in a process of its own."""
+    output = tmp_path_factory.mktemp("runs") / "finished"
+    process = start(tiny(people, output))
+    process.join()
+    assert process.exitcode == 0
+    return output
+
+
+def start(config: Config) -> Any:
+    """Train in a process that is forked from one that has everything imported, and never trained itself."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bdam_reid.train"])
+    process = context.Process(target=train, args=(config,))
+    process.start()
+    return process
+
+
+def test_learning_rate_warms_up_and_anneals_to_zero() -> None:
+    config = OptimConfig(lr=2.0, warmup_steps=4)
+    rates = [learning_rate(config, step, 24) for step in range(25)]
+    assert rates[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert rates[14] == pytest.approx(1.0)
+    assert rates[24] == pytest.approx(0.0, abs=1e-12)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_run_folder_holds_everything(people: Path, finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    links = {(finished / name).resolve().name for name in ("best", "last")}
+    files = {
+        "config.json",
+        "environment.json",
+        "log.txt",
+        "metrics.json",
+        "tensorboard",
+        "tokenizer",
+        "best",
+        "last",
+    }
+    assert names == files | links
+    assert load_config(finished) == tiny(people, finished)
+    environment = (finished / "environment.json").read_text()
+    assert json.loads(environment)["packages"]["torch"] == torch.__version__
+    assert socket.gethostname() not in environment
+    log = (finished / "log.txt").read_text()
+    assert "epoch 3/3" in log and "validation  R-1" in log and "\r" not in log
+    progress = load_state(finished / "last")["progress"]
+    assert (progress["epoch"], progress["batch"], progress["step"]) == (3, 0, 12)
+    best = load_state(finished / "best")
+    assert best == progress["best"]
+    assert best["step"] in (4, 8, 12)
+
+
+def test_metrics_are_of_both_protocols_with_and_without_clothing(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    for split, gallery in (("test", 8), ("clothing_change", 4)):
+        assert metrics[f"{split}_chance_r1"] == pytest.approx(50)
+        for name in (split, f"{split}_beta0"):
+            row = metrics[name]
+            assert (row["queries"], row["gallery"], row["queries_without_positive"]) == (16, gallery, 0)
+            assert 0 <= row["r1"] <= row["r5"] <= row["r10"] <= 100
+            assert 0 < row["minp"] <= 100 and 0 < row["map"] <= 100
+    assert metrics["beta"] == load_state(finished / "best")["beta"]
+
+
+def test_tensorboard_has_every_step(finished: Path) -> None:
+    curves = read_curves(finished)
+    for name in (
+        "lr",
+        "loss/total",
+        "loss/info",
+        "loss/triplet",
+        "loss/clothing",
+        "loss/decouple",
+        "weight/info",
+    ):
+        assert curves[name][0] == list(range(1, 13))
+    assert curves["val/r1"][0] == [4, 8, 12]
+    assert curves["lr"][1][1] == pytest.approx(1e-3)
+    weights = [curves[f"weight/{task}"][1] for task in ("info", "triplet", "clothing", "decouple")]
+    assert [sum(at) for at in zip(*weights, strict=True)] == pytest.approx([4.0] * 12)
+
+
+def test_a_finished_run_is_left_as_it_is(people: Path, finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy, symlinks=True)
+    train(tiny(people, copy))
+    assert (copy / "metrics.json").read_text() == (finished / "metrics.json").read_text()
+    assert os.readlink(copy / "last") == os.readlink(finished / "last")
+
+
+def steps_done(run: Path) -> int:
+    """Of a run that another process is training; 0 if it has no checkpoint, or replaces it just now."""
+    try:
+        return int(load_state(run / "last")["progress"]["step"])
+    except CheckpointError:
+        return 0
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bits(
+    people: Path, finished: Path, tmp_path: Path
+) -> None:
+    config = tiny(people, tmp_path / "killed")
+    run, rng = Path(config.output), random.Random()
+    for step in (0, *sorted(rng.sample(range(1, 12), 5))):
+        process = start(config)
+        while steps_done(run) < step or not (run / "config.json").exists():
+            assert process.is_alive()
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL or steps_done(run) == 12
+    process = start(config)
+    process.join()
+    assert process.exitcode == 0
+    expected, got = tensors_of(finished), tensors_of(run)
+    assert expected.keys() == got.keys()
+    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+    assert (run / "metrics.json").read_text() == (finished / "metrics.json").read_text()
+    assert {path.name for path in run.iterdir()} - {path.name for path in finished.iterdir()} == {
+        os.readlink(run / name) for name in ("best", "last")
+    }
+    mine, theirs = read_curves(run), read_curves(finished)
+    assert {name: mine[name] for name in theirs} == theirs
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--data.root", "/no/such/folder"], "expected a data set folder, got /no/such/folder"),
+        (["--data.identities-per-batch", "9"], "batch of 9 identities is larger than the training set"),
+        (["--data.image-height", "33"], "--data.image-height must be a multiple of --image.patch-height"),
+        (["--optim.mixed-precision", "fp16"], "fp16 needs a GPU"),
+        (["--text.pretrained", "./no-such-encoder"], "no-such-encoder"),
+        (["--image.pretrained", "./no-such-encoder"], "no-such-encoder"),
+        (["--fusion.kind", "simple", "--fusion.tokens", "pair"], "simple fusion"),
+    ],
+)
+def test_bad_input_is_one_message(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    assert said in failure(arguments(people, tmp_path / "run", *more), capsys)
+
+
+def failure(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command says that must fail because of its input."""
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    message = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert message.startswith("error: ") and message.count("error: ") == 1
+    assert "Traceback" not in message
+    return message
+
+
+def test_one_identity_is_refused(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "one"
+    shutil.copytree(people, root)
+    records = json.loads((root / "reid_raw.json").read_text())
+    first = next(record["id"] for record in records if record["split"] == "train")
+    kept = [record for record in records if record["split"] != "train" or record["id"] == first]
+    (root / "reid_raw.json").write_text(json.dumps(kept))
+    assert "two people or more" in failure(arguments(root, tmp_path / "run"), capsys)
+
+
+def test_another_config_is_refused_by_the_names_of_its_fields(
+    people: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(finished.rglob("*"))
+    message = failure(arguments(people, finished, "--optim.epochs", "5", "--seed", "1"), capsys)
+    assert "--optim.epochs: 3 in the run, 5 now" in message and "--seed: 0 in the run, 1 now" in message
+    assert "another --output" in message
+    assert sorted(finished.rglob("*")) == before
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "last-words.txt").write_text("mine")
+    assert "holds other files" in failure(arguments(people, tmp_path), capsys)
+    assert "must be a folder" in failure(arguments(people, tmp_path / "last-words.txt"), capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["last-words.txt"]
+
+
+def test_a_damaged_checkpoint_is_named(
+    people: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run, symlinks=True)
+    weights = run / "last" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    message = failure(arguments(people, run), capsys)
+    assert f"cannot read {run}/last/model.safetensors" in message and "train again" in message
+
+
+def test_a_full_disk_ends_training_with_one_message(
+    people: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Room for everything but the optimizer's state: no file may be larger than the weights."""
+    size = (finished / "last" / "model.safetensors").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        message = failure(arguments(people, tmp_path / "run"), capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "cannot save the last checkpoint" in message and "make room on the disk" in message
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith("last")]
+    train(tiny(people, tmp_path / "run"))
+    assert (tmp_path / "run" / "metrics.json").read_text() == (finished / "metrics.json").read_text()
+
+
+def test_a_loss_that_is_no_number_ends_training(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = training.losses
+
+    def broken(*inputs: Any) -> dict[str, torch.Tensor]:
+        return {**honest(*inputs), "info": torch.tensor(float("nan"), requires_grad=True)}
+
+    monkeypatch.setattr(training, "losses", broken)
+    message = failure(arguments(people, tmp_path / "run", "--loss.gradnorm-every", "0"), capsys)
+    assert "the loss is nan at step 0" in message and "lower --optim.lr" in message
