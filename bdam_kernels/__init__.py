@@ -1,6 +1,7 @@
 """Fused operators for disentangled multimodal models, with kernels for CPUs and GPUs behind plain functions."""
 
 from bdam_kernels.backend import BackendUnavailable, backends
+from bdam_kernels.ops.causal_conv1d import causal_conv1d
 from bdam_kernels.ops.selective_scan import selective_scan
 
-__all__ = ["BackendUnavailable", "backends", "selective_scan"]
+__all__ = ["BackendUnavailable", "backends", "causal_conv1d", "selective_scan"]

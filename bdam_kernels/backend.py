@@ -6,8 +6,9 @@ Backends are "cuda", "triton", "cpu" (C++) and "reference" (plain PyTorch, which
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import ModuleType
 
@@ -67,25 +68,33 @@ def _cuda_reason() -> str:
     return ""
 
 
-@cache
+def _find_backends() -> dict[str, str]:
+    def reason(find: Callable[[], object], then: str = "") -> str:
+        try:
+            find()
+        except BackendUnavailable as error:
+            return str(error)
+        return then
+
+    def triton() -> None:
+        if importlib.util.find_spec("triton") is None:
+            raise BackendUnavailable("the package triton is not installed")
+
+    return {
+        "reference": "",
+        "cpu": reason(cpu),
+        "triton": reason(triton, _cuda_reason() or "no operator has a Triton kernel in this version"),
+        "cuda": reason(lambda: _module("_cuda"), _cuda_reason() or "no operator has a CUDA kernel in this version"),
+    }
+
+
+# Found once, at import, so that torch.compile sees a constant.
+_BACKENDS = _find_backends()
+
+
 def backends() -> dict[str, str]:
     """Every backend, with "" if it runs here, else the reason why not, as a sentence."""
-    try:
-        cpu()
-        cpu_reason = ""
-    except BackendUnavailable as error:
-        cpu_reason = str(error)
-    try:
-        importlib.import_module("triton")
-        triton_reason = _cuda_reason() or "no operator has a Triton kernel in this version"
-    except ImportError:
-        triton_reason = "the package triton is not installed"
-    try:
-        _module("_cuda")
-        cuda_reason = _cuda_reason() or "no operator has a CUDA kernel in this version"
-    except BackendUnavailable as error:
-        cuda_reason = str(error)
-    return {"reference": "", "cpu": cpu_reason, "triton": triton_reason, "cuda": cuda_reason}
+    return dict(_BACKENDS)
 
 
 def choose(requested: str | None, device: torch.device, kernels: Mapping[str, str]) -> str:
@@ -102,8 +111,8 @@ def choose(requested: str | None, device: torch.device, kernels: Mapping[str, st
     if name is None:
         candidates = PREFERENCE.get(device.type, ("reference",))
         return next(c for c in candidates if _reason(c, device, kernels) == "")
-    if name not in backends():
-        raise ValueError(f"backend must be one of {', '.join(backends())}, got {name!r}")
+    if name not in _BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, got {name!r}")
     reason = _reason(name, device, kernels)
     if reason:
         raise BackendUnavailable(f"backend {name!r} cannot run this call: {reason}")
@@ -113,8 +122,8 @@ def choose(requested: str | None, device: torch.device, kernels: Mapping[str, st
 def _reason(name: str, device: torch.device, kernels: Mapping[str, str]) -> str:
     if name == "reference":
         return ""
-    if backends()[name]:
-        return backends()[name]
+    if _BACKENDS[name]:
+        return _BACKENDS[name]
     if name not in PREFERENCE.get(device.type, ()):
         return f"it does not serve tensors on {device.type!r}"
     return kernels.get(name, "this operator has no such kernel")

@@ -71,8 +71,11 @@ def causal_conv1d(
     width = weight.shape[1]
     padding = x.new_zeros(*x.shape[:2], width - 1) if initial_state is None else initial_state
     padded = torch.cat([padding, x], dim=2)
-    out = F.conv1d(padded, weight[:, None], bias, groups=x.shape[1])
-    return (F.silu(out) if silu else out), padded[..., x.shape[2] :]
+    length = x.shape[2]
+    out = sum(weight[:, w, None] * padded[..., w : w + length] for w in range(width))
+    if bias is not None:
+        out = out + bias[:, None]
+    return (F.silu(out) if silu else out), padded[..., length:]
 
 
 def bidirectional_cross_attention(

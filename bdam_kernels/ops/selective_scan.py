@@ -137,18 +137,16 @@ def _normalise(u, delta, A, B, C, D, z, delta_bias, initial_state) -> Inputs:  #
     """One dtype for what streams over time, float32 (or wider) for the rest, (B, G, N, L) for B and C with one G."""
     present = [t for t in (u, delta, A, B, C, D, z, delta_bias, initial_state) if t is not None]
     double = any(t.dtype in (torch.float64, torch.complex128) for t in present)
-    state = torch.promote_types(torch.float64 if double else torch.float32, A.dtype)
+    real = torch.float64 if double else torch.float32
+    state = (torch.complex128 if double else torch.complex64) if A.is_complex() else real
     streams = [t for t in (u, delta, z, *(m for m in (B, C) if m.dim() > 2)) if t is not None]
-    stream = torch.float64 if double else streams[0].dtype
-    if any(t.dtype != stream for t in streams):
-        stream = torch.float64 if double else torch.float32
+    stream = real if double or any(t.dtype != u.dtype for t in streams) else u.dtype
 
     def over_time(matrix: Tensor) -> Tensor:
         if matrix.dim() == 2:
             return matrix.to(state)
         if A.is_complex() and not matrix.is_complex():
-            pairs = matrix.to(state.to_real()).unflatten(-1, (-1, 2)).contiguous()
-            matrix = torch.view_as_complex(pairs)
+            matrix = torch.view_as_complex(matrix.to(real).unflatten(-1, (-1, 2)).contiguous())
         elif not A.is_complex():
             matrix = matrix.to(stream)
         return matrix if matrix.dim() == 4 else matrix.unsqueeze(1)
@@ -159,7 +157,6 @@ def _normalise(u, delta, A, B, C, D, z, delta_bias, initial_state) -> Inputs:  #
         if groups % B.shape[1] or groups % C.shape[1]:
             groups = u.shape[1]
         B, C = (m.repeat_interleave(groups // m.shape[1], dim=1) for m in (B, C))
-    real = state.to_real()
     return (
         u.to(stream),
         delta.to(stream),

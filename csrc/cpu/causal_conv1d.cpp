@@ -1,5 +1,6 @@
 // Depthwise causal convolution on the CPU: one (batch, channel) row at a time, in float, vectorised over time.
 
+#include <algorithm>
 #include <vector>
 
 #include "kernels.h"
@@ -88,8 +89,8 @@ void causal_conv1d_backward(const Tensor& x, const Tensor& weight, const Tensor&
     const float offset = channel_bias(bias, channel);
     std::vector<vf> sums(width, vf{});
     vf sum_bias = {};
-    // Gradients of the convolution's sums, with W - 1 zeros in front, and of the padded row.
-    Row row, grad(width - 1 + length + kSlack), grad_row(width - 1 + length + kSlack);
+    // Gradients of the convolution's sums between W - 1 zeros on either side, and of the padded row.
+    Row row, grad(2 * (width - 1) + length + kSlack), grad_row(width - 1 + length + kSlack);
     for (int64_t batch = 0; batch < x.size[0]; ++batch) {
       read_padded(x, initial_state, width, batch, channel, row);
       std::fill(grad.begin(), grad.end(), 0.0f);
@@ -101,18 +102,15 @@ void causal_conv1d_backward(const Tensor& x, const Tensor& weight, const Tensor&
           const vf pre = convolve(row.data(), taps, width, offset, t), s = sigmoid(pre);
           g *= s * (1.0f + pre * (1.0f - s));
         }
-        store(grad_pre + t, g, length - t);
-        g = load(grad_pre + t);
+        store(grad_pre + t, g);
         sum_bias += g;
         for (int64_t w = 0; w < width; ++w) sums[w] += g * load(row.data() + t + w);
       }
       // Element i of the padded row met tap w in the sum at i - w.
-      std::fill(grad_row.begin(), grad_row.end(), 0.0f);
-      for (int64_t i = 0; i < width - 1 + length; ++i) {
-        if (i % kLanes) continue;
+      for (int64_t i = 0; i < width - 1 + length; i += kLanes) {
         vf g = {};
-        for (int64_t w = 0; w < width; ++w) g += taps[w] * load(grad_pre + i - w, length + kSlack - i + w);
-        store(grad_row.data() + i, g, width - 1 + length + kSlack - i);
+        for (int64_t w = 0; w < width; ++w) g += taps[w] * load(grad_pre + i - w);
+        store(grad_row.data() + i, g);
       }
       if (grad_final_state) {
         Row final_grad(width - 1 + kSlack);

@@ -26,8 +26,12 @@ constexpr float kLn2 = 0.693147181f;
 using Buffer = std::vector<float>;
 
 struct Shape {
-  int64_t batch, channels, length, states, groups, group_channels, blocks;  // blocks of kLanes channels in a group
-  int64_t state_blocks;                                                     // blocks of NB states
+  int64_t batch, channels, length, states, groups;
+  int64_t group_channels, blocks;  // of a group: its channels, and its blocks of kLanes channels
+  int64_t state_blocks, padded;    // blocks of NB states, and the states that they hold
+  int64_t tasks_per_group;         // a task is a range of one group's blocks in one batch element
+
+  int64_t tasks() const { return batch * groups * tasks_per_group; }
 };
 
 struct Scan {
@@ -35,10 +39,16 @@ struct Scan {
   bool delta_softplus, reverse;
 
   Shape shape(int nb) const {
-    const int64_t groups = B.dims == 4 ? B.size[1] : C.dims == 4 ? C.size[1] : 1;
-    const int64_t group_channels = u.size[1] / groups;
-    return {u.size[0], u.size[1],      u.size[2], A.size[1], groups, group_channels, (group_channels + kLanes - 1) / kLanes,
-            (A.size[1] + nb - 1) / nb};
+    constexpr int64_t kTasks = 32;  // enough for balance on any CPU, few enough to keep partial sums small
+    Shape s;
+    s.batch = u.size[0], s.channels = u.size[1], s.length = u.size[2], s.states = A.size[1];
+    s.groups = B.dims == 4 ? B.size[1] : C.dims == 4 ? C.size[1] : 1;
+    s.group_channels = s.channels / s.groups;
+    s.blocks = (s.group_channels + kLanes - 1) / kLanes;
+    s.state_blocks = (s.states + nb - 1) / nb;
+    s.padded = s.state_blocks * nb;
+    s.tasks_per_group = std::clamp<int64_t>(kTasks / (s.batch * s.groups), 1, s.blocks);
+    return s;
   }
 
   // The (channel, time) matrix of one batch element, walked in scan order.
@@ -60,376 +70,369 @@ struct Scan {
 };
 
 // Lane vectors of a float (channel, state) matrix, as [state][lane]; zero where either index is out of range.
-template <int NB>
-void load_states(const float* p, int64_t stride_channel, int64_t stride_state, int lanes, int64_t states, float* to) {
-  const int64_t padded = (states + NB - 1) / NB * NB;
-  for (int64_t n = 0; n < padded; ++n) {
+void load_states(const Tensor& m, int64_t offset, int64_t stride_channel, int64_t stride_state, int lanes,
+                 const Shape& s, float* to) {
+  const float* p = m.as<float>() + offset;
+  for (int64_t n = 0; n < s.padded; ++n) {
     for (int c = 0; c < kLanes; ++c) {
-      to[n * kLanes + c] = n < states && c < lanes ? p[c * stride_channel + n * stride_state] : 0.0f;
+      to[n * kLanes + c] = n < s.states && c < lanes ? p[c * stride_channel + n * stride_state] : 0.0f;
     }
   }
 }
 
-void store_states(const float* from, int lanes, int64_t states, float* p, int64_t stride_channel, int64_t stride_state) {
+void store_states(const float* from, int lanes, int64_t states, float* p, int64_t stride_channel,
+                  int64_t stride_state) {
   for (int64_t n = 0; n < states; ++n) {
     for (int c = 0; c < lanes; ++c) p[c * stride_channel + n * stride_state] = from[n * kLanes + c];
   }
 }
 
-// B or C within a chunk: a scalar per (time, state) shared by all lanes, or a lane vector per state for all times.
+// B or C: a scalar per (time, state) shared by a group's lanes, or one lane vector per state for all times.
 template <int NB, bool kConstant>
 struct Coefficients {
   Buffer values;
 
-  void load_constant(const Tensor& t, int64_t channel, int lanes, const Shape& s) {
-    values.resize(s.state_blocks * NB * kLanes);
-    load_states<NB>(t.as<float>() + channel * t.stride[0], t.stride[0], t.stride[1], lanes, s.states, values.data());
-  }
-  void load_chunk(const Matrix& m, int64_t time, int steps, const Shape& s) {
-    const int64_t pitch = s.state_blocks * NB;
-    values.resize(kChunk * pitch + kLanes);
-    for (int64_t n = 0; n < pitch; n += kLanes) {
+  // For variable coefficients, once per task; in scan order.
+  void load_group(const Matrix& m, const Shape& s) {
+    if constexpr (kConstant) return;
+    values.resize(s.length * s.padded + kLanes);
+    for (int64_t n = 0; n < s.padded; n += kLanes) {
       const int rows = static_cast<int>(std::clamp<int64_t>(s.states - n, 0, kLanes));
-      load_tile(m, n, time, rows, steps, values.data() + n, pitch);
+      load_tile(m, n, 0, rows, s.length, values.data() + n, s.padded);
     }
   }
-  // State n of block sb at step t.
-  vf at(int64_t state_blocks, int t, int64_t sb, int n) const {
-    if constexpr (kConstant) return load(values.data() + (sb * NB + n) * kLanes);
-    return splat(values[t * state_blocks * NB + sb * NB + n]);
+  // For constant coefficients, once per lane block.
+  void load_block(const Tensor& t, int64_t channel, int lanes, const Shape& s) {
+    if constexpr (!kConstant) return;
+    values.resize(s.padded * kLanes);
+    load_states(t, channel * t.stride[0], t.stride[0], t.stride[1], lanes, s, values.data());
+  }
+  // At a time of the scan, from state n on: at(row(...), i) is state n + i.
+  const float* row(int64_t padded, int64_t time, int64_t n) const {
+    return values.data() + (kConstant ? n * kLanes : time * padded + n);
+  }
+  static vf at(const float* row, int i) {
+    if constexpr (kConstant) return load(row + i * kLanes);
+    return splat(row[i]);
   }
 };
 
-// What a lane block needs of one chunk besides B and C.
+// Decay rates A' of all lane blocks, [group][block][state][lane].
+Buffer load_rates(const Tensor& A, const Shape& s) {
+  Buffer rates(s.groups * s.blocks * s.padded * kLanes);
+  for (int64_t i = 0; i < s.groups * s.blocks; ++i) {
+    const int64_t within = i % s.blocks * kLanes, channel = i / s.blocks * s.group_channels + within;
+    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, s.group_channels - within));
+    float* to = rates.data() + i * s.padded * kLanes;
+    load_states(A, channel * A.stride[0], A.stride[0], A.stride[1], lanes, s, to);
+    for (int64_t j = 0; j < s.padded * kLanes; ++j) to[j] *= kLog2e;
+  }
+  return rates;
+}
+
+// What a lane block needs of one chunk besides B and C; [time][lane].
 struct Chunk {
   alignas(64) float u[kChunk * kLanes];
   alignas(64) float delta[kChunk * kLanes];  // after bias and softplus
   alignas(64) float slope[kChunk * kLanes];  // d delta / d (delta before softplus)
 };
 
-template <bool kSlope>
-void load_inputs(const Scan& scan, const Matrix& u, const Matrix& delta, vf bias, int64_t channel, int64_t time,
-                 int lanes, int steps, Chunk& chunk) {
-  load_tile(u, channel, time, lanes, steps, chunk.u);
-  load_tile(delta, channel, time, lanes, steps, chunk.delta);
-  for (int t = 0; t < steps; ++t) {
-    const vf x = load(chunk.delta + t * kLanes) + bias;
-    store(chunk.delta + t * kLanes, scan.delta_softplus ? softplus(x) : x);
-    if (kSlope) store(chunk.slope + t * kLanes, scan.delta_softplus ? sigmoid(x) : splat(1.0f));
-  }
-}
-
-// The lane vector of an optional (channels,) parameter.
-vf load_channels(const Tensor& t, int64_t channel, int lanes) {
-  vf x = {};
-  for (int c = 0; t && c < lanes; ++c) x[c] = t.as<float>()[(channel + c) * t.stride[0]];
-  return x;
-}
-
-// Decay rates A' of a lane block, [state][lane].
-template <int NB>
-void load_rates(const Tensor& A, int64_t channel, int lanes, const Shape& s, Buffer& rates) {
-  rates.resize(s.state_blocks * NB * kLanes);
-  load_states<NB>(A.as<float>() + channel * A.stride[0], A.stride[0], A.stride[1], lanes, s.states, rates.data());
-  for (float& rate : rates) rate *= kLog2e;
-}
-
-template <int NB>
-void load_initial(const Tensor& state, int64_t batch, int64_t channel, int lanes, const Shape& s, Buffer& h) {
-  h.assign(s.state_blocks * NB * kLanes, 0.0f);
-  if (!state) return;
-  load_states<NB>(state.as<float>() + batch * state.stride[0] + channel * state.stride[1], state.stride[1],
-                  state.stride[2], lanes, s.states, h.data());
-}
-
+// What forward and backward share: one task's place, its coefficients, and the lane block at hand.
 template <int NB, bool kConstB, bool kConstC>
-void forward_block(const Scan& scan, const Shape& s, const Tensor& out, const Tensor& last_state, int64_t batch,
-                   int64_t group, int64_t block) {
-  const int64_t channel = group * s.group_channels + block * kLanes;
-  const int lanes = static_cast<int>(std::min<int64_t>(kLanes, s.group_channels - block * kLanes));
-  const Matrix u = scan.matrix(scan.u, batch), delta = scan.matrix(scan.delta, batch), z = scan.matrix(scan.z, batch);
-  const Matrix y_out = scan.matrix(out, batch);
-  const vf bias = load_channels(scan.delta_bias, channel, lanes), D = load_channels(scan.D, channel, lanes);
-
-  Buffer rates, h;
-  load_rates<NB>(scan.A, channel, lanes, s, rates);
-  load_initial<NB>(scan.initial_state, batch, channel, lanes, s, h);
+struct Task {
+  const Scan& scan;
+  const Shape& s;
+  const Buffer& all_rates;
+  int64_t index, batch, group;
+  Matrix u, delta, z;
   Coefficients<NB, kConstB> B;
   Coefficients<NB, kConstC> C;
-  if constexpr (kConstB) B.load_constant(scan.B, channel, lanes, s);
-  if constexpr (kConstC) C.load_constant(scan.C, channel, lanes, s);
+
+  int64_t channel = 0;  // first channel of the lane block
+  int lanes = 0;
+  const float* rates = nullptr;
+  vf bias = {}, D = {};
   Chunk chunk;
-  alignas(64) float gate[kChunk * kLanes], y[kChunk * kLanes];
 
-  for (int64_t time = 0; time < s.length; time += kChunk) {
-    const int steps = static_cast<int>(std::min<int64_t>(kChunk, s.length - time));
-    load_inputs<false>(scan, u, delta, bias, channel, time, lanes, steps, chunk);
-    if constexpr (!kConstB) B.load_chunk(scan.group_matrix(scan.B, batch, group), time, steps, s);
-    if constexpr (!kConstC) C.load_chunk(scan.group_matrix(scan.C, batch, group), time, steps, s);
-    for (int t = 0; t < steps; ++t) store(y + t * kLanes, D * load(chunk.u + t * kLanes));
+  Task(const Scan& scan, const Shape& s, const Buffer& rates, int64_t index)
+      : scan(scan), s(s), all_rates(rates), index(index), batch(index / s.tasks_per_group / s.groups),
+        group(index / s.tasks_per_group % s.groups), u(scan.matrix(scan.u, batch)),
+        delta(scan.matrix(scan.delta, batch)), z(scan.matrix(scan.z, batch)) {
+    if (!kConstB) B.load_group(scan.group_matrix(scan.B, batch, group), s);
+    if (!kConstC) C.load_group(scan.group_matrix(scan.C, batch, group), s);
+  }
 
-    for (int64_t sb = 0; sb < s.state_blocks; ++sb) {
-      const float* rate = rates.data() + sb * NB * kLanes;
-      vf state[NB];
-      for (int n = 0; n < NB; ++n) state[n] = load(h.data() + (sb * NB + n) * kLanes);
-      for (int t = 0; t < steps; ++t) {
-        const vf dt = load(chunk.delta + t * kLanes);
-        const vf drive = dt * load(chunk.u + t * kLanes);
-        vf even = load(y + t * kLanes), odd = {};
-#pragma GCC unroll 16
-        for (int n = 0; n < NB; n += 2) {
-          state[n] = exp2(dt * load(rate + n * kLanes)) * state[n] + drive * B.at(s.state_blocks, t, sb, n);
-          state[n + 1] =
-              exp2(dt * load(rate + (n + 1) * kLanes)) * state[n + 1] + drive * B.at(s.state_blocks, t, sb, n + 1);
-          even += state[n] * C.at(s.state_blocks, t, sb, n);
-          odd += state[n + 1] * C.at(s.state_blocks, t, sb, n + 1);
-        }
-        store(y + t * kLanes, even + odd);
-      }
-      for (int n = 0; n < NB; ++n) store(h.data() + (sb * NB + n) * kLanes, state[n]);
+  // Calls body() for every lane block of the task.
+  template <class Body>
+  void for_each_block(const Body& body) {
+    const int64_t part = index % s.tasks_per_group;
+    for (int64_t i = part * s.blocks / s.tasks_per_group; i < (part + 1) * s.blocks / s.tasks_per_group; ++i) {
+      channel = group * s.group_channels + i * kLanes;
+      lanes = static_cast<int>(std::min<int64_t>(kLanes, s.group_channels - i * kLanes));
+      rates = all_rates.data() + (group * s.blocks + i) * s.padded * kLanes;
+      bias = load_channels(scan.delta_bias);
+      D = load_channels(scan.D);
+      if (kConstB) B.load_block(scan.B, channel, lanes, s);
+      if (kConstC) C.load_block(scan.C, channel, lanes, s);
+      body();
     }
+  }
 
-    if (z) {
-      load_tile(z, channel, time, lanes, steps, gate);
+  vf load_channels(const Tensor& t) const {
+    vf x = {};
+    for (int c = 0; t && c < lanes; ++c) x[c] = t.as<float>()[(channel + c) * t.stride[0]];
+    return x;
+  }
+
+  // A (batch, channel, state) tensor's lane vectors, zero if it is absent.
+  void load_state(const Tensor& t, Buffer& to) const {
+    to.assign(s.padded * kLanes, 0.0f);
+    if (t) {
+      load_states(t, batch * t.stride[0] + channel * t.stride[1], t.stride[1], t.stride[2], lanes, s, to.data());
+    }
+  }
+  void store_state(const Buffer& from, const Tensor& t) const {
+    if (!t) return;
+    float* p = t.as<float>() + batch * t.stride[0] + channel * t.stride[1];
+    store_states(from.data(), lanes, s.states, p, t.stride[1], t.stride[2]);
+  }
+
+  int steps_from(int64_t time) const { return static_cast<int>(std::min<int64_t>(kChunk, s.length - time)); }
+
+  template <bool kSlope>
+  void load_chunk(int64_t time, int steps) {
+    load_tile(u, channel, time, lanes, steps, chunk.u);
+    load_tile(delta, channel, time, lanes, steps, chunk.delta);
+    for (int t = 0; t < steps; ++t) {
+      const vf x = load(chunk.delta + t * kLanes) + bias;
+      store(chunk.delta + t * kLanes, scan.delta_softplus ? softplus(x) : x);
+      if (kSlope) store(chunk.slope + t * kLanes, scan.delta_softplus ? sigmoid(x) : splat(1.0f));
+    }
+  }
+
+  // Walks NB states from n through the chunk. visit(t, i, state, decay) sees state n + i after every step;
+  // after(t) follows the last of them.
+  template <class Visit, class After>
+  void walk_forward(int64_t n, int64_t time, int steps, float* h, const Visit& visit, const After& after) const {
+    const float* rate = rates + n * kLanes;
+    vf state[NB];
+    for (int i = 0; i < NB; ++i) state[i] = load(h + (n + i) * kLanes);
+    for (int t = 0; t < steps; ++t) {
+      const vf dt = load(chunk.delta + t * kLanes), drive = dt * load(chunk.u + t * kLanes);
+      const float* b = B.row(s.padded, time + t, n);
+#pragma GCC unroll 16
+      for (int i = 0; i < NB; ++i) {
+        const vf decay = exp2(dt * load(rate + i * kLanes));
+        state[i] = decay * state[i] + drive * B.at(b, i);
+        visit(t, i, state[i], decay);
+      }
+      after(t);
+    }
+    for (int i = 0; i < NB; ++i) store(h + (n + i) * kLanes, state[i]);
+  }
+};
+
+template <int NB, bool kConstB, bool kConstC>
+void forward(Task<NB, kConstB, kConstC>& task, const Tensor& out, const Tensor& last_state, Buffer& h) {
+  const Shape& s = task.s;
+  const Chunk& chunk = task.chunk;
+  const Matrix y_out = task.scan.matrix(out, task.batch);
+  alignas(64) float gate[kChunk * kLanes], y[kChunk * kLanes];
+  task.load_state(task.scan.initial_state, h);
+  for (int64_t time = 0; time < s.length; time += kChunk) {
+    const int steps = task.steps_from(time);
+    task.template load_chunk<false>(time, steps);
+    for (int t = 0; t < steps; ++t) store(y + t * kLanes, task.D * load(chunk.u + t * kLanes));
+    for (int64_t n = 0; n < s.padded; n += NB) {
+      vf sums[2] = {};
+      task.walk_forward(
+          n, time, steps, h.data(),
+          [&](int t, int i, vf state, vf) { sums[i % 2] += state * task.C.at(task.C.row(s.padded, time + t, n), i); },
+          [&](int t) {
+            store(y + t * kLanes, load(y + t * kLanes) + sums[0] + sums[1]);
+            sums[0] = sums[1] = vf{};
+          });
+    }
+    if (task.z) {
+      load_tile(task.z, task.channel, time, task.lanes, steps, gate);
       for (int t = 0; t < steps; ++t) {
         const vf x = load(gate + t * kLanes);
         store(y + t * kLanes, load(y + t * kLanes) * x * sigmoid(x));
       }
     }
-    store_tile(y_out, channel, time, lanes, steps, y);
+    store_tile(y_out, task.channel, time, task.lanes, steps, y);
   }
-  if (last_state) {
-    store_states(h.data(), lanes, s.states,
-                 last_state.as<float>() + batch * last_state.stride[0] + channel * last_state.stride[1],
-                 last_state.stride[1], last_state.stride[2]);
+  task.store_state(h, last_state);
+}
+
+// Gradients that a task reads (out, last_state) and writes by itself.
+struct Gradients {
+  Tensor out, last_state, u, delta, z, initial_state;
+};
+
+// Sums of gradients that several tasks share; added up in task order afterwards.
+struct Partials {
+  Buffer B, C;           // [task][time][padded state]; of constant B and C [batch][channel][state]
+  Buffer A;              // [batch][channel][state]
+  Buffer D, delta_bias;  // [batch][channel]
+};
+
+// Adds the sums over lanes of rows[0], ..., rows[NB - 1] to to[0], ..., to[NB - 1].
+template <int NB>
+inline void add_row_sums(vf* rows, float* to) {
+  if constexpr (NB < kLanes) {
+    vf padded[kLanes] = {};
+    for (int i = 0; i < NB; ++i) padded[i] = rows[i];
+    const vf sums = row_sums(padded);
+    for (int i = 0; i < NB; ++i) to[i] += sums[i];
+  } else {
+    for (int i = 0; i < NB; i += kLanes) store(to + i, load(to + i) + row_sums(rows + i));
   }
 }
 
-struct Gradients {
-  Tensor out, last_state;  // arriving
-  Tensor u, delta, A, B, C, D, z, delta_bias, initial_state;
-};
-
-// Per-task sums of gradients that several tasks share; reduced in task order afterwards.
-struct Partials {
-  Buffer B, C;                     // [task][time][padded state], for variable B and C
-  Buffer A, B_constant, C_constant;  // [batch][channel][state]
-  Buffer D, delta_bias;            // [batch][channel]
-};
+inline void accumulate(float* to, vf x) { store(to, load(to) + x); }
 
 template <int NB, bool kConstB, bool kConstC>
-struct BackwardBlock {
-  const Scan& scan;
-  const Shape& s;
+struct Backward {
+  Task<NB, kConstB, kConstC>& task;
   const Gradients& grads;
   Partials& partials;
-  int64_t batch, group, channel, task;
-  int lanes;
+  const Shape& s = task.s;
+  const Chunk& chunk = task.chunk;
 
-  Buffer rates, starts, carry, sum_A, sum_B, sum_C;  // [state][lane]; starts: one per chunk
-  std::vector<float> h, decay;                       // [time][n][lane] of the chunk being walked; h has one row more
-  Coefficients<NB, kConstB> B;
-  Coefficients<NB, kConstC> C;
-  Chunk chunk;
-  alignas(64) float g[kChunk * kLanes], y[kChunk * kLanes], from_B[kChunk * kLanes], from_A[kChunk * kLanes];
+  Buffer starts;                              // h at every chunk's start, [chunk][state][lane]
+  Buffer carry, sum_A, sum_B, sum_C;          // [state][lane]; carry is dh decay of the step after
+  Buffer h = Buffer((kChunk + 1) * NB * kLanes), decay = Buffer(kChunk * NB * kLanes);  // [time][i][lane]
+  alignas(64) float g[kChunk * kLanes], y[kChunk * kLanes];  // dL/dy and y; [time][lane]
+  alignas(64) float dh_B[kChunk * kLanes], dh_A[kChunk * kLanes];  // sums over states
 
-  int64_t padded() const { return s.state_blocks * NB; }
-
-  template <bool kSlope>
-  void load_chunk(int64_t time, int steps, const Matrix& u, const Matrix& delta, vf bias) {
-    load_inputs<kSlope>(scan, u, delta, bias, channel, time, lanes, steps, chunk);
-    if constexpr (!kConstB) B.load_chunk(scan.group_matrix(scan.B, batch, group), time, steps, s);
-    if constexpr (!kConstC) C.load_chunk(scan.group_matrix(scan.C, batch, group), time, steps, s);
-  }
-
-  // Walks the whole sequence forward, keeping the state at every chunk's start.
-  void find_starts(const Matrix& u, const Matrix& delta, vf bias) {
-    const int64_t chunks = (s.length + kChunk - 1) / kChunk, row = padded() * kLanes;
-    load_initial<NB>(scan.initial_state, batch, channel, lanes, s, starts);
+  void find_starts() {
+    const int64_t row = s.padded * kLanes, chunks = (s.length + kChunk - 1) / kChunk;
     starts.resize(chunks * row);
-    for (int64_t c = 0; c + 1 < chunks; ++c) {
-      load_chunk<false>(c * kChunk, kChunk, u, delta, bias);
-      for (int64_t sb = 0; sb < s.state_blocks; ++sb) {
-        const float* rate = rates.data() + sb * NB * kLanes;
-        const float* from = starts.data() + c * row + sb * NB * kLanes;
-        vf state[NB];
-        for (int n = 0; n < NB; ++n) state[n] = load(from + n * kLanes);
-        for (int t = 0; t < kChunk; ++t) {
-          const vf dt = load(chunk.delta + t * kLanes);
-          const vf drive = dt * load(chunk.u + t * kLanes);
-#pragma GCC unroll 16
-          for (int n = 0; n < NB; ++n) {
-            state[n] = exp2(dt * load(rate + n * kLanes)) * state[n] + drive * B.at(s.state_blocks, t, sb, n);
-          }
-        }
-        for (int n = 0; n < NB; ++n) store(starts.data() + (c + 1) * row + (sb * NB + n) * kLanes, state[n]);
+    task.load_state(task.scan.initial_state, carry);
+    for (int64_t c = 0;; ++c) {
+      std::copy(carry.begin(), carry.end(), starts.begin() + c * row);
+      if (c + 1 == chunks) return;
+      task.template load_chunk<false>(c * kChunk, kChunk);
+      for (int64_t n = 0; n < s.padded; n += NB) {
+        task.walk_forward(n, c * kChunk, kChunk, carry.data(), [](int, int, vf, vf) {}, [](int) {});
       }
     }
   }
 
-  // h and decay at every step of the chunk, and the block's share of y.
-  void recompute(int64_t sb, int steps, const float* start) {
-    const float* rate = rates.data() + sb * NB * kLanes;
-    vf state[NB];
-    for (int n = 0; n < NB; ++n) {
-      state[n] = load(start + n * kLanes);
-      store(h.data() + n * kLanes, state[n]);
-    }
-    for (int t = 0; t < steps; ++t) {
-      const vf dt = load(chunk.delta + t * kLanes);
-      const vf drive = dt * load(chunk.u + t * kLanes);
-      vf sum = load(y + t * kLanes);
-#pragma GCC unroll 16
-      for (int n = 0; n < NB; ++n) {
-        const vf a = exp2(dt * load(rate + n * kLanes));
-        state[n] = a * state[n] + drive * B.at(s.state_blocks, t, sb, n);
-        sum += state[n] * C.at(s.state_blocks, t, sb, n);
-        store(decay.data() + (t * NB + n) * kLanes, a);
-        store(h.data() + ((t + 1) * NB + n) * kLanes, state[n]);
-      }
-      store(y + t * kLanes, sum);
-    }
+  // h and decay of NB states at every step of the chunk, and their share of y.
+  void recompute(int64_t n, int64_t time, int steps) {
+    float* start = starts.data() + time / kChunk * s.padded * kLanes;
+    std::copy_n(start + n * kLanes, NB * kLanes, h.begin());
+    vf sum = {};
+    task.walk_forward(
+        n, time, steps, start,
+        [&](int t, int i, vf state, vf a) {
+          sum += state * task.C.at(task.C.row(s.padded, time + t, n), i);
+          store(decay.data() + (t * NB + i) * kLanes, a);
+          store(h.data() + ((t + 1) * NB + i) * kLanes, state);
+        },
+        [&](int t) {
+          accumulate(y + t * kLanes, sum);
+          sum = vf{};
+        });
   }
 
-  // Adds the sums over lanes of rows[0..NB) to to[0..NB).
-  static void add_row_sums(vf* rows, float* to) {
-    constexpr int kRows = NB < kLanes ? kLanes : NB;
-    for (int n = NB; n < kRows; ++n) rows[n] = vf{};
-    for (int n = 0; n < kRows; n += kLanes) {
-      const vf sums = row_sums(rows + n);
-      if constexpr (NB < kLanes) {
-        for (int i = 0; i < NB; ++i) to[i] += sums[i];
-      } else {
-        store(to + n, load(to + n) + sums);
-      }
-    }
-  }
-
-  // Walks the chunk backwards: dh_t = C_t g_t + decay_{t+1} dh_{t+1}.
-  void walk(int64_t sb, int64_t time, int steps) {
-    const float* rate = rates.data() + sb * NB * kLanes;
-    const int64_t row = sb * NB * kLanes;
-    float* to_B = kConstB ? nullptr : partials.B.data() + ((task * s.length + time) * s.state_blocks + sb) * NB;
-    float* to_C = kConstC ? nullptr : partials.C.data() + ((task * s.length + time) * s.state_blocks + sb) * NB;
-    vf dh[NB], dA[NB];
-    for (int n = 0; n < NB; ++n) dh[n] = load(carry.data() + row + n * kLanes), dA[n] = vf{};
+  // dh_t = C_t g_t + decay_{t+1} dh_{t+1}, and what follows from it, for NB states.
+  void walk_back(int64_t n, int64_t time, int steps) {
+    const float* rate = task.rates + n * kLanes;
+    const int64_t shared = (task.index * s.length + time) * s.padded + n;
+    vf dh[NB], dA[NB] = {};
+    for (int i = 0; i < NB; ++i) dh[i] = load(carry.data() + (n + i) * kLanes);
     for (int t = steps - 1; t >= 0; --t) {
-      const vf dt = load(chunk.delta + t * kLanes);
-      const vf drive = dt * load(chunk.u + t * kLanes);
+      const vf dt = load(chunk.delta + t * kLanes), drive = dt * load(chunk.u + t * kLanes);
       const vf grad = load(g + t * kLanes);
-      vf rows[NB < kLanes ? kLanes : NB];
+      const float *b = task.B.row(s.padded, time + t, n), *c = task.C.row(s.padded, time + t, n);
+      const float *before = h.data() + t * NB * kLanes, *after = before + NB * kLanes;
+      vf rows[NB];
+#pragma GCC unroll 16
+      for (int i = 0; i < NB; ++i) rows[i] = grad * load(after + i * kLanes);
       if constexpr (kConstC) {
-        for (int n = 0; n < NB; ++n) {
-          float* to = sum_C.data() + row + n * kLanes;
-          store(to, load(to) + grad * load(h.data() + ((t + 1) * NB + n) * kLanes));
-        }
+        for (int i = 0; i < NB; ++i) accumulate(sum_C.data() + (n + i) * kLanes, rows[i]);
       } else {
-#pragma GCC unroll 16
-        for (int n = 0; n < NB; ++n) rows[n] = grad * load(h.data() + ((t + 1) * NB + n) * kLanes);
-        add_row_sums(rows, to_C + t * padded());
+        add_row_sums<NB>(rows, partials.C.data() + shared + t * s.padded);
       }
-      vf sum_dh_B = load(from_B + t * kLanes), sum_dh_A = load(from_A + t * kLanes);
+      vf sum_B_t = {}, sum_A_t = {};
 #pragma GCC unroll 16
-      for (int n = 0; n < NB; ++n) {
-        const vf d = dh[n] + grad * C.at(s.state_blocks, t, sb, n);
-        rows[n] = drive * d;
-        sum_dh_B += d * B.at(s.state_blocks, t, sb, n);
-        dh[n] = d * load(decay.data() + (t * NB + n) * kLanes);
-        const vf q = dh[n] * load(h.data() + (t * NB + n) * kLanes);
-        sum_dh_A += q * load(rate + n * kLanes);
-        dA[n] += dt * q;
+      for (int i = 0; i < NB; ++i) {
+        const vf d = dh[i] + grad * task.C.at(c, i);
+        rows[i] = drive * d;
+        sum_B_t += d * task.B.at(b, i);
+        dh[i] = d * load(decay.data() + (t * NB + i) * kLanes);
+        const vf q = dh[i] * load(before + i * kLanes);
+        sum_A_t += q * load(rate + i * kLanes);
+        dA[i] += dt * q;
       }
-      store(from_B + t * kLanes, sum_dh_B);
-      store(from_A + t * kLanes, sum_dh_A);
+      accumulate(dh_B + t * kLanes, sum_B_t);
+      accumulate(dh_A + t * kLanes, sum_A_t);
       if constexpr (kConstB) {
-        for (int n = 0; n < NB; ++n) {
-          float* to = sum_B.data() + row + n * kLanes;
-          store(to, load(to) + rows[n]);
-        }
+        for (int i = 0; i < NB; ++i) accumulate(sum_B.data() + (n + i) * kLanes, rows[i]);
       } else {
-        add_row_sums(rows, to_B + t * padded());
+        add_row_sums<NB>(rows, partials.B.data() + shared + t * s.padded);
       }
     }
-    for (int n = 0; n < NB; ++n) {
-      store(carry.data() + row + n * kLanes, dh[n]);
-      store(sum_A.data() + row + n * kLanes, load(sum_A.data() + row + n * kLanes) + dA[n]);
+    for (int i = 0; i < NB; ++i) {
+      store(carry.data() + (n + i) * kLanes, dh[i]);
+      accumulate(sum_A.data() + (n + i) * kLanes, dA[i]);
     }
   }
 
-  void run() {
-    const Matrix u = scan.matrix(scan.u, batch), delta = scan.matrix(scan.delta, batch), z = scan.matrix(scan.z, batch);
-    const Matrix grad_out = scan.matrix(grads.out, batch), grad_u = scan.matrix(grads.u, batch);
-    const Matrix grad_delta = scan.matrix(grads.delta, batch), grad_z = scan.matrix(grads.z, batch);
-    const vf bias = load_channels(scan.delta_bias, channel, lanes), D = load_channels(scan.D, channel, lanes);
-    const int64_t row = padded() * kLanes;
-    load_rates<NB>(scan.A, channel, lanes, s, rates);
-    if constexpr (kConstB) B.load_constant(scan.B, channel, lanes, s), sum_B.assign(row, 0.0f);
-    if constexpr (kConstC) C.load_constant(scan.C, channel, lanes, s), sum_C.assign(row, 0.0f);
-    sum_A.assign(row, 0.0f);
-    h.resize((kChunk + 1) * NB * kLanes);
-    decay.resize(kChunk * NB * kLanes);
-    find_starts(u, delta, bias);
-    load_initial<NB>(grads.last_state, batch, channel, lanes, s, carry);
-
+  void run_block() {
+    const Matrix grad_out = task.scan.matrix(grads.out, task.batch), grad_u = task.scan.matrix(grads.u, task.batch);
+    const Matrix grad_delta = task.scan.matrix(grads.delta, task.batch);
+    const Matrix grad_z = task.scan.matrix(grads.z, task.batch);
+    alignas(64) float gate[kChunk * kLanes], dout[kChunk * kLanes], du[kChunk * kLanes], ddelta[kChunk * kLanes];
     vf sum_D = {}, sum_bias = {};
-    alignas(64) float gate[kChunk * kLanes];
-    for (int64_t c = (s.length - 1) / kChunk; c >= 0; --c) {
-      const int64_t time = c * kChunk;
-      const int steps = static_cast<int>(std::min<int64_t>(kChunk, s.length - time));
-      load_chunk<true>(time, steps, u, delta, bias);
-      load_tile(grad_out, channel, time, lanes, steps, g);
-      if (z) load_tile(z, channel, time, lanes, steps, gate);
-      // With a gate, g holds dout until y is known; the scan needs dout silu(z).
-      alignas(64) float dout[kChunk * kLanes];
-      for (int t = 0; t < steps; ++t) {
-        const vf ut = load(chunk.u + t * kLanes), zt = load(gate + t * kLanes);
-        store(y + t * kLanes, D * ut);
-        store(from_A + t * kLanes, vf{});
-        store(from_B + t * kLanes, vf{});
-        if (z) {
-          store(dout + t * kLanes, load(g + t * kLanes));
-          store(g + t * kLanes, load(g + t * kLanes) * zt * sigmoid(zt));
-        }
-        sum_D += load(g + t * kLanes) * ut;
+    find_starts();
+    task.load_state(grads.last_state, carry);
+    for (Buffer* sums : {&sum_A, &sum_B, &sum_C}) sums->assign(s.padded * kLanes, 0.0f);
+
+    for (int64_t time = (s.length - 1) / kChunk * kChunk; time >= 0; time -= kChunk) {
+      const int steps = task.steps_from(time);
+      task.template load_chunk<true>(time, steps);
+      load_tile(grad_out, task.channel, time, task.lanes, steps, dout);
+      if (task.z) load_tile(task.z, task.channel, time, task.lanes, steps, gate);
+      for (int at = 0; at < steps * kLanes; at += kLanes) {
+        const vf x = load(gate + at);
+        store(g + at, task.z ? load(dout + at) * x * sigmoid(x) : load(dout + at));
+        sum_D += load(g + at) * load(chunk.u + at);
+        store(y + at, task.D * load(chunk.u + at));
+        store(dh_A + at, vf{});
+        store(dh_B + at, vf{});
       }
-      for (int64_t sb = 0; sb < s.state_blocks; ++sb) {
-        recompute(sb, steps, starts.data() + c * row + sb * NB * kLanes);
-        walk(sb, time, steps);
+      for (int64_t n = 0; n < s.padded; n += NB) {
+        recompute(n, time, steps);
+        walk_back(n, time, steps);
       }
-      for (int t = 0; t < steps; ++t) {
-        const int at = t * kLanes;
-        const vf dt = load(chunk.delta + at), ut = load(chunk.u + at);
-        const vf grad_dt = (ut * load(from_B + at) + kLn2 * load(from_A + at)) * load(chunk.slope + at);
-        sum_bias += grad_dt;
-        store(chunk.u + at, D * load(g + at) + dt * load(from_B + at));
-        store(chunk.delta + at, grad_dt);
-        if (z) {
-          const vf zt = load(gate + at), sz = sigmoid(zt);
-          store(gate + at, load(dout + at) * load(y + at) * sz * (1.0f + zt * (1.0f - sz)));
-        }
+      for (int at = 0; at < steps * kLanes; at += kLanes) {
+        const vf from_B = load(dh_B + at);
+        const vf d = (load(chunk.u + at) * from_B + kLn2 * load(dh_A + at)) * load(chunk.slope + at);
+        sum_bias += d;
+        store(ddelta + at, d);
+        store(du + at, task.D * load(g + at) + load(chunk.delta + at) * from_B);
+        const vf x = load(gate + at), sx = sigmoid(x);
+        if (task.z) store(gate + at, load(dout + at) * load(y + at) * sx * (1.0f + x * (1.0f - sx)));
       }
-      store_tile(grad_u, channel, time, lanes, steps, chunk.u);
-      store_tile(grad_delta, channel, time, lanes, steps, chunk.delta);
-      if (z) store_tile(grad_z, channel, time, lanes, steps, gate);
+      store_tile(grad_u, task.channel, time, task.lanes, steps, du);
+      store_tile(grad_delta, task.channel, time, task.lanes, steps, ddelta);
+      if (task.z) store_tile(grad_z, task.channel, time, task.lanes, steps, gate);
     }
     store_sums(sum_D, sum_bias);
   }
 
   void store_sums(vf sum_D, vf sum_bias) {
-    const int64_t at = batch * s.channels + channel;
-    store_states(sum_A.data(), lanes, s.states, partials.A.data() + at * s.states, s.states, 1);
-    if constexpr (kConstB) {
-      store_states(sum_B.data(), lanes, s.states, partials.B_constant.data() + at * s.states, s.states, 1);
-    }
-    if constexpr (kConstC) {
-      store_states(sum_C.data(), lanes, s.states, partials.C_constant.data() + at * s.states, s.states, 1);
-    }
-    store(partials.D.data() + at, sum_D, lanes);
-    store(partials.delta_bias.data() + at, sum_bias, lanes);
-    if (const Tensor& to = grads.initial_state) {
-      store_states(carry.data(), lanes, s.states, to.as<float>() + batch * to.stride[0] + channel * to.stride[1],
-                   to.stride[1], to.stride[2]);
-    }
+    const int64_t at = task.batch * s.channels + task.channel;
+    store_states(sum_A.data(), task.lanes, s.states, partials.A.data() + at * s.states, s.states, 1);
+    if (kConstB) store_states(sum_B.data(), task.lanes, s.states, partials.B.data() + at * s.states, s.states, 1);
+    if (kConstC) store_states(sum_C.data(), task.lanes, s.states, partials.C.data() + at * s.states, s.states, 1);
+    store(partials.D.data() + at, sum_D, task.lanes);
+    store(partials.delta_bias.data() + at, sum_bias, task.lanes);
+    task.store_state(carry, grads.initial_state);
   }
 };
 
@@ -450,37 +453,30 @@ void dispatch(const Scan& scan, const Body& body) {
 // to[i] = sum over rows of from[row * count + i], in row order.
 void sum_rows(int threads, const Buffer& from, int64_t rows, int64_t count, const Tensor& to) {
   if (!to) return;
-  constexpr int64_t kPiece = 4096;
+  constexpr int64_t kPiece = 1024;
   parallel_for(threads, (count + kPiece - 1) / kPiece, [&](int64_t piece) {
-    const int64_t end = std::min(count, (piece + 1) * kPiece);
-    for (int64_t i = piece * kPiece; i < end; ++i) {
-      float total = 0.0f;
-      for (int64_t row = 0; row < rows; ++row) total += from[row * count + i];
-      to.as<float>()[i] = total;
+    const int64_t first = piece * kPiece, n = std::min(kPiece, count - first);
+    float totals[kPiece] = {};
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = 0; i < n; ++i) totals[i] += from[row * count + first + i];
     }
+    std::copy_n(totals, n, to.as<float>() + first);
   });
 }
 
-// Sums the partial gradients of variable B or C over the tasks of each (batch, group) and lays them out as (state, time).
-void sum_tasks(int threads, const Scan& scan, const Shape& s, const Buffer& partial, int64_t padded,
-               int64_t tasks_per_group, const Tensor& to) {
-  parallel_for(threads, s.batch * s.groups, [&](int64_t bg) {
-    const Matrix m = scan.group_matrix(to, bg / s.groups, bg % s.groups);
-    const float* first = partial.data() + bg * tasks_per_group * s.length * padded;
-    Buffer sums(kChunk * kLanes);
-    for (int64_t time = 0; time < s.length; time += kChunk) {
-      const int steps = static_cast<int>(std::min<int64_t>(kChunk, s.length - time));
-      for (int64_t n = 0; n < s.states; n += kLanes) {
-        const int rows = static_cast<int>(std::min<int64_t>(kLanes, s.states - n));
-        std::fill(sums.begin(), sums.end(), 0.0f);
-        for (int64_t task = 0; task < tasks_per_group; ++task) {
-          const float* from = first + (task * s.length + time) * padded + n;
-          for (int t = 0; t < steps; ++t) {
-            for (int i = 0; i < rows; ++i) sums[t * kLanes + i] += from[t * padded + i];
-          }
-        }
-        store_tile(m, n, time, rows, steps, sums.data());
-      }
+// Adds up the gradient of B or C.
+void sum_coefficients(int threads, const Scan& scan, const Shape& s, const Buffer& partial, const Tensor& to) {
+  if (to.dims == 2) return sum_rows(threads, partial, s.batch, s.channels * s.states, to);
+  parallel_for(threads, s.batch * s.groups, [&](int64_t group) {
+    const Matrix m = scan.group_matrix(to, group / s.groups, group % s.groups);
+    const float* first = partial.data() + group * s.tasks_per_group * s.length * s.padded;
+    Buffer sums(s.length * s.padded + kLanes);
+    for (int64_t task = 0; task < s.tasks_per_group; ++task) {
+      for (int64_t i = 0; i < s.length * s.padded; ++i) sums[i] += first[task * s.length * s.padded + i];
+    }
+    for (int64_t n = 0; n < s.states; n += kLanes) {
+      const int rows = static_cast<int>(std::min<int64_t>(kLanes, s.states - n));
+      store_tile(m, n, 0, rows, s.length, sums.data() + n, s.padded);
     }
   });
 }
@@ -494,9 +490,11 @@ void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& 
   const Scan scan{u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse};
   dispatch(scan, [&](auto nb, auto const_B, auto const_C) {
     const Shape s = scan.shape(nb);
-    parallel_for(threads, s.batch * s.groups * s.blocks, [&](int64_t i) {
-      const int64_t block = i % s.blocks, group = i / s.blocks % s.groups, batch = i / s.blocks / s.groups;
-      forward_block<nb, const_B, const_C>(scan, s, out, last_state, batch, group, block);
+    const Buffer rates = load_rates(A, s);
+    parallel_for(threads, s.tasks(), [&](int64_t index) {
+      Task<nb, const_B, const_C> task(scan, s, rates, index);
+      Buffer h;
+      task.for_each_block([&] { forward(task, out, last_state, h); });
     });
   });
 }
@@ -508,47 +506,23 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
                              const Tensor& grad_D, const Tensor& grad_z, const Tensor& grad_delta_bias,
                              const Tensor& grad_initial_state, bool delta_softplus, bool reverse, int threads) {
   const Scan scan{u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse};
-  const Gradients grads{grad_out, grad_last_state, grad_u, grad_delta,      grad_A,           grad_B,
-                        grad_C,   grad_D,          grad_z, grad_delta_bias, grad_initial_state};
+  const Gradients grads{grad_out, grad_last_state, grad_u, grad_delta, grad_z, grad_initial_state};
   dispatch(scan, [&](auto nb, auto const_B, auto const_C) {
-    constexpr int64_t kTasks = 32;  // enough for balance on any CPU, few enough to keep the partial sums small
     const Shape s = scan.shape(nb);
-    const int64_t groups = s.batch * s.groups, padded = s.state_blocks * nb;
-    const int64_t per_group = std::clamp<int64_t>(kTasks / groups, 1, s.blocks);
-    Partials partials;
-    if (!const_B) partials.B.assign(groups * per_group * s.length * padded, 0.0f);
-    if (!const_C) partials.C.assign(groups * per_group * s.length * padded, 0.0f);
-    partials.A.resize(s.batch * s.channels * s.states);
-    if (const_B) partials.B_constant.resize(s.batch * s.channels * s.states);
-    if (const_C) partials.C_constant.resize(s.batch * s.channels * s.states);
-    partials.D.resize(s.batch * s.channels);
-    partials.delta_bias.resize(s.batch * s.channels);
-
-    parallel_for(threads, groups * per_group, [&](int64_t task) {
-      const int64_t group = task / per_group % s.groups, batch = task / per_group / s.groups;
-      const int64_t part = task % per_group;
-      for (int64_t block = part * s.blocks / per_group; block < (part + 1) * s.blocks / per_group; ++block) {
-        BackwardBlock<nb, const_B, const_C> work{scan, s, grads, partials, batch, group,
-                                                 group * s.group_channels + block * kLanes, task,
-                                                 static_cast<int>(std::min<int64_t>(kLanes, s.group_channels - block * kLanes))};
-        work.run();
-      }
+    const Buffer rates = load_rates(A, s);
+    const int64_t variable = s.tasks() * s.length * s.padded, constant = s.batch * s.channels * s.states;
+    Partials partials{Buffer(const_B ? constant : variable), Buffer(const_C ? constant : variable), Buffer(constant),
+                      Buffer(s.batch * s.channels), Buffer(s.batch * s.channels)};
+    parallel_for(threads, s.tasks(), [&](int64_t index) {
+      Task<nb, const_B, const_C> task(scan, s, rates, index);
+      Backward<nb, const_B, const_C> backward{task, grads, partials};
+      task.for_each_block([&] { backward.run_block(); });
     });
-
-    const int64_t states = s.channels * s.states;
-    sum_rows(threads, partials.A, s.batch, states, grads.A);
-    sum_rows(threads, partials.D, s.batch, s.channels, grads.D);
-    sum_rows(threads, partials.delta_bias, s.batch, s.channels, grads.delta_bias);
-    if (const_B) {
-      sum_rows(threads, partials.B_constant, s.batch, states, grads.B);
-    } else {
-      sum_tasks(threads, scan, s, partials.B, padded, per_group, grads.B);
-    }
-    if (const_C) {
-      sum_rows(threads, partials.C_constant, s.batch, states, grads.C);
-    } else {
-      sum_tasks(threads, scan, s, partials.C, padded, per_group, grads.C);
-    }
+    sum_rows(threads, partials.A, s.batch, s.channels * s.states, grad_A);
+    sum_rows(threads, partials.D, s.batch, s.channels, grad_D);
+    sum_rows(threads, partials.delta_bias, s.batch, s.channels, grad_delta_bias);
+    sum_coefficients(threads, scan, s, partials.B, grad_B);
+    sum_coefficients(threads, scan, s, partials.C, grad_C);
   });
 }
 

@@ -109,6 +109,24 @@ inline void store(Half* p, vf x) {
   std::memcpy(p, &bits, sizeof(bits));
 }
 
+#if defined(__AVX512F__)
+inline vf load(const float* p, int64_t n) {
+  return n >= kLanes ? load(p) : (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+inline void store(float* p, vf x, int64_t n) {
+  if (n >= kLanes) return store(p, x);
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)x);
+}
+template <class Half>
+inline vf load(const Half* p, int64_t n) {
+  return n >= kLanes ? load(p) : widen((vh)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p), Half{});
+}
+template <class Half>
+inline void store(Half* p, vf x, int64_t n) {
+  if (n >= kLanes) return store(p, x);
+  _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)narrow(x, Half{}));
+}
+#else
 template <class T>
 inline vf load(const T* p, int64_t n) {
   if (n >= kLanes) return load(p);
@@ -123,6 +141,7 @@ inline void store(T* p, vf x, int64_t n) {
   store(buffer, x);
   std::memcpy(p, buffer, n * sizeof(T));
 }
+#endif
 
 // Calls body(typed pointer) for the tensor's floating dtype.
 template <class Body>
@@ -164,9 +183,14 @@ inline vf scale(vf x, vf n) {
 
 // 2^x, at most 1.5 ulp.
 inline vf exp2(vf x) {
+#if defined(__AVX512F__)
+  const vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);  // x - round(x); 0 for infinities
+  return scale(exp2_fraction(f), x - f);
+#else
   x = clamp(x, -200.0f, 200.0f);
   const vf n = round(x);
   return scale(exp2_fraction(x - n), n);
+#endif
 }
 
 // e^x, at most 1.5 ulp: n ln(2) is subtracted in two parts, so that the error does not grow with |x|.

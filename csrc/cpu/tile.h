@@ -46,19 +46,19 @@ inline void store_square(T* p, int64_t stride_channel, bool backwards, int chann
 }  // namespace detail
 
 // Reads `channels` <= kLanes channels from `channel`, and `steps` steps from `time`; other lanes are zero.
-inline void load_tile(const Matrix& m, int64_t channel, int64_t time, int channels, int steps, float* tile,
+inline void load_tile(const Matrix& m, int64_t channel, int64_t time, int channels, int64_t steps, float* tile,
                       int64_t pitch = kLanes) {
   with_type(m.dtype, m.data, [&](auto* data) {
     const auto* p = data + channel * m.stride_channel + time * m.stride_time;
     if (m.stride_time == 1 || m.stride_time == -1) {
-      for (int t = 0; t < steps; t += kLanes) {
+      for (int64_t t = 0; t < steps; t += kLanes) {
         detail::load_square(p + t * m.stride_time, m.stride_channel, m.stride_time < 0, channels,
-                            std::min(kLanes, steps - t), tile + t * pitch, pitch);
+                            static_cast<int>(std::min<int64_t>(kLanes, steps - t)), tile + t * pitch, pitch);
       }
     } else if (m.stride_channel == 1) {
-      for (int t = 0; t < steps; ++t) store(tile + t * pitch, load(p + t * m.stride_time, channels));
+      for (int64_t t = 0; t < steps; ++t) store(tile + t * pitch, load(p + t * m.stride_time, channels));
     } else {
-      for (int t = 0; t < steps; ++t) {
+      for (int64_t t = 0; t < steps; ++t) {
         for (int c = 0; c < kLanes; ++c) {
           tile[t * pitch + c] = c < channels ? load(p + t * m.stride_time + c * m.stride_channel, 1)[0] : 0.0f;
         }
@@ -67,19 +67,19 @@ inline void load_tile(const Matrix& m, int64_t channel, int64_t time, int channe
   });
 }
 
-inline void store_tile(const Matrix& m, int64_t channel, int64_t time, int channels, int steps, const float* tile,
+inline void store_tile(const Matrix& m, int64_t channel, int64_t time, int channels, int64_t steps, const float* tile,
                        int64_t pitch = kLanes) {
   with_type(m.dtype, m.data, [&](auto* data) {
     auto* p = data + channel * m.stride_channel + time * m.stride_time;
     if (m.stride_time == 1 || m.stride_time == -1) {
-      for (int t = 0; t < steps; t += kLanes) {
+      for (int64_t t = 0; t < steps; t += kLanes) {
         detail::store_square(p + t * m.stride_time, m.stride_channel, m.stride_time < 0, channels,
-                             std::min(kLanes, steps - t), tile + t * pitch, pitch);
+                             static_cast<int>(std::min<int64_t>(kLanes, steps - t)), tile + t * pitch, pitch);
       }
     } else if (m.stride_channel == 1) {
-      for (int t = 0; t < steps; ++t) store(p + t * m.stride_time, load(tile + t * pitch), channels);
+      for (int64_t t = 0; t < steps; ++t) store(p + t * m.stride_time, load(tile + t * pitch), channels);
     } else {
-      for (int t = 0; t < steps; ++t) {
+      for (int64_t t = 0; t < steps; ++t) {
         for (int c = 0; c < channels; ++c) {
           store(p + t * m.stride_time + c * m.stride_channel, splat(tile[t * pitch + c]), 1);
         }

@@ -1,0 +1,194 @@
+"""Lets code written for mamba_ssm and causal_conv1d find these operators, on any device.
+
+    import bdam_kernels.compat
+    bdam_kernels.compat.install()
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    from causal_conv1d import causal_conv1d_fn
+
+transformers' Mamba models (5.23 and later look functions up by these package names) use them too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from bdam_kernels.modules import Mamba, mamba_inner
+from bdam_kernels.ops.causal_conv1d import causal_conv1d
+from bdam_kernels.ops.selective_scan import selective_scan
+
+
+def selective_scan_fn(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`bdam_kernels.selective_scan` with mamba_ssm's arguments."""
+    return selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+
+
+def selective_scan_ref(*args: Tensor | None, **kwargs: object) -> Tensor | tuple[Tensor, Tensor]:
+    """The same on the reference backend."""
+    return selective_scan(*args, **kwargs, backend="reference")  # type: ignore[arg-type]
+
+
+def mamba_inner_fn(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    A: Tensor,
+    B: Tensor | None = None,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    B_proj_bias: Tensor | None = None,
+    C_proj_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+) -> Tensor:
+    """A Mamba layer after its input projection: xz (B, 2D, L) -> (B, L, d_model), as in mamba_ssm.
+
+    Raises: ValueError if B or C is given: only the input-dependent form exists here.
+    """
+    if any(t is not None for t in (B, C, B_proj_bias, C_proj_bias)):
+        raise ValueError("mamba_inner_fn takes input-dependent B and C without biases only: pass None for them")
+    y = mamba_inner(
+        xz, conv1d_weight.squeeze(1), conv1d_bias, x_proj_weight, delta_proj_weight, A, D, delta_bias, delta_softplus
+    )
+    return torch.nn.functional.linear(y, out_proj_weight, out_proj_bias)
+
+
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+) -> Tensor:
+    """One step of the scan: state (B, D, N) is updated in place; x, dt, z (B, D); B, C (B, N) -> (B, D)."""
+
+    def one_step(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t.unsqueeze(-1)
+
+    out, last_state = selective_scan(
+        x.unsqueeze(-1), dt.unsqueeze(-1), A, B.unsqueeze(-1), C.unsqueeze(-1), D, one_step(z), dt_bias, dt_softplus,
+        True, initial_state=state,
+    )  # fmt: skip
+    state.copy_(last_state)
+    return out.squeeze(-1)
+
+
+def causal_conv1d_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`bdam_kernels.causal_conv1d` with causal_conv1d's arguments.
+
+    Raises: ValueError for seq_idx: packed sequences are not supported.
+    """
+    if seq_idx is not None:
+        raise ValueError("causal_conv1d_fn does not take packed sequences: pass seq_idx=None and pad instead")
+    if not return_final_states:
+        return causal_conv1d(x, weight, bias, activation, initial_state=initial_states)
+    out, final_state = causal_conv1d(
+        x, weight, bias, activation, initial_state=initial_states, return_final_state=True
+    )
+    if final_states_out is not None:
+        final_state = final_states_out.copy_(final_state)
+    return out, final_state
+
+
+def causal_conv1d_ref(*args: Tensor | None, **kwargs: object) -> Tensor | tuple[Tensor, Tensor]:
+    """The same; peers' tests compare with it in float64, which always runs on the reference backend."""
+    return causal_conv1d_fn(*args, **kwargs)  # type: ignore[arg-type]
+
+
+def causal_conv1d_update(
+    x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
+    """Steps of the convolution: x (B, D) or (B, D, L); conv_state (B, D, S) with S >= W - 1, updated in place."""
+    steps = x if x.dim() == 3 else x.unsqueeze(-1)
+    width = weight.shape[1]
+    before = conv_state[..., conv_state.shape[-1] - (width - 1) :]
+    out = causal_conv1d(steps, weight, bias, activation, initial_state=before)
+    conv_state.copy_(torch.cat([conv_state, steps.to(conv_state.dtype)], -1)[..., -conv_state.shape[-1] :])
+    return out if x.dim() == 3 else out.squeeze(-1)
+
+
+_MODULES: dict[str, dict[str, Callable[..., object]]] = {
+    "mamba_ssm": {
+        "Mamba": Mamba,
+        "selective_scan_fn": selective_scan_fn,
+        "mamba_inner_fn": mamba_inner_fn,
+    },
+    "mamba_ssm.ops": {},
+    "mamba_ssm.ops.selective_scan_interface": {
+        "selective_scan_fn": selective_scan_fn,
+        "selective_scan_ref": selective_scan_ref,
+        "mamba_inner_fn": mamba_inner_fn,
+    },
+    "mamba_ssm.ops.triton": {},
+    "mamba_ssm.ops.triton.selective_state_update": {"selective_state_update": selective_state_update},
+    "mamba_ssm.modules": {},
+    "mamba_ssm.modules.mamba_simple": {"Mamba": Mamba},
+    "causal_conv1d": {"causal_conv1d_fn": causal_conv1d_fn, "causal_conv1d_update": causal_conv1d_update},
+    "causal_conv1d.causal_conv1d_interface": {
+        "causal_conv1d_fn": causal_conv1d_fn,
+        "causal_conv1d_ref": causal_conv1d_ref,
+        "causal_conv1d_update": causal_conv1d_update,
+    },
+}
+
+
+def install() -> None:
+    """Registers these operators as the packages mamba_ssm and causal_conv1d, for imports that follow.
+
+    Call it once, before anything imports those packages or transformers' Mamba models. Calling it again does nothing.
+
+    Raises: RuntimeError if a real mamba_ssm or causal_conv1d is installed, or if a transformers Mamba model was
+        imported already and holds on to its own functions.
+    """
+    if getattr(sys.modules.get("mamba_ssm"), "__bdam__", False):
+        return
+    for package in ("mamba_ssm", "causal_conv1d"):
+        if importlib.util.find_spec(package) is not None:
+            raise RuntimeError(f"expected no package {package}, got an installed one: uninstall it or use it directly")
+    loaded = [name for name in sys.modules if name.startswith("transformers.models.") and "mamba.modeling" in name]
+    if loaded:
+        raise RuntimeError(f"call bdam_kernels.compat.install() before importing {loaded[0]}")
+    for name, attributes in _MODULES.items():
+        module = ModuleType(name, "Provided by bdam_kernels.compat.")
+        module.__spec__ = ModuleSpec(name, loader=None, is_package=True)
+        module.__path__ = []
+        module.__dict__.update(attributes, __bdam__=True)
+        sys.modules[name] = module
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, module)

@@ -1,0 +1,136 @@
+"""causal_conv1d: every output and gradient against the reference in float64, on every backend."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import assert_matches, require
+from torch import Tensor
+
+from bdam_kernels import causal_conv1d
+
+BACKENDS = ("reference", "cpu")
+NAMES = ("x", "weight", "bias", "initial_state")
+
+
+def make_inputs(batch: int, channels: int, length: int, width: int, dtype: torch.dtype = torch.float32) -> dict:
+    return {
+        "x": torch.randn(batch, channels, length).to(dtype),
+        "weight": torch.randn(channels, width),
+        "bias": torch.randn(channels),
+        "initial_state": torch.randn(batch, channels, width - 1).to(dtype),
+    }
+
+
+def run(inputs: dict, weights: tuple[Tensor, Tensor], activation: str | None, backend: str | None) -> dict:
+    leaves = {name: None if t is None else t.detach().requires_grad_() for name, t in inputs.items()}
+    out, final = causal_conv1d(**leaves, activation=activation, return_final_state=True, backend=backend)
+    torch.autograd.backward((out, final), (weights[0].to(out.dtype), weights[1].to(final.dtype)))
+    grads = {f"grad_{name}": t.grad for name, t in leaves.items() if t is not None}
+    return {"out": out.detach(), "final_state": final.detach(), **grads}
+
+
+def check(inputs: dict, backend: str, activation: str | None) -> None:
+    x, width = inputs["x"], inputs["weight"].shape[1]
+    weights = torch.randn(x.shape).to(x.dtype), torch.randn(*x.shape[:2], width - 1).to(x.dtype)
+    actual = run(inputs, weights, activation, backend)
+    double = {name: None if t is None else t.double() for name, t in inputs.items()}
+    for name, value in run(double, weights, activation, None).items():
+        assert_matches(actual[name], value, name, dtype=x.dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("width", [1, 2, 4, 5, 40])
+@pytest.mark.parametrize("length", [1, 3, 16, 37])
+def test_sizes(backend: str, activation: str | None, width: int, length: int) -> None:
+    check(make_inputs(2, 5, length, width), require(backend), activation)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("absent", ["bias", "initial_state"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["f32", "bf16", "f16"])
+def test_optional_arguments_and_dtypes(backend: str, absent: str, dtype: torch.dtype) -> None:
+    check({**make_inputs(2, 5, 21, 4, dtype), absent: None}, require(backend), "silu")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_strides(backend: str) -> None:
+    inputs = make_inputs(2, 6, 19, 4)
+    inputs["x"] = inputs["x"].transpose(1, 2).contiguous().transpose(1, 2)
+    inputs["weight"] = inputs["weight"].T.contiguous().T
+    check(inputs, require(backend), "silu")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_steps_are_the_whole(backend: str) -> None:
+    inputs = {**make_inputs(2, 3, 9, 4), "initial_state": None}
+    whole = causal_conv1d(**inputs, activation="silu", backend=require(backend))
+    state, steps = torch.zeros(2, 3, 3), []
+    for t in range(9):
+        step = {**inputs, "x": inputs["x"][..., t : t + 1], "initial_state": state}
+        out, state = causal_conv1d(**step, activation="silu", return_final_state=True, backend=backend)
+        steps.append(out)
+    assert_matches(torch.cat(steps, -1), whole.double(), "out")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(0, 3, 5), (2, 0, 5), (2, 3, 0)], ids=str)
+def test_empty(backend: str, shape: tuple[int, int, int]) -> None:
+    out, final = causal_conv1d(**make_inputs(*shape, 4), return_final_state=True, backend=require(backend))
+    assert out.shape == shape and final.shape == (*shape[:2], 3)
+
+
+def test_gradcheck_and_second_derivative() -> None:
+    leaves = [t.double().requires_grad_() for t in make_inputs(2, 2, 4, 3).values()]
+
+    def conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return causal_conv1d(x, weight, bias, "silu", initial_state=state, return_final_state=True)
+
+    assert torch.autograd.gradcheck(conv, leaves)
+    assert torch.autograd.gradgradcheck(conv, leaves)
+
+
+def test_second_derivative_of_the_kernel() -> None:
+    require("cpu")
+    inputs = make_inputs(2, 4, 10, 4)
+
+    def second(backend: str | None, dtype: torch.dtype) -> list[Tensor]:
+        leaves = {n: t.to(dtype).requires_grad_() for n, t in inputs.items()}
+        out = causal_conv1d(**leaves, activation="silu", backend=backend)
+        grads = torch.autograd.grad(out, list(leaves.values()), torch.ones_like(out), create_graph=True)
+        return list(torch.autograd.grad(sum(g.square().sum() for g in grads), list(leaves.values())))
+
+    for name, a, e in zip(NAMES, second("cpu", torch.float32), second(None, torch.float64), strict=True):
+        assert_matches(a, e, name)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compile(backend: str) -> None:
+    inputs = make_inputs(2, 4, 10, 4)
+    compiled = torch.compile(causal_conv1d, fullgraph=True, backend="aot_eager")
+    expected = causal_conv1d(**inputs, activation="silu", backend=require(backend))
+    assert_matches(compiled(**inputs, activation="silu", backend=backend), expected.double(), "out")
+
+
+def test_opcheck() -> None:
+    require("cpu")
+    inputs = tuple(make_inputs(2, 4, 10, 4).values())
+    torch.library.opcheck(torch.ops.bdam.causal_conv1d_forward.default, (*inputs, True))
+    grads = torch.randn(2, 4, 10), torch.randn(2, 4, 3)
+    torch.library.opcheck(torch.ops.bdam.causal_conv1d_backward.default, (*inputs, *grads, True))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("x", torch.zeros(3), r"x must be \(B, D, L\), got \(3,\)"),
+        ("weight", torch.zeros(4, 3), r"weight must be \(D, W\) with D = 3 and W >= 1, got \(4, 3\)"),
+        ("bias", torch.zeros(4), r"bias must be \(3,\), got \(4,\)"),
+        ("initial_state", torch.zeros(2, 3, 4), r"initial_state must be \(2, 3, 3\), got \(2, 3, 4\)"),
+        ("activation", "relu", r"activation must be None, 'silu' or 'swish', got 'relu'"),
+    ],
+)
+def test_errors(name: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        causal_conv1d(**{**make_inputs(2, 3, 5, 4), name: value})
