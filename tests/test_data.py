@@ -477,13 +477,17 @@ def test_skipped_images_reach_the_trainer(root: Path, tokenize: Tokenize, worker
     assert dataset.skipped == {dataset.records[0].key}
 
 
-def test_more_than_half_unreadable_is_an_error(root: Path, tokenize: Tokenize) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_more_than_half_unreadable_is_an_error(root: Path, tokenize: Tokenize, workers: int) -> None:
     dataset = training_set(root, tokenize)
     for record in dataset.records[:6]:
         spoil_image(record)
-    with pytest.raises(DatasetError, match="6 of 10 training images cannot be read"):
-        for index in range(10):
-            dataset[Draw(index, 0)]
+    sampler = IdentitySampler(dataset.records, 4, 3, seed=0)
+    with pytest.raises(
+        DatasetError, match=r"6 of 10 training images cannot be read.*unpack it again$"
+    ) as error:
+        list(training_batches(dataset, sampler, epoch=0, num_workers=workers))
+    assert "\n" not in str(error.value)
 
 
 # Evaluation

@@ -269,6 +269,10 @@ def training_batches(
         num_workers=num_workers,
         generator=torch.Generator(),
     )
-    for samples in loader:
-        dataset.skip(key for sample in samples for key in sample.skipped)
-        yield dataset.collate(samples)
+    try:
+        for samples in loader:
+            dataset.skip(key for sample in samples for key in sample.skipped)
+            yield dataset.collate(samples)
+    except DatasetError as error:
+        # A worker's error comes with its traceback in the message, which ends in the message that was meant.
+        raise DatasetError(str(error).rsplit("DatasetError: ", 1)[-1].strip()) from error

@@ -48,9 +48,9 @@ class Body:
         """
         female = person.sex == "female"
         frame, girth, middle, limbs = {
-            "slim": (0.93, 0.86, 0.8, 0.8),
+            "slim": (0.9, 0.79, 0.72, 0.74),
             "average": (1.0, 1.0, 1.0, 1.0),
-            "heavy": (1.12, 1.3, 1.62, 1.32),
+            "heavy": (1.12, 1.33, 1.66, 1.34),
         }[person.build]
         shoulder, chest, waist, hips = (0.106, 0.09, 0.07, 0.1) if female else (0.13, 0.107, 0.089, 0.09)
         return cls(
@@ -67,7 +67,7 @@ class Body:
             thigh=(0.052 if female else 0.048) * girth,
             knee=0.034 * limbs,
             ankle=0.023 * limbs,
-            head=0.153 * AVERAGE_STATURE / person.stature,
+            head=0.165 * AVERAGE_STATURE / person.stature,
             neck=(0.026 if female else 0.033) * (1.2 if person.build == "heavy" else 1.0),
         )
 
