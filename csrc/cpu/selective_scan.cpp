@@ -20,6 +20,7 @@ inline namespace BDAM_ISA {
 namespace {
 
 constexpr int kChunk = 32;  // steps whose h and decay fit in L2 together; a multiple of every kLanes
+constexpr int kInStep = kVectorBytes / 8;  // states whose exponentials go in step: half of what the registers hold
 constexpr float kLog2e = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 
@@ -199,6 +200,14 @@ struct Task {
 
   int steps_from(int64_t time) const { return static_cast<int>(std::min<int64_t>(kChunk, s.length - time)); }
 
+  // Prefetches the chunk at a time, or the next block's first chunk if that time lies outside the sequence.
+  __attribute__((always_inline)) void prefetch(int64_t time) const {
+    const bool inside = time >= 0 && time < s.length;
+    const int64_t first = inside ? channel : channel + kLanes, from = inside ? time : 0;
+    if (first + lanes > s.channels) return;
+    for (const Matrix& m : {u, delta, z}) prefetch_tile(m, first, from, lanes, steps_from(from));
+  }
+
   template <bool kSlope>
   void load_chunk(int64_t time, int steps) {
     load_tile(u, channel, time, lanes, steps, chunk.u);
@@ -221,10 +230,16 @@ struct Task {
       const vf dt = load(chunk.delta + t * kLanes), drive = dt * load(chunk.u + t * kLanes);
       const float* b = B.row(s.padded, time + t, n);
 #pragma GCC unroll 16
-      for (int i = 0; i < NB; ++i) {
-        const vf decay = exp2(dt * load(rate + i * kLanes));
-        state[i] = decay * state[i] + drive * B.at(b, i);
-        visit(t, i, state[i], decay);
+      for (int first = 0; first < NB; first += kInStep) {
+        vf decay[kInStep];
+#pragma GCC unroll 8
+        for (int i = 0; i < kInStep; ++i) decay[i] = dt * load(rate + (first + i) * kLanes);
+        exp2<kInStep>(decay);
+#pragma GCC unroll 8
+        for (int i = 0; i < kInStep; ++i) {
+          state[first + i] = decay[i] * state[first + i] + drive * B.at(b, first + i);
+          visit(t, first + i, state[first + i], decay[i]);
+        }
       }
       after(t);
     }
@@ -242,6 +257,7 @@ void forward(Task<NB, kConstB, kConstC>& task, const Tensor& out, const Tensor& 
   for (int64_t time = 0; time < s.length; time += kChunk) {
     const int steps = task.steps_from(time);
     task.template load_chunk<false>(time, steps);
+    task.prefetch(time + kChunk);
     for (int t = 0; t < steps; ++t) store(y + t * kLanes, task.D * load(chunk.u + t * kLanes));
     for (int64_t n = 0; n < s.padded; n += NB) {
       vf sums[2] = {};
@@ -314,6 +330,7 @@ struct Backward {
       std::copy(carry.begin(), carry.end(), starts.begin() + c * row);
       if (c + 1 == chunks) return;
       task.template load_chunk<false>(c * kChunk, kChunk);
+      task.prefetch((c + 1) * kChunk);
       for (int64_t n = 0; n < s.padded; n += NB) {
         task.walk_forward(n, c * kChunk, kChunk, carry.data(), [](int, int, vf, vf) {}, [](int) {});
       }
@@ -395,6 +412,7 @@ struct Backward {
     for (int64_t time = (s.length - 1) / kChunk * kChunk; time >= 0; time -= kChunk) {
       const int steps = task.steps_from(time);
       task.template load_chunk<true>(time, steps);
+      task.prefetch(time - kChunk);
       load_tile(grad_out, task.channel, time, task.lanes, steps, dout);
       if (task.z) load_tile(task.z, task.channel, time, task.lanes, steps, gate);
       for (int at = 0; at < steps * kLanes; at += kLanes) {

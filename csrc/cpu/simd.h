@@ -151,15 +151,25 @@ inline void with_type(DType dtype, void* data, const Body& body) {
   return body(static_cast<f16*>(data));
 }
 
-// 2^f - 1 over f for |f| <= 1/2, so that 2^0 is exactly 1; relative error of 1 + f * p below 1e-8.
+// 2^f for |f| <= 1/2, exactly 1 at 0, relative error below 1e-8. The K vectors go in step: one vector's chain of
+// dependent operations is longer than what a processor looks ahead.
+template <int K>
+inline void exp2_fractions(const vf* f, vf* p) {
+  constexpr float kCoefficients[] = {0.0013390863314270973f, 0.009618083015084267f, 0.055503569543361664f,
+                                     0.24022650718688965f,   0.6931471824645996f,   1.0f};
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) p[k] = splat(0.00015453163359779865f);
+#pragma GCC unroll 8
+  for (const float c : kCoefficients) {
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) p[k] = p[k] * f[k] + c;
+  }
+}
+
 inline vf exp2_fraction(vf f) {
-  vf p = splat(0.00015453163359779865f);
-  p = p * f + 0.0013390863314270973f;
-  p = p * f + 0.009618083015084267f;
-  p = p * f + 0.055503569543361664f;
-  p = p * f + 0.24022650718688965f;
-  p = p * f + 0.6931471824645996f;
-  return p * f + 1.0f;
+  vf p;
+  exp2_fractions<1>(&f, &p);
+  return p;
 }
 
 // The bounds keep infinities out of the arithmetic; NaN passes through.
@@ -181,16 +191,29 @@ inline vf scale(vf x, vf n) {
 }
 #endif
 
-// 2^x, at most 1.5 ulp.
-inline vf exp2(vf x) {
+// x[k] = 2^x[k], at most 1.5 ulp.
+template <int K>
+inline void exp2(vf* x) {
+  vf f[K], p[K];
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) {
 #if defined(__AVX512F__)
-  const vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);  // x - round(x); 0 for infinities
-  return scale(exp2_fraction(f), x - f);
+    f[k] = (vf)_mm512_reduce_ps((__m512)x[k], _MM_FROUND_TO_NEAREST_INT);  // x - round(x); 0 for infinities
+    x[k] -= f[k];
 #else
-  x = clamp(x, -200.0f, 200.0f);
-  const vf n = round(x);
-  return scale(exp2_fraction(x - n), n);
+    const vf bounded = clamp(x[k], -200.0f, 200.0f);
+    x[k] = round(bounded);
+    f[k] = bounded - x[k];
 #endif
+  }
+  exp2_fractions<K>(f, p);
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) x[k] = scale(p[k], x[k]);
+}
+
+inline vf exp2(vf x) {
+  exp2<1>(&x);
+  return x;
 }
 
 // e^x, at most 1.5 ulp: n ln(2) is subtracted in two parts, so that the error does not grow with |x|.

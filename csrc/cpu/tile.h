@@ -45,6 +45,20 @@ inline void store_square(T* p, int64_t stride_channel, bool backwards, int chann
 
 }  // namespace detail
 
+// Asks for a tile that will be read soon: its rows are too many streams for the hardware to foresee. It goes to L2,
+// since rows at a large power of two from each other would push each other out of L1. Inlined by force: GCC takes a
+// function that only prefetches for one without effect, and drops calls of it.
+__attribute__((always_inline)) inline void prefetch_tile(const Matrix& m, int64_t channel, int64_t time,
+                                                         int channels, int64_t steps) {
+  if (!m || (m.stride_time != 1 && m.stride_time != -1)) return;
+  const int64_t bytes = m.dtype == DType::f32 ? 4 : 2;
+  const int64_t first = m.stride_time > 0 ? time : -(time + steps - 1);
+  for (int c = 0; c < channels; ++c) {
+    const char* p = static_cast<const char*>(m.data) + ((channel + c) * m.stride_channel + first) * bytes;
+    for (int64_t i = 0; i < steps * bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+  }
+}
+
 // Reads `channels` <= kLanes channels from `channel`, and `steps` steps from `time`; other lanes are zero.
 inline void load_tile(const Matrix& m, int64_t channel, int64_t time, int channels, int64_t steps, float* tile,
                       int64_t pitch = kLanes) {
