@@ -37,12 +37,14 @@ def selective_scan_fn(
     return_last_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`bdam_kernels.selective_scan` with mamba_ssm's arguments."""
-    return selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    return selective_scan(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus=delta_softplus, return_last_state=return_last_state
+    )
 
 
 def selective_scan_ref(*args: Tensor | None, **kwargs: object) -> Tensor | tuple[Tensor, Tensor]:
     """The same on the reference backend."""
-    return selective_scan(*args, **kwargs, backend="reference")  # type: ignore[arg-type]
+    return selective_scan(*args, **kwargs, backend="reference")
 
 
 def mamba_inner_fn(
@@ -93,7 +95,7 @@ def selective_state_update(
 
     out, last_state = selective_scan(
         x.unsqueeze(-1), dt.unsqueeze(-1), A, B.unsqueeze(-1), C.unsqueeze(-1), D, one_step(z), dt_bias, dt_softplus,
-        True, initial_state=state,
+        return_last_state=True, initial_state=state,
     )  # fmt: skip
     state.copy_(last_state)
     return out.squeeze(-1)

@@ -192,8 +192,8 @@ class Mamba(nn.Module):
             self.D.float(),
             z,
             self.dt_proj.bias.float(),
-            True,
-            True,
+            delta_softplus=True,
+            return_last_state=True,
             initial_state=ssm_state,
         )
         ssm_state.copy_(last_state)

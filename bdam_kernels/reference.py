@@ -72,7 +72,9 @@ def causal_conv1d(
     padding = x.new_zeros(*x.shape[:2], width - 1) if initial_state is None else initial_state
     padded = torch.cat([padding, x], dim=2)
     length = x.shape[2]
-    out = sum(weight[:, w, None] * padded[..., w : w + length] for w in range(width))
+    out = torch.zeros_like(x)
+    for w in range(width):
+        out = out + weight[:, w, None] * padded[..., w : w + length]
     if bias is not None:
         out = out + bias[:, None]
     return (F.silu(out) if silu else out), padded[..., length:]

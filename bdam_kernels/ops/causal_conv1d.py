@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, overload
+
 import torch
 from torch import Tensor
 
@@ -85,7 +87,9 @@ class _CausalConv1d(torch.autograd.Function):
         inputs = ctx.saved_tensors
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: reference.causal_conv1d(*tensors, ctx.silu), inputs, (grad_out, grad_final_state)
+                lambda *tensors: reference.causal_conv1d(*tensors, ctx.silu),  # type: ignore[call-arg]
+                inputs,
+                (grad_out, grad_final_state),
             )
             return *grads, None
         if grad_out is None:
@@ -94,7 +98,11 @@ class _CausalConv1d(torch.autograd.Function):
         return *(None if i is None else g for g, i in zip(grads, inputs, strict=True)), None
 
 
-def causal_conv1d(
+@overload
+def causal_conv1d(*args: Any, return_final_state: Literal[True], **kwargs: Any) -> tuple[Tensor, Tensor]: ...
+@overload
+def causal_conv1d(*args: Any, **kwargs: Any) -> Tensor: ...
+def causal_conv1d(  # type: ignore[misc]
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, overload
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | N
 
 
 @torch.library.impl("bdam::selective_scan_forward", "cpu")
-def _selective_scan_forward(*args: Tensor | bool | None) -> tuple[Tensor, Tensor]:
+def _selective_scan_forward(*args: Any) -> tuple[Tensor, Tensor]:
     *inputs, delta_softplus, reverse = args
     out, last_state = _selective_scan_forward_fake(*args)
     tensors = map(backends.native, (*inputs, out, last_state))
@@ -39,7 +41,7 @@ def _selective_scan_forward_fake(u: Tensor, delta: Tensor, A: Tensor, *_: object
 
 
 @torch.library.impl("bdam::selective_scan_backward", "cpu")
-def _selective_scan_backward(*args: Tensor | bool | None) -> list[Tensor]:
+def _selective_scan_backward(*args: Any) -> list[Tensor]:
     *inputs, delta_softplus, reverse = args
     grads = _selective_scan_backward_fake(*args)
     present = [g if i is not None else None for g, i in zip(grads, inputs, strict=False)]
@@ -49,7 +51,7 @@ def _selective_scan_backward(*args: Tensor | bool | None) -> list[Tensor]:
 
 
 @torch.library.register_fake("bdam::selective_scan_backward")
-def _selective_scan_backward_fake(*args: Tensor | bool | None) -> list[Tensor]:
+def _selective_scan_backward_fake(*args: Any) -> list[Tensor]:
     """A gradient per input, in order; empty where the input is absent."""
     u, *others = args[:9]
     return [torch.empty_like(u), *(_empty_gradient(t, u) for t in others)]
@@ -73,7 +75,9 @@ class _SelectiveScan(torch.autograd.Function):
         flags = (ctx.delta_softplus, ctx.reverse)
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: reference.selective_scan(*tensors, *flags), inputs, (grad_out, grad_last_state)
+                lambda *tensors: reference.selective_scan(*tensors, *flags),  # type: ignore[call-arg]
+                inputs,
+                (grad_out, grad_last_state),
             )
             return *grads, None, None
         if grad_out is None:
@@ -82,7 +86,11 @@ class _SelectiveScan(torch.autograd.Function):
         return *(None if i is None else g for g, i in zip(grads, inputs, strict=True)), None, None
 
 
-def selective_scan(
+@overload
+def selective_scan(*args: Any, return_last_state: Literal[True], **kwargs: Any) -> tuple[Tensor, Tensor]: ...
+@overload
+def selective_scan(*args: Any, **kwargs: Any) -> Tensor: ...
+def selective_scan(  # type: ignore[misc]
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -125,8 +133,8 @@ def selective_scan(
     chosen = backends.choose(backend, u.device, {"cpu": reason})
     if chosen == "reference" or u.numel() == 0 or A.numel() == 0:
         real = torch.float64 if compute in (torch.float64, torch.complex128) else torch.float32
-        wide = [t if t is None or t.is_complex() else t.to(real) for t in inputs]
-        out, last_state = reference.selective_scan(*wide, delta_softplus, reverse)
+        wide: list[Any] = [t if t is None or t.is_complex() else t.to(real) for t in inputs]
+        out, last_state = reference.selective_scan(*wide, delta_softplus, reverse)  # type: ignore[call-arg]
     else:
         out, last_state = _SelectiveScan.apply(*inputs, delta_softplus, reverse)
     out = out.to(u.dtype)
