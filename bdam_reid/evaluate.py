@@ -108,9 +108,7 @@ def gate_weights(ranker: Ranker, records: Sequence[Record]) -> dict[str, Tensor]
     protocol = EvaluationSet(described, (), ranker.tokenize, ranker.image_size)
     with ranker.inference():
         for batch in protocol.gallery_batches():
-            identity, clothing = zip(
-                *(split_caption(record.captions[0]) for record in batch.records), strict=True
-            )
+            identity, clothing = zip(*(split_caption(record.captions[0]) for record in batch.records), strict=True)
             inputs = (*ranker.tokenize(identity), *ranker.tokenize(clothing))
             image = ranker.model.encode_image(batch.images.to(ranker.device))
             text = ranker.model.encode_text(*(x.to(ranker.device) for x in inputs))
@@ -132,8 +130,7 @@ def probe(ranker: Ranker, dataset: Dataset, rankings: Mapping[str, Ranking]) -> 
     galleries = [validation, *(ranking.gallery for ranking in rankings.values())]
     records = [record for gallery in galleries for record in gallery.records]
     identity, clothing = (
-        torch.cat([gallery.features[name] for gallery in galleries]).numpy()
-        for name in ("identity", "clothing")
+        torch.cat([gallery.features[name] for gallery in galleries]).numpy() for name in ("identity", "clothing")
     )
     persons = [record.identity for record in records]
     result: dict[str, Any] = {}

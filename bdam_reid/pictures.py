@@ -21,7 +21,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 RIGHT, WRONG, INK, GREY = "#2e9e5b", "#d1453b", "#22303c", "#8a97a3"
-LINES = ("#2f6fb2", "#d9822b", "#2e9e5b", "#8e5bb0", "#d1453b", "#7a6a53")
+BLUE, ORANGE, GREEN, PURPLE, BROWN = "#2f6fb2", "#d9822b", "#2e9e5b", "#8e5bb0", "#a08c6a"
+COLOURS = {
+    "loss": {
+        "info": BLUE, "triplet": ORANGE, "clothing": GREEN, "decouple": PURPLE, "gate": BROWN, "total": INK
+    },
+    "weight": {"info": BLUE, "triplet": ORANGE, "clothing": GREEN, "decouple": PURPLE},
+    "val": {"r1": BLUE, "r5": GREEN, "r10": BROWN, "map": ORANGE, "minp": PURPLE},
+}  # fmt: skip
 WIDTH = 12.5
 """Of every picture, in inches."""
 STYLE: Any = {
@@ -63,7 +70,7 @@ class Retrieval:
 
 def draw_retrievals(retrievals: Sequence[Retrieval], title: str, path: Path) -> None:
     """Two queries a row: the text, below it the images in order, right ones framed green, wrong ones red."""
-    head, text_height, image_height, gap = 0.55, 1.05, 2.3, 0.3
+    head, text_height, image_height, gap = 0.55, 0.92, 2.3, 0.3
     rows = math.ceil(len(retrievals) / 2)
     height = head + rows * (text_height + image_height + gap)
     with plt.rc_context(STYLE):
@@ -127,7 +134,7 @@ def draw_gates(weights: Mapping[str, np.ndarray], path: Path) -> None:
         figure, row = plt.subplots(1, 2, figsize=(WIDTH, 3.1), layout="constrained")
         for axes, (title, series) in zip(row, panels, strict=True):
             shown = {label: weights[name] for label, name in series.items() if name in weights}
-            for (label, values), colour in zip(shown.items(), LINES, strict=False):
+            for (label, values), colour in zip(shown.items(), (BLUE, ORANGE), strict=False):
                 share = np.full(len(values), 100 / len(values))
                 caption = f"{label}:  {values.mean():.3f} ± {values.std():.3f}"
                 axes.hist(values, bins=bins, weights=share, color=colour, alpha=0.6, label=caption)
@@ -145,33 +152,25 @@ def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
     Args:
         curves: named "loss/…", "weight/…", "val/…".
     """
-    panels = (
-        ("loss", "Losses", True),
-        ("weight", "Task weights (GradNorm)", False),
-        ("val", "Validation, %", False),
-    )
+    panels = (("loss", "Losses"), ("weight", "Task weights (GradNorm)"), ("val", "Validation, %"))
     with plt.rc_context(STYLE):
-        figure, row = plt.subplots(1, 3, figsize=(WIDTH, 3.3), layout="constrained")
-        for axes, (group, title, logarithmic) in zip(row, panels, strict=True):
-            chosen = {
-                name.split("/", 1)[1]: curve for name, curve in curves.items() if name.startswith(group + "/")
-            }
-            for index, (label, (steps, values)) in enumerate(chosen.items()):
-                colour = LINES[index % len(LINES)]
+        figure, row = plt.subplots(1, 3, figsize=(WIDTH, 3.7), layout="constrained")
+        for axes, (group, title) in zip(row, panels, strict=True):
+            for index, (label, colour) in enumerate(COLOURS[group].items()):
+                steps, values = curves.get(f"{group}/{label}", ((), ()))
                 dense = len(steps) > 40
                 if dense:
                     axes.plot(steps, values, color=colour, linewidth=0.5, alpha=0.25)
                 axes.plot(
-                    steps, _smooth(values) if dense else values, color=colour, linewidth=1.6, label=label,
-                    marker="" if dense else "o", markersize=3,
+                    steps, _smooth(values) if dense else values, color=colour, linewidth=1.6,
+                    label=label, marker="" if dense else "o", markersize=3, zorder=10 - index,
                 )  # fmt: skip
             axes.set(title=title, xlabel="step")
-            if logarithmic and chosen:
+            if group == "loss":
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter("{x:g}")
                 axes.yaxis.set_minor_formatter("")
-            if chosen:
-                axes.legend(loc="best")
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
         _save(figure, path)
 
 
@@ -182,26 +181,40 @@ def _smooth(values: Sequence[float]) -> np.ndarray:
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
-def draw_probes(scores: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Bars of linear probe accuracy, one group an attribute.
+def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
+    """Bars of linear probe accuracy, a panel for each group of attributes.
 
     Args:
-        scores: attribute name -> {"chance", "identity", "clothing"} in percent.
+        scores: group -> attribute -> {"chance", "identity", "clothing"} in percent.
     """
-    names = list(scores)
-    places = np.arange(len(names))
+    groups = {group: rows for group, rows in scores.items() if rows}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(WIDTH, 3.5), layout="constrained")
-        bars = (("identity", "identity feature", LINES[0]), ("clothing", "clothing feature", LINES[1]))
-        for shift, (key, label, colour) in zip((-0.2, 0.2), bars, strict=True):
-            axes.bar(places + shift, [scores[name][key] for name in names], 0.38, color=colour, label=label)
-        chance = [scores[name]["chance"] for name in names]
-        axes.hlines(chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="majority class")
-        axes.set(title="What a linear probe reads, accuracy in %", ylim=(0, 100), xticks=places)
-        axes.set_xticks(places, [name.replace("_", " ") for name in names], rotation=30, ha="right")
-        axes.grid(False, axis="x")
-        axes.legend(loc="upper right", ncols=3, bbox_to_anchor=(1, 1.14))
+        figure, row = plt.subplots(
+            1, len(groups), figsize=(WIDTH, 3.8), width_ratios=[len(rows) for rows in groups.values()],
+            sharey=True, squeeze=False, layout="constrained",
+        )  # fmt: skip
+        for axes, (group, rows) in zip(row[0], groups.items(), strict=True):
+            _draw_bars(axes, rows)
+            axes.set(title=f"{group} attributes, read by a linear probe, accuracy in %", ylim=(0, 100))
+        handles, labels = row[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
         _save(figure, path)
+
+
+def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
+    places = np.arange(len(rows))
+    bars = (
+        ("identity", "from the identity feature", BLUE),
+        ("clothing", "from the clothing feature", ORANGE),
+    )
+    for shift, (key, label, colour) in zip((-0.2, 0.2), bars, strict=True):
+        axes.bar(places + shift, [row[key] for row in rows.values()], 0.38, color=colour, label=label)
+    chance = [row["chance"] for row in rows.values()]
+    axes.hlines(
+        chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="always the majority class"
+    )
+    axes.set_xticks(places, [name.replace("_", " ") for name in rows], rotation=35, ha="right")
+    axes.grid(False, axis="x")
 
 
 def stack(paths: Sequence[Path], path: Path) -> None:

@@ -99,11 +99,7 @@ def draw_pictures(
     )
     if "probes" in metrics:
         drawn["Disentanglement"] = "probes.png"
-        scores = {
-            f"{name}": row
-            for group in ("identity", "outfit")
-            for name, row in metrics["probes"][group].items()
-        }
+        scores = {group: metrics["probes"][group] for group in ("identity", "outfit")}
         pictures.draw_probes(scores, folder / "probes.png")
     pictures.stack([folder / name for name in drawn.values()], folder / "overview.png")
     pictures.write_page(f"Run {run.name}", describe(metrics), drawn, folder / "index.html")

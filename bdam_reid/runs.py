@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from tqdm.auto import tqdm
@@ -24,6 +24,8 @@ from bdam_reid.config import Config, ConfigError, differences, from_dict
 from bdam_reid.data import DatasetError, ImageError
 
 log = logging.getLogger("bdam_reid")
+log.addHandler(logging.NullHandler())
+log.propagate = False
 
 
 class TrainingError(RuntimeError):
@@ -118,10 +120,11 @@ def _commit() -> str:
 
 
 class _Console(logging.Handler):
-    """Prints above the progress bar, where there is one."""
+    """Prints above the progress bar, where there is one; errors end the process and are printed then."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr if record.levelno >= logging.ERROR else sys.stdout)
+        if record.levelno < logging.ERROR:
+            tqdm.write(self.format(record), file=sys.stdout)
 
 
 def start_log(run: Path) -> None:
@@ -134,7 +137,6 @@ def start_log(run: Path) -> None:
     log.addHandler(_Console())
     log.addHandler(file)
     log.setLevel(logging.INFO)
-    log.propagate = False
 
 
 @contextmanager
@@ -143,14 +145,17 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        log.error("interrupted: give the same command again to go on")
-        sys.exit(130)
+        _end("interrupted: give the same command again to go on", 130)
     except torch.OutOfMemoryError:
-        log.error("error: the device has too little memory: lower --data.identities-per-batch")
-        sys.exit(1)
+        _end("error: the device has too little memory: lower --data.identities-per-batch", 1)
     except USER_ERRORS as error:
-        log.error(f"error: {error}")
-        sys.exit(1)
+        _end(f"error: {error}", 1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    log.error(message)
+    print(message, file=sys.stderr)
+    sys.exit(code)
 
 
 def read_curves(run: Path) -> dict[str, tuple[list[float], list[float]]]:

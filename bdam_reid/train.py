@@ -99,7 +99,7 @@ class Trainer:
         """Train to the end, from wherever the run is."""
         progress, epochs = self.progress, self.config.optim.epochs
         with (
-            SummaryWriter(str(self.run / "tensorboard"), purge_step=progress.step) as board,
+            SummaryWriter(str(self.run / "tensorboard"), purge_step=progress.step + 1) as board,
             tqdm(total=self.steps, initial=progress.step, unit="step", disable=None, smoothing=0.05) as bar,
         ):
             while progress.epoch < epochs:
@@ -173,7 +173,7 @@ class Trainer:
         beta, metrics = choose_beta(self.ranker.rank_split(self.dataset.val))
         for name in ("r1", "r5", "r10", "map", "minp"):
             board.add_scalar(f"val/{name}", getattr(metrics, name), progress.step)
-        board.add_scalar("val/beta", beta, progress.step)
+        board.add_scalar("beta", beta, progress.step)
         before = progress.best
         best = before is None or (metrics.r1, metrics.map) > (before["r1"], before["map"])
         log.info(
