@@ -2,6 +2,7 @@
 
 from bdam_kernels.backend import BackendUnavailable, backends
 from bdam_kernels.ops.causal_conv1d import causal_conv1d
+from bdam_kernels.ops.hsic import hsic
 from bdam_kernels.ops.selective_scan import selective_scan
 
-__all__ = ["BackendUnavailable", "backends", "causal_conv1d", "selective_scan"]
+__all__ = ["BackendUnavailable", "backends", "causal_conv1d", "hsic", "selective_scan"]

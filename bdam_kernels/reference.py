@@ -114,8 +114,31 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None,
     return weights @ v
 
 
-def hsic(x: Tensor, y: Tensor) -> Tensor:
-    """tr(K H L H) / (N-1)^2 with K = x x^T, L = y y^T, H = I - 1/N: the textbook form.  Source: Gretton et al. 2005."""
-    n = x.shape[0]
-    centering = torch.eye(n, dtype=x.dtype, device=x.device) - 1.0 / n
-    return torch.trace(x @ x.T @ centering @ y @ y.T @ centering) / (n - 1) ** 2
+def linear_hsic(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
+    """HSIC with K = x x^T and L = y y^T."""
+    return _hsic(x @ x.T, y @ y.T, unbiased)
+
+
+def gaussian_hsic(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
+    """HSIC with Gaussian kernels of width 1, K_ij = exp(-|x_i - x_j|^2 / 2)."""
+    return _hsic(_gaussian(x), _gaussian(y), unbiased)
+
+
+def _gaussian(x: Tensor) -> Tensor:
+    squares = x.square().sum(1)
+    distances = squares[:, None] + squares - 2 * x @ x.T
+    same = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    return torch.exp(-distances.masked_fill(same, 0) / 2)
+
+
+def _hsic(K: Tensor, L: Tensor, unbiased: bool) -> Tensor:
+    """tr(K H L H) / (N-1)^2 with H = I - 1/N (Gretton et al. 2005), or the estimator of Song et al. 2012, Eq. 5."""
+    n = K.shape[0]
+    identity = torch.eye(n, dtype=K.dtype, device=K.device)
+    if not unbiased:
+        H = identity - 1.0 / n
+        return torch.trace(K @ H @ L @ H) / (n - 1) ** 2
+    K, L = K * (1 - identity), L * (1 - identity)
+    product = K @ L
+    means = K.sum() * L.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * product.sum()
+    return (torch.trace(product) + means) / (n * (n - 3))

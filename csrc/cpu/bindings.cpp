@@ -31,4 +31,6 @@ PYBIND11_MODULE(BDAM_CONCAT(_cpu_, BDAM_ISA), m) {
   m.def("selective_scan_backward", &bdam::selective_scan_backward, unlocked);
   m.def("causal_conv1d_forward", &bdam::causal_conv1d_forward, unlocked);
   m.def("causal_conv1d_backward", &bdam::causal_conv1d_backward, unlocked);
+  m.def("hsic_forward", &bdam::hsic_forward, unlocked);
+  m.def("hsic_backward", &bdam::hsic_backward, unlocked);
 }

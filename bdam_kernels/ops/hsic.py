@@ -1,0 +1,135 @@
+"""HSIC between two feature matrices: the public function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from numbers import Real
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bdam_kernels import backend as backends
+from bdam_kernels import reference
+from bdam_kernels.ops.hsic_distributed import GlobalFeatureForm, gather_rows
+from bdam_kernels.ops.hsic_forms import centre, full_precision, gaussian_hsic, linear_hsic
+
+_MEDIAN_ROWS = 1024
+
+
+def hsic(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Literal["linear", "rbf"] = "linear",
+    sigma: float | tuple[float, float] | None = None,
+    estimator: Literal["biased", "unbiased"] = "biased",
+    normalize: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Hilbert-Schmidt independence criterion between two feature matrices, differentiable any number of times.
+
+    tr(K H L H) / (N-1)^2 with Gram matrices K of x and L of y and H = I - 1/N.  Source: Gretton et al. 2005; both
+    drafts of the paper, Eq. 2.  Linear kernels take O(N D min(N, D)) operations and O(min(N, D)^2) memory beside the
+    features, Gaussian ones O(N^2 D) operations and O(N D) memory (second derivatives O(N^2)).
+
+    Args:
+        x, y: features of the same N samples, (N, Dx) and (N, Dy), any strides; float16, bfloat16, float32 or float64.
+            Half types are converted to float32 first, and autocast has no say inside.
+        kernel: "linear", K = x x^T, or "rbf", K_ij = exp(-|x_i - x_j|^2 / (2 sigma^2)).
+        sigma: width of the Gaussian kernels, or a pair for x and y. None takes the median distance between two rows
+            of each (the mean of the two middle ones), as a constant; of N > 1024 rows, of 1024 evenly spaced ones.
+        estimator: "biased" as above, or "unbiased" of Song et al. 2012, Eq. 5, which may be negative.
+        normalize: divides by sqrt(HSIC(x, x) HSIC(y, y)), which gives centred kernel alignment. It is 0, with zero
+            gradient, if all rows of x or of y are equal.
+        process_group: makes the loss that of the rows of all ranks, which may differ in number but not be 0. Every
+            rank gets the same value, and the gradient of this one loss by its own rows. DistributedDataParallel
+            averages gradients over ranks: multiply the loss by the number of ranks to make up for that. Biased
+            linear HSIC takes one all-reduce of Dx Dy + Dx + Dy + 1 float64 numbers in forward, none in backward,
+            and can be differentiated once. Everything else gathers the features of all ranks; its second
+            derivatives take the other ranks' features as constants.
+        backend: see `bdam_kernels.backends`; None takes closed forms, on any device, with the C++ kernel where it runs.
+    Returns: scalar, float32 (float64 if x or y is).
+    Raises: ValueError for shapes that do not fit, fewer than 2 (unbiased: 4) rows or an unknown option; TypeError for
+        dtypes that are not floating point; BackendUnavailable if a forced backend cannot run.
+    """
+    _check(x, y, kernel, sigma, estimator)
+    unbiased = estimator == "unbiased"
+    dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
+    x, y = x.to(dtype), y.to(dtype)
+    forced = backend or backends.FORCED
+    closed = forced is None or backends.choose(forced, x.device, {"cpu": ""}) != "reference"
+    if process_group is not None:
+        if closed and kernel == "linear" and not unbiased and not normalize:
+            _check_rows(len(x) * dist.get_world_size(process_group), unbiased)
+            return GlobalFeatureForm.apply(x, y, process_group)
+        x, y = gather_rows(x, process_group), gather_rows(y, process_group)
+    _check_rows(len(x), unbiased)
+    if kernel == "rbf":
+        x_sigma, y_sigma = _widths(x, y, sigma)
+        x, y = centre(x) / x_sigma, centre(y) / y_sigma
+        value = partial(gaussian_hsic if closed else reference.gaussian_hsic, unbiased=unbiased)
+    else:
+        value = partial(linear_hsic if closed else reference.linear_hsic, unbiased=unbiased)
+    return _normalise(value, x, y) if normalize else value(x, y)
+
+
+def _normalise(value: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    of_x, of_y = value(x, x), value(y, y)
+    constant = (of_x <= 0) | (of_y <= 0)
+    norm = torch.where(constant, 1.0, of_x).sqrt() * torch.where(constant, 1.0, of_y).sqrt()
+    return torch.where(constant, 0.0, value(x, y) / norm)
+
+
+def _median_distance(x: Tensor) -> Tensor:
+    """Median distance of two different rows, detached; the mean distance if that is 0, and 1 if all rows are equal."""
+    x = centre(x.detach())
+    if len(x) > _MEDIAN_ROWS:
+        x = x[torch.arange(_MEDIAN_ROWS, device=x.device) * (len(x) - 1) // (_MEDIAN_ROWS - 1)]
+    i, j = torch.triu_indices(len(x), len(x), 1, device=x.device)
+    squares = x.square().sum(1)
+    with full_precision(x):
+        distances = (squares[i] + squares[j] - 2 * (x @ x.mT)[i, j]).clamp_min(0).sqrt()
+    # torch.median takes the lower of the two middle values; of the negatives that is the upper one.
+    median = (distances.median() - (-distances).median()) / 2
+    width = torch.where(median > 0, median, distances.mean())
+    return torch.where(width == 0, torch.ones_like(width), width)
+
+
+def _widths(x: Tensor, y: Tensor, sigma: float | tuple[float, float] | None) -> tuple[Tensor | float, Tensor | float]:
+    if sigma is None:
+        return _median_distance(x), _median_distance(y)
+    return (sigma[0], sigma[1]) if isinstance(sigma, (tuple, list)) else (sigma, sigma)
+
+
+def _check(x: Tensor, y: Tensor, kernel: str, sigma: object, estimator: str) -> None:
+    for name, t in (("x", x), ("y", y)):
+        if t.dim() != 2:
+            raise ValueError(f"{name} must be (N, D), got {tuple(t.shape)}")
+        if not t.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {t.dtype}")
+    if x.shape[0] != y.shape[0]:
+        raise ValueError(f"x and y must have one row for each sample, got {x.shape[0]} and {y.shape[0]} rows")
+    if x.device != y.device:
+        raise ValueError(f"y must be on {x.device} like x, got {y.device}")
+    if kernel not in ("linear", "rbf"):
+        raise ValueError(f"kernel must be 'linear' or 'rbf', got {kernel!r}")
+    if estimator not in ("biased", "unbiased"):
+        raise ValueError(f"estimator must be 'biased' or 'unbiased', got {estimator!r}")
+    if sigma is None:
+        return
+    if kernel != "rbf":
+        raise ValueError(f"sigma is the width of kernel 'rbf' and must be None for kernel {kernel!r}, got {sigma!r}")
+    pair = sigma if isinstance(sigma, (tuple, list)) else (sigma, sigma)
+    if len(pair) != 2 or not all(isinstance(s, Real) and 0 < float(s) < math.inf for s in pair):
+        raise ValueError(f"sigma must be a positive number, a pair of them for x and y, or None, got {sigma!r}")
+
+
+def _check_rows(n: int, unbiased: bool) -> None:
+    least, name = (4, "unbiased") if unbiased else (2, "biased")
+    if n < least:
+        raise ValueError(f"the {name} estimator needs at least {least} rows, got {n}")
