@@ -1,8 +1,20 @@
 """Fused operators for disentangled multimodal models, with kernels for CPUs and GPUs behind plain functions."""
 
 from bdam_kernels.backend import BackendUnavailable, backends
+from bdam_kernels.modules import BidirectionalCrossAttention, HSICLoss, Mamba
 from bdam_kernels.ops.causal_conv1d import causal_conv1d
+from bdam_kernels.ops.cross_attention import bidirectional_cross_attention
 from bdam_kernels.ops.hsic import hsic
 from bdam_kernels.ops.selective_scan import selective_scan
 
-__all__ = ["BackendUnavailable", "backends", "causal_conv1d", "hsic", "selective_scan"]
+__all__ = [
+    "BackendUnavailable",
+    "BidirectionalCrossAttention",
+    "HSICLoss",
+    "Mamba",
+    "backends",
+    "bidirectional_cross_attention",
+    "causal_conv1d",
+    "hsic",
+    "selective_scan",
+]
