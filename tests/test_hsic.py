@@ -1,0 +1,482 @@
+"""hsic: value and gradients against the definitions in float64, in every form, on every backend."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from helpers import assert_matches, require
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bdam_kernels import BackendUnavailable, backend, hsic, reference
+from bdam_kernels.ops import hsic_forms
+
+BACKENDS = ("reference", "cpu")
+KERNELS, ESTIMATORS = ("linear", "rbf"), ("biased", "unbiased")
+OPTIONS = [
+    {"kernel": kernel, "estimator": estimator, "normalize": normalize}
+    for kernel in KERNELS
+    for estimator in ESTIMATORS
+    for normalize in (False, True)
+]
+every_option = pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())))
+# Few samples of wide features take Gram matrices, more of narrow ones x^T y.
+SHAPES = [(12, 40, 30), (18, 5, 7)]
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Matrices this small cost less than waking another thread; test_any_number_of_threads has the rest."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def gram(x: Tensor, kernel: str, sigma: float) -> Tensor:
+    if kernel == "linear":
+        return x @ x.T
+    return torch.exp(-(x[:, None] - x[None]).square().sum(2) / (2 * sigma**2))
+
+
+def median_distance(x: Tensor) -> float:
+    rows = x.detach().double().numpy()
+    distances = np.linalg.norm(rows[:, None] - rows, axis=2)
+    return float(np.median(distances[np.triu_indices(len(rows), 1)]))
+
+
+def doubly_centred(K: Tensor, estimator: str) -> Tensor:
+    """H K H, or its unbiased counterpart (Szekely and Rizzo 2014): both make HSIC one scalar product."""
+    n = len(K)
+    if estimator == "biased":
+        return K - K.mean(0) - K.mean(1, keepdim=True) + K.mean()
+    off = 1 - torch.eye(n, dtype=K.dtype)
+    K = K * off
+    return off * (K - (K.sum(0) + K.sum(1, keepdim=True)) / (n - 2) + K.sum() / ((n - 1) * (n - 2)))
+
+
+def oracle(
+    x: Tensor,
+    y: Tensor,
+    kernel: str = "linear",
+    estimator: str = "biased",
+    normalize: bool = False,
+    sigma: tuple[float, float] | None = None,
+) -> Tensor:
+    x, y = x.double(), y.double()
+    n = len(x)
+    sigma = sigma or ((median_distance(x), median_distance(y)) if kernel == "rbf" else (1.0, 1.0))
+    K, L = (doubly_centred(gram(t, kernel, s), estimator) for t, s in zip((x, y), sigma, strict=True))
+    value = (K * L).sum() / ((n - 1) ** 2 if estimator == "biased" else n * (n - 3))
+    if not normalize:
+        return value
+    return (K * L).sum() / ((K * K).sum() * (L * L).sum()).sqrt()
+
+
+def features(n: int, dx: int, dy: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Views of two binary factors, of which they share one: dependent, because HSIC of independent features is a
+    small difference of large sums, but not nearly equal, because the gradient of alignment vanishes there."""
+    i = torch.arange(n)
+    shared, other = (-1.0) ** i, (-1.0) ** (i // 2)
+
+    def view(second: Tensor, width: int) -> Tensor:
+        factors = torch.stack([shared, second], 1)
+        return factors @ torch.randn(2, width) + 0.3 * torch.randn(n, width) + torch.randn(width)
+
+    return view(other, dx).to(dtype), view(shared * other, dy).to(dtype)
+
+
+def value_and_gradients(function: Any, x: Tensor, y: Tensor, **options: Any) -> dict[str, Tensor]:
+    x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+    value = function(x, y, **options)
+    # A gradient of the value that is not 1 shows that it is not forgotten.
+    grad_x, grad_y = torch.autograd.grad(1.5 * value, (x, y))
+    assert grad_x.dtype == x.dtype and grad_y.dtype == y.dtype
+    return {"value": value.detach(), "grad_x": grad_x, "grad_y": grad_y}
+
+
+def check(x: Tensor, y: Tensor, name: str | None, **options: Any) -> None:
+    actual = value_and_gradients(hsic, x, y, backend=name, **options)
+    assert actual["value"].dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
+    for key, expected in value_and_gradients(oracle, x.double(), y.double(), **options).items():
+        assert_matches(actual[key], expected, key, dtype=x.dtype)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@every_shape
+@every_option
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_matches_the_definition(name: str, dtype: torch.dtype, options: dict, shape: tuple) -> None:
+    check(*features(*shape, dtype), require(name), **options)
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 47, 49, 97, 400])
+@pytest.mark.parametrize("rows", [2, 3, 5, 16, 25, 51])
+def test_sizes_of_the_linear_kernels(rows: int, width: int) -> None:
+    check(*features(rows, width, max(1, width - 3)), require("cpu"))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("widths", [(3, 2), (20, 30)], ids=str)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("rows", "estimator"), [(2, "biased"), (4, "unbiased")])
+def test_fewest_rows(name: str, rows: int, widths: tuple, kernel: str, estimator: str) -> None:
+    check(*features(rows, *widths), require(name), kernel=kernel, estimator=estimator)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_any_number_of_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+    check(*features(30, 700, 300), require("cpu"))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_unbiased_is_the_mean_over_distinct_samples(kernel: str) -> None:
+    x, y = features(6, 3, 2, torch.float64)
+    K, L = gram(x, kernel, 1.5), gram(y, kernel, 0.7)
+    terms = [
+        K[i, j] * (L[i, j] + L[q, r] - 2 * L[i, q]) for i, j, q, r in itertools.permutations(range(6), 4)
+    ]
+    sigma = None if kernel == "linear" else (1.5, 0.7)
+    actual = hsic(x, y, kernel=kernel, sigma=sigma, estimator="unbiased")
+    assert_matches(actual, torch.stack(terms).mean(), "value")
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("sigma", [0.8, 3, (2.0, 0.5)])
+def test_sigma(name: str, sigma: Any) -> None:
+    x, y = features(20, 3, 4)
+    pair = sigma if isinstance(sigma, tuple) else (sigma, sigma)
+    actual = value_and_gradients(hsic, x, y, kernel="rbf", sigma=sigma, backend=require(name))
+    for key, expected in value_and_gradients(oracle, x.double(), y.double(), kernel="rbf", sigma=pair).items():
+        assert_matches(actual[key], expected, key)
+
+
+def test_the_median_of_many_rows_is_that_of_evenly_spaced_ones() -> None:
+    x, y = features(1500, 3, 3)
+    rows = np.arange(1024) * 1499 // 1023
+    sigma = median_distance(x[rows]), median_distance(y[rows])
+    actual, expected = hsic(x, y, kernel="rbf"), hsic(x.double(), y.double(), kernel="rbf", sigma=sigma)
+    assert_matches(actual, expected, "value")
+
+
+@every_option
+@pytest.mark.parametrize("tile", [1, 2**21], ids=["stripes", "whole"])
+def test_stripes(monkeypatch: pytest.MonkeyPatch, options: dict, tile: int) -> None:
+    monkeypatch.setattr(hsic_forms, "_TILE", tile)
+    check(*features(150, 3, 5, torch.float64), None, **options)
+
+
+class LargestTensor(TorchDispatchMode):
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for t in result if isinstance(result, (tuple, list)) else [result]:
+            self.elements = max(self.elements, t.numel() if isinstance(t, Tensor) else 0)
+        return result
+
+
+@every_option
+def test_no_matrix_of_all_pairs(monkeypatch: pytest.MonkeyPatch, options: dict) -> None:
+    monkeypatch.setattr(hsic_forms, "_TILE", 1)
+    x, y = (t.requires_grad_() for t in features(500, 3, 2))
+    sigma = 1.0 if options["kernel"] == "rbf" else None
+    with LargestTensor() as largest:
+        hsic(x, y, sigma=sigma, **options).backward()
+    assert 0 < largest.elements <= 64 * 500
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 9), (7, 2, 3)], ids=str)
+@every_option
+def test_first_and_second_derivatives(options: dict, shape: tuple) -> None:
+    x, y = (t.requires_grad_() for t in features(*shape, torch.float64))
+    sigma = (1.2, 0.9) if options["kernel"] == "rbf" else None
+
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        return hsic(x, y, sigma=sigma, **options)
+
+    assert torch.autograd.gradcheck(function, (x, y), fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, (x, y), fast_mode=True)
+
+
+@every_shape
+@every_option
+def test_derivatives_up_to_the_third(options: dict, shape: tuple) -> None:
+    """With a gradient of the value that does not require one itself, as loss.backward(create_graph=True) has it."""
+    sigma = (2.0, 3.0) if options["kernel"] == "rbf" else None
+
+    def derivatives(function: Any, x: Tensor, y: Tensor) -> list[Tensor]:
+        value, found = function(x, y, sigma=sigma, **options), []
+        for _ in range(3):
+            gradients = torch.autograd.grad(value, (x, y), create_graph=True)
+            found.extend(g.detach() for g in gradients)
+            value = sum(g.square().sum() for g in gradients)
+        return found
+
+    x, y = (t.requires_grad_() for t in features(*shape, torch.float64))
+    for i, (actual, expected) in enumerate(zip(derivatives(hsic, x, y), derivatives(oracle, x, y), strict=True)):
+        # Rounding errors grow with the order; float32's bound is enough to tell a wrong formula.
+        assert_matches(actual, expected, f"derivative {i // 2 + 1}", dtype=torch.float32)
+
+
+@every_option
+def test_second_derivative_in_single_precision(options: dict) -> None:
+    inputs = features(12, 40, 30)
+    directions = [torch.randn(t.shape) for t in inputs]
+
+    def product(function: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        x, y = (t.to(dtype).requires_grad_() for t in inputs)
+        gradients = torch.autograd.grad(function(x, y, **options), (x, y), create_graph=True)
+        along = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True))
+        return torch.autograd.grad(along, (x, y))
+
+    for actual, expected in zip(product(hsic, torch.float32), product(oracle, torch.float64), strict=True):
+        assert_matches(actual, expected, "Hessian times direction")
+
+
+@every_shape
+@pytest.mark.parametrize("wanted", ["x", "y"])
+@every_option
+def test_gradient_of_one_input(options: dict, wanted: str, shape: tuple) -> None:
+    x, y = features(*shape)
+    both = value_and_gradients(hsic, x, y, **options)[f"grad_{wanted}"]
+    leaf = (x if wanted == "x" else y).requires_grad_()
+    hsic(x, y, **options).backward()
+    assert_matches(leaf.grad / 1, both.double() / 1.5, "gradient")
+
+
+@every_shape
+@every_option
+def test_the_same_tensor_twice(options: dict, shape: tuple) -> None:
+    x = features(*shape)[0].requires_grad_()
+    (actual,) = torch.autograd.grad(hsic(x, x, **{**options, "normalize": False}), x)
+    double = x.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(oracle(double, double, **{**options, "normalize": False}), double)
+    assert_matches(actual, expected, "gradient")
+
+
+@every_shape
+@every_option
+def test_strides(options: dict, shape: tuple) -> None:
+    x, y = features(*shape)
+    expected = value_and_gradients(hsic, x, y, **options)
+    layouts = {
+        "transposed": (x.T.contiguous().T, y.T.contiguous().T),
+        "columns of a wider matrix": (torch.cat([x, x], 1)[:, : shape[1]], torch.cat([y, y], 1)[:, : shape[2]]),
+        "every other row and column": (
+            x.repeat_interleave(2, 0).repeat_interleave(2, 1)[::2, ::2],
+            y.repeat_interleave(2, 0).repeat_interleave(2, 1)[::2, ::2],
+        ),
+    }
+    for name, (a, b) in layouts.items():
+        for key, value in value_and_gradients(hsic, a, b, **options).items():
+            assert_matches(value, expected[key].double(), f"{name}: {key}")
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_mixed_dtypes_take_the_wider(name: str) -> None:
+    x, y = features(12, 40, 30)
+    assert hsic(x.half(), y.bfloat16(), backend=require(name)).dtype == torch.float32
+    mixed = hsic(x, y.double(), backend=name)
+    assert mixed.dtype == torch.float64
+    assert_matches(mixed, oracle(x, y), "value")
+
+
+@every_shape
+@every_option
+def test_autocast_has_no_say(options: dict, shape: tuple) -> None:
+    x, y = features(*shape)
+    expected = value_and_gradients(hsic, x, y, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = value_and_gradients(hsic, x, y, **options)
+    for key, value in actual.items():
+        assert torch.equal(value, expected[key]), key
+
+
+@every_shape
+@every_option
+def test_determinism(options: dict, shape: tuple) -> None:
+    x, y = features(*shape)
+    first, second = (value_and_gradients(hsic, x, y, **options) for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("offset", [100.0, -3000.0])
+@every_shape
+@every_option
+def test_a_common_offset_costs_no_accuracy(options: dict, shape: tuple, offset: float) -> None:
+    check(*(t + offset for t in features(*shape)), None, **options)
+
+
+@every_shape
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_constant_features(kernel: str, estimator: str, shape: tuple) -> None:
+    x, y = features(*shape)
+    constant = torch.full_like(x, 0.1)
+    for normalize in (False, True):
+        actual = value_and_gradients(hsic, constant, y, kernel=kernel, estimator=estimator, normalize=normalize)
+        assert actual["value"] == 0
+        assert torch.equal(actual["grad_x"], torch.zeros_like(x))
+        assert torch.equal(actual["grad_y"], torch.zeros_like(y))
+
+
+def test_equal_pairs_do_not_make_the_median_zero() -> None:
+    x = torch.zeros(6, 2)
+    x[0] = 1.0
+    distances = [torch.dist(a, b).item() for a, b in itertools.combinations(x, 2)]
+    expected = hsic(x, x, kernel="rbf", sigma=sum(distances) / len(distances))
+    assert_matches(hsic(x, x, kernel="rbf"), expected.double(), "value")
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@every_shape
+@every_option
+def test_values_that_are_not_finite_show(name: str, options: dict, bad: float, shape: tuple) -> None:
+    x, y = features(*shape)
+    x[1, 0] = bad
+    actual = value_and_gradients(hsic, x, y, backend=require(name), **options)
+    assert not actual["value"].isfinite() and not actual["grad_x"].isfinite().all()
+
+
+@pytest.mark.parametrize("options", OPTIONS[::2], ids=str)
+def test_no_features(options: dict) -> None:
+    actual = value_and_gradients(hsic, torch.randn(5, 0), torch.randn(5, 3), **options)
+    assert actual["value"] == 0 and torch.equal(actual["grad_y"], torch.zeros(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "x", "y", "options"),
+    [
+        (ValueError, r"x must be \(N, D\), got \(3,\)", (3,), (3, 2), {}),
+        (ValueError, r"y must be \(N, D\), got \(3, 2, 1\)", (3, 2), (3, 2, 1), {}),
+        (ValueError, "one row for each sample, got 3 and 4", (3, 2), (4, 2), {}),
+        (ValueError, "at least 2 rows, got 1", (1, 2), (1, 2), {}),
+        (ValueError, "at least 2 rows, got 0", (0, 2), (0, 2), {"kernel": "rbf"}),
+        (ValueError, "at least 4 rows, got 3", (3, 2), (3, 2), {"estimator": "unbiased"}),
+        (ValueError, "kernel must be .*, got 'poly'", (3, 2), (3, 2), {"kernel": "poly"}),
+        (ValueError, "estimator must be .*, got 'best'", (3, 2), (3, 2), {"estimator": "best"}),
+        (ValueError, "sigma .* got 0", (3, 2), (3, 2), {"kernel": "rbf", "sigma": 0}),
+        (ValueError, "sigma .* got -1.0", (3, 2), (3, 2), {"kernel": "rbf", "sigma": -1.0}),
+        (ValueError, "sigma .* got nan", (3, 2), (3, 2), {"kernel": "rbf", "sigma": math.nan}),
+        (ValueError, "sigma .* got 'wide'", (3, 2), (3, 2), {"kernel": "rbf", "sigma": "wide"}),
+        (ValueError, r"sigma .* got \(1.0, 2.0, 3.0\)", (3, 2), (3, 2), {"kernel": "rbf", "sigma": (1.0, 2.0, 3.0)}),
+        (ValueError, "sigma .* None for kernel 'linear', got 1.0", (3, 2), (3, 2), {"sigma": 1.0}),
+        (ValueError, "backend must be one of .*, got 'fpga'", (3, 2), (3, 2), {"backend": "fpga"}),
+        (BackendUnavailable, "'triton' cannot run this call", (3, 2), (3, 2), {"backend": "triton"}),
+        (BackendUnavailable, "'cuda' cannot run this call", (3, 2), (3, 2), {"backend": "cuda"}),
+    ],
+)
+def test_bad_arguments(error: type, message: str, x: tuple, y: tuple, options: dict) -> None:
+    with pytest.raises(error, match=message):
+        hsic(torch.zeros(x), torch.zeros(y), **options)
+
+
+def test_bad_dtypes_and_devices() -> None:
+    with pytest.raises(TypeError, match=r"y must be floating point, got torch.int64"):
+        hsic(torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="y must be on cpu like x, got meta"):
+        hsic(torch.zeros(3, 2), torch.zeros(3, 2, device="meta"))
+
+
+def test_closed_forms_need_no_native_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backend._BACKENDS, "cpu", "it was not built")
+    monkeypatch.delattr(reference, "linear_hsic")
+    check(*features(12, 40, 30), None)
+    with pytest.raises(BackendUnavailable, match="it was not built"):
+        hsic(*features(12, 40, 30), backend="cpu")
+
+
+@every_shape
+@every_option
+def test_meta_tensors(options: dict, shape: tuple) -> None:
+    x, y = (t.to("meta").requires_grad_() for t in features(*shape))
+    value = hsic(x, y, **options)
+    value.backward()
+    assert value.shape == () and value.dtype == torch.float32 and x.grad.shape == x.shape
+
+
+def test_operators_keep_their_contracts() -> None:
+    require("cpu")
+    x, y = features(12, 40, 30)
+    torch.library.opcheck(torch.ops.bdam.hsic_forward.default, (x, y))
+    weights = torch.randn(2, 12, 12)
+    torch.library.opcheck(torch.ops.bdam.hsic_backward.default, (torch.tensor(0.5), *weights, x, y))
+
+
+@every_shape
+@every_option
+def test_compile(options: dict, shape: tuple) -> None:
+    torch._dynamo.reset()
+    x, y = features(*shape)
+    compiled = torch.compile(hsic, fullgraph=True, backend="aot_eager")
+    actual = value_and_gradients(compiled, x, y, **options)
+    for key, expected in value_and_gradients(oracle, x.double(), y.double(), **options).items():
+        assert_matches(actual[key], expected, key)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@every_shape
+@every_option
+def test_function_transforms(options: dict, shape: tuple) -> None:
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        return hsic(x, y, **options)
+
+    pairs = [features(*shape) for _ in range(3)]
+    xs, ys = (torch.stack(t) for t in zip(*pairs, strict=True))
+    grads = torch.func.vmap(torch.func.grad(function, argnums=(0, 1)))(xs, ys)
+    for i, (x, y) in enumerate(pairs):
+        expected = value_and_gradients(oracle, x.double(), y.double(), **options)
+        for key, grad in zip(("grad_x", "grad_y"), grads, strict=True):
+            assert_matches(1.5 * grad[i], expected[key], key)
+
+
+RANKS = 2
+SPLIT = (9, 5)
+
+
+def run_rank(rank: int, folder: str, inputs: dict[str, tuple[Tensor, Tensor]]) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
+    torch.set_num_threads(1)
+    group, results = dist.group.WORLD, {}
+    for name, (x, y) in inputs.items():
+        mine = tuple(t.split(SPLIT)[rank] for t in (x, y))
+        for index, options in enumerate(OPTIONS):
+            results[name, index] = value_and_gradients(hsic, *mine, process_group=group, **options)
+        results[name, "reference"] = value_and_gradients(hsic, *mine, process_group=group, backend="reference")
+    x = mine[0].requires_grad_()
+    with pytest.raises(RuntimeError, match="process_group has no second derivative"):
+        torch.autograd.grad(hsic(x, mine[1], process_group=group), x, create_graph=True)
+    with pytest.raises(ValueError, match="at least 2 rows, got 0"):
+        hsic(x[:0], mine[1][:0], process_group=group)
+    torch.save(results, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_process_group(tmp_path: Path) -> None:
+    """Every rank has the loss of all rows, and of its gradient the rows that are its own."""
+    inputs = {"centred": features(sum(SPLIT), 7, 5), "far": tuple(t + 1000 for t in features(sum(SPLIT), 7, 5))}
+    mp.spawn(run_rank, (str(tmp_path), inputs), nprocs=RANKS)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS)]
+    for (name, index), first in ranks[0].items():
+        options = {} if index == "reference" else OPTIONS[index]
+        if (name, index) == ("far", "reference"):
+            continue  # the textbook form loses its accuracy far from the origin
+        expected = value_and_gradients(oracle, *(t.double() for t in inputs[name]), **options)
+        second = ranks[1][name, index]
+        assert torch.equal(first["value"], second["value"])
+        assert_matches(first["value"], expected["value"], f"{name} {options}: value")
+        for key in ("grad_x", "grad_y"):
+            assert_matches(torch.cat([first[key], second[key]]), expected[key], f"{name} {options}: {key}")
