@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import platform
 import subprocess
 import sys
@@ -17,8 +16,7 @@ from typing import Any, NoReturn
 import torch
 from tqdm.auto import tqdm
 
-import bdam_kernels
-from bdam_kernels.backend import BackendUnavailable
+from bdam_kernels import BackendUnavailable, backend
 from bdam_reid.checkpoint import CheckpointError, read_json, remove_leftovers, write_json
 from bdam_reid.config import Config, ConfigError, differences, from_dict
 from bdam_reid.data import DatasetError, ImageError
@@ -60,9 +58,7 @@ def open_run(config: Config) -> Path:
                 "Give another --output, or delete that folder, or set these fields as they were to go on"
             )
     elif run.exists() and any(path.suffix != ".tmp" for path in run.iterdir()):
-        raise ConfigError(
-            f"--output must be a new folder or that of a run, got {run}, which holds other files"
-        )
+        raise ConfigError(f"--output must be a new folder or that of a run, got {run}, which holds other files")
     run.mkdir(parents=True, exist_ok=True)
     remove_leftovers(run)
     write_json(run / "config.json", asdict(config))
@@ -89,10 +85,23 @@ def environment(device: torch.device) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        "backends": bdam_kernels.backends(),
-        "BDAM_BACKEND": os.environ.get("BDAM_BACKEND", ""),
+        "backend": chosen_backend(device),
+        "backends": backend.backends(),
+        "cpu_isa": backend.cpu_isa() if not backend.backends()["cpu"] else "",
         "commit": _commit(),
     }
+
+
+def chosen_backend(device: torch.device) -> str:
+    """The backend of the kernels: the forced one, or the first choice of those that run on `device`.
+
+    Raises: BackendUnavailable, ConfigError if the forced one cannot run.
+    """
+    if backend.FORCED and backend.FORCED not in backend.backends():
+        known = ", ".join(backend.backends())
+        raise ConfigError(f"BDAM_BACKEND must be one of {known}, got {backend.FORCED!r}")
+    # Of an operator that has every kernel: no more is known before the first call.
+    return backend.choose(None, device, dict.fromkeys(backend.backends(), ""))
 
 
 def _version(package: str) -> str:
@@ -112,9 +121,7 @@ def _commit() -> str:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (
-            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return ""
 

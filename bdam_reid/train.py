@@ -86,9 +86,7 @@ class Trainer:
             config.seed,
             sidecar_probability=data.sidecar_probability,
         )
-        self.sampler = IdentitySampler(
-            dataset.train, data.identities_per_batch, data.images_per_identity, config.seed
-        )
+        self.sampler = IdentitySampler(dataset.train, data.identities_per_batch, data.images_per_identity, config.seed)
         self.steps = config.optim.epochs * len(self.sampler)
         self.ranker = Ranker(model, self.tokenize, config, accelerator)
         self.progress = Progress()
@@ -157,9 +155,7 @@ class Trainer:
         self.optimizer.step()
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         scalars = {"loss/total": total, **{f"loss/{name}": loss for name, loss in parts.items()}}
-        scalars |= {
-            f"weight/{name}": w for name, w in zip(self.gradnorm.tasks, self.gradnorm.weights(), strict=True)
-        }
+        scalars |= {f"weight/{name}": w for name, w in zip(self.gradnorm.tasks, self.gradnorm.weights(), strict=True)}
         scalars["gate/fusion_image"] = fusion_weights[:, 0].mean()
         if image.gate is not None:
             scalars["gate/identity"] = image.gate.mean()
@@ -231,11 +227,15 @@ def train(config: Config) -> Path:
     """
     check_config(config)
     accelerator = make_accelerator(config)
+    surroundings = environment(accelerator.device)
     dataset = load_dataset(config.data.root)
     run = open_run(config)
     start_log(run)
-    log.info(f"{run}: {dataset.name} at {config.data.root}, on {accelerator.device}\n{dataset.report}")
-    write_json(run / "environment.json", environment(accelerator.device))
+    write_json(run / "environment.json", surroundings)
+    log.info(
+        f"{run}: {dataset.name} at {config.data.root}, on {accelerator.device} "
+        f"with kernels of backend {surroundings['backend']}\n{dataset.report}"
+    )
     trainer = Trainer(config, run, dataset, accelerator)
     trainer.fit()
     best = load_best(run, trainer.plain_model)

@@ -19,6 +19,7 @@ import pytest
 import torch
 from tiny_run import arguments, restore_globals, tiny, write_people
 
+from bdam_kernels import backend
 from bdam_reid import train as training
 from bdam_reid.checkpoint import CheckpointError, load_state, load_weights
 from bdam_reid.config import Config, OptimConfig
@@ -86,6 +87,7 @@ def test_run_folder_holds_everything(people: Path, finished: Path) -> None:
     assert load_config(finished) == tiny(people, finished)
     environment = (finished / "environment.json").read_text()
     assert json.loads(environment)["packages"]["torch"] == torch.__version__
+    assert json.loads(environment)["backend"] in ("cpu", "reference")
     assert socket.gethostname() not in environment
     log = (finished / "log.txt").read_text()
     assert "epoch 3/3" in log and "validation  R-1" in log and "\r" not in log
@@ -194,6 +196,15 @@ def failure(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert stop.value.code == 1
     assert message.startswith("error: ") and "Traceback" not in message
     return message
+
+
+def test_a_forced_backend_that_cannot_run_is_refused(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backend, "FORCED", "cuda")
+    assert "backend 'cuda' cannot run" in failure(arguments(people, tmp_path / "run"), capsys)
+    monkeypatch.setattr(backend, "FORCED", "gpu")
+    assert "BDAM_BACKEND must be one of" in failure(arguments(people, tmp_path / "run"), capsys)
 
 
 def test_one_identity_is_refused(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
