@@ -57,9 +57,7 @@ def losses(
         result = {
             "info": torch.stack(info).mean(),
             "triplet": triplet_loss(F.normalize(_full(image.identity), dim=1), identities, config.margin),
-            "clothing": clothing(
-                _full(image.clothing_embedding), _full(text.clothing_embedding), config.temperature
-            ),
+            "clothing": clothing(_full(image.clothing_embedding), _full(text.clothing_embedding), config.temperature),
         }
         if config.decouple:
             result["decouple"] = decoupling_loss(_full(image.identity), _full(image.clothing))

@@ -124,6 +124,4 @@ class BDAM(nn.Module):
 
 
 def _self_attention(width: int, config: BDAMConfig) -> nn.Sequential:
-    return nn.Sequential(
-        *(SelfAttentionLayer(width, config.heads, config.dropout) for _ in range(config.self_layers))
-    )
+    return nn.Sequential(*(SelfAttentionLayer(width, config.heads, config.dropout) for _ in range(config.self_layers)))

@@ -140,9 +140,7 @@ def _bert(config: EncoderConfig, vocab_size: int, max_tokens: int) -> PreTrained
 
 def _sizes(kind: str, config: EncoderConfig) -> dict[str, Any]:
     if config.width % config.heads:
-        raise ValueError(
-            f"{kind} encoder's heads must divide its width {config.width}, got {config.heads} heads"
-        )
+        raise ValueError(f"{kind} encoder's heads must divide its width {config.width}, got {config.heads} heads")
     return {
         "hidden_size": config.width,
         "num_hidden_layers": config.layers,

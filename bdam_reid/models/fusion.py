@@ -39,9 +39,7 @@ class Fusion(nn.Module):
         self.align_text = _mlp(text_width, config)
         self.gate = nn.Linear(2 * config.width, 2)
         if config.kind == "simple":
-            self.out: nn.Module = nn.Sequential(
-                nn.Linear(2 * config.width, out_width), nn.LayerNorm(out_width)
-            )
+            self.out: nn.Module = nn.Sequential(nn.Linear(2 * config.width, out_width), nn.LayerNorm(out_width))
         else:
             self.mixer = _MambaStack(config) if config.kind == "mamba" else _TransformerStack(config)
             self.out = nn.Linear(config.width, out_width)

@@ -116,9 +116,7 @@ class BDAMReID(nn.Module):
     def forward(self, batch: Batch) -> tuple[ImageFeatures, TextFeatures, Tensor, Tensor]:
         """A batch -> image features, text features, fused (B, E), fusion weights (B, 2)."""
         image = self.encode_image(batch.images)
-        text = self.encode_text(
-            batch.identity_ids, batch.identity_mask, batch.clothing_ids, batch.clothing_mask
-        )
+        text = self.encode_text(batch.identity_ids, batch.identity_mask, batch.clothing_ids, batch.clothing_mask)
         return image, text, *self.fuse(image, text)
 
     def shared_parameters(self) -> list[nn.Parameter]:

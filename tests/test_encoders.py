@@ -1,0 +1,171 @@
+"""Encoders, small and pre-trained, and what cannot be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from naive import close, random
+from torch.nn import functional as F
+
+from bdam_reid.config import EncoderConfig
+from bdam_reid.models import ImageEncoder, TextEncoder
+from bdam_reid.models.encoders import masked_mean
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+VIT = transformers.ViTConfig(**SIZES, image_size=32, patch_size=8)
+BERT = transformers.BertConfig(**SIZES, vocab_size=40, max_position_embeddings=20)
+CLIP = transformers.CLIPConfig(
+    vision_config=SIZES | {"image_size": 32, "patch_size": 8},
+    text_config=SIZES | {"vocab_size": 40, "bos_token_id": 1, "eos_token_id": 2},
+)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders with small encoders, inside the models that they are usually published with."""
+    root = tmp_path_factory.mktemp("encoders")
+    torch.manual_seed(0)
+    transformers.ViTForImageClassification(VIT).save_pretrained(root / "vit")
+    transformers.BertForMaskedLM(BERT).half().save_pretrained(root / "bert")
+    transformers.CLIPModel(CLIP).save_pretrained(root / "clip")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "length"), [((96, 48), (8, 8), 72), ((96, 48), (16, 8), 36), ((37, 20), (8, 4), 20)]
+)
+def test_small_image_encoder_gives_the_patches(size: Any, patch: Any, length: int) -> None:
+    config = EncoderConfig(width=16, layers=2, heads=2, patch_height=patch[0], patch_width=patch[1])
+    encoder = ImageEncoder(config, size).eval()
+    images = torch.randn(2, 3, *size)
+    tokens = encoder(images)
+    assert tokens.shape == (2, length, 16)
+    everything = encoder.model(pixel_values=images).last_hidden_state
+    assert torch.equal(tokens, everything[:, 1:])
+    assert encoder.model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name", ["vit", "clip"])
+def test_pretrained_image_encoder(saved: Path, name: str) -> None:
+    encoder = ImageEncoder(EncoderConfig(pretrained=str(saved / name)), (32, 32)).eval()
+    classes = {"vit": transformers.ViTModel, "clip": transformers.CLIPVisionModel}
+    whole = classes[name].from_pretrained(saved / name).eval()
+    images = torch.randn(2, 3, 32, 32)
+    close(encoder(images), whole(pixel_values=images).last_hidden_state[:, 1:])
+    assert encoder.model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name", ["vit", "clip"])
+def test_pretrained_image_encoder_at_another_size(saved: Path, name: str) -> None:
+    encoder = ImageEncoder(EncoderConfig(pretrained=str(saved / name)), (48, 24))
+    assert encoder(torch.randn(2, 3, 48, 24)).shape == (2, 18, 16)
+
+
+def test_encoder_of_oblong_images_at_another_size_is_refused(tmp_path: Path) -> None:
+    config = transformers.ViTConfig(**SIZES, image_size=(32, 16), patch_size=(8, 8))
+    transformers.ViTModel(config).save_pretrained(tmp_path)
+    assert ImageEncoder(EncoderConfig(pretrained=str(tmp_path)), (32, 16)).patches == 8
+    with pytest.raises(ValueError, match=r"set the image size to that, got \(48, 24\)"):
+        ImageEncoder(EncoderConfig(pretrained=str(tmp_path)), (48, 24))
+
+
+def test_pretrained_text_encoder(saved: Path) -> None:
+    encoder = TextEncoder(EncoderConfig(pretrained=str(saved / "bert")), 40, 20).eval()
+    whole = transformers.BertModel.from_pretrained(saved / "bert").float().eval()
+    ids, mask = torch.randint(0, 40, (2, 9)), torch.arange(9) < torch.tensor([[9], [5]])
+    close(encoder(ids, mask), whole(input_ids=ids, attention_mask=mask).last_hidden_state)
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    assert encoder.model.config._attn_implementation == "sdpa"
+
+
+def test_text_padding_changes_no_real_token() -> None:
+    encoder = TextEncoder(EncoderConfig(width=16, layers=2, heads=2), 40, 20).double().eval()
+    ids, mask = torch.randint(1, 40, (2, 9)), torch.arange(9) < torch.tensor([[9], [5]])
+    tokens = encoder(ids, mask)
+    other = encoder(F.pad(ids * mask, (0, 4)), F.pad(mask, (0, 4)))
+    close(other[:, :9][mask], tokens[mask])
+    alone = encoder(ids[1:, :5], mask[1:, :5])
+    close(alone[0], tokens[1, :5])
+
+
+def test_masked_mean() -> None:
+    tokens, mask = random(3, 4, 5), torch.tensor([[1, 1, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0]]).bool()
+    expected = torch.stack([tokens[0, :2].mean(0), tokens[1, [0, 2, 3]].mean(0), torch.zeros(5).double()])
+    close(masked_mean(tokens, mask), expected)
+
+
+def test_frozen_encoder_has_no_gradients_and_no_dropout() -> None:
+    encoder = TextEncoder(EncoderConfig(width=16, layers=1, heads=2, frozen=True), 40, 20).train()
+    ids, mask = torch.randint(0, 40, (2, 9)), torch.ones(2, 9, dtype=torch.bool)
+    first = encoder(ids, mask)
+    assert not first.requires_grad
+    assert torch.equal(first, encoder(ids, mask))
+    thawed = TextEncoder(EncoderConfig(width=16, layers=1, heads=2), 40, 20)
+    assert not torch.equal(thawed(ids, mask), thawed(ids, mask))
+
+
+def image_encoder(name: str) -> ImageEncoder:
+    return ImageEncoder(EncoderConfig(pretrained=name), (32, 32))
+
+
+def text_encoder(name: str, vocab_size: int = 40, max_tokens: int = 20) -> TextEncoder:
+    return TextEncoder(EncoderConfig(pretrained=name), vocab_size, max_tokens)
+
+
+def pickled(folder: Path) -> Path:
+    BERT.save_pretrained(folder)
+    torch.save(transformers.BertModel(BERT).state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+def incomplete(folder: Path) -> Path:
+    model = transformers.BertModel(BERT)
+    state = {key: value for key, value in model.state_dict().items() if "layer.1" not in key}
+    model.save_pretrained(folder, state_dict=state)
+    return folder
+
+
+def truncated(folder: Path) -> Path:
+    transformers.BertModel(BERT).save_pretrained(folder)
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda folder: folder / "none" / "such", "there is no such folder"),
+        (lambda folder: folder, "config.json"),
+        (pickled, "safetensors"),
+        (incomplete, "lacks .* of its weights"),
+        (truncated, "header|length|HeaderTooLarge|incomplete|InvalidHeader"),
+    ],
+    ids=["no-folder", "empty", "pickle", "incomplete", "truncated"],
+)
+def test_what_cannot_be_loaded_is_one_clear_error(tmp_path: Path, make: Callable[[Path], Path], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as caught:
+        text_encoder(str(make(tmp_path)))
+    assert "could not be loaded (" in str(caught.value)
+    assert "give a Hugging Face hub name" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_encoders_that_do_not_fit_are_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match="its type is 'bert'"):
+        image_encoder(str(saved / "bert"))
+    with pytest.raises(ValueError, match="its type is 'vit'"):
+        text_encoder(str(saved / "vit"))
+    with pytest.raises(ValueError, match=r"knows 40 word pieces.*got one of 41"):
+        text_encoder(str(saved / "bert"), vocab_size=41)
+    with pytest.raises(ValueError, match=r"reads 20 word pieces.*got 21"):
+        text_encoder(str(saved / "bert"), max_tokens=21)
+    with pytest.raises(ValueError, match=r"hold a patch of \(16, 16\), got \(96, 8\)"):
+        ImageEncoder(EncoderConfig(), (96, 8))
+    with pytest.raises(ValueError, match="heads must divide its width 10, got 4 heads"):
+        TextEncoder(EncoderConfig(width=10), 40, 20)
