@@ -139,3 +139,13 @@ def test_queries_without_positive_leave_the_rates_alone() -> None:
 def test_bad_input(similarity: Tensor, query_ids: Tensor, gallery_ids: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         retrieval(similarity, query_ids, gallery_ids)
+
+
+def test_ties_in_a_large_gallery_rank_by_index() -> None:
+    """Sorting that is not stable keeps the order of short rows only."""
+    gallery_ids = torch.zeros(5000, dtype=torch.int64)
+    gallery_ids[3123] = 1
+    similarity = (torch.arange(5000) % 2).float()[None]
+    result = retrieval(similarity, torch.tensor([1]), gallery_ids)
+    rank = 3123 // 2 + 1
+    check(result, Metrics(0, 0, 0, 100 / rank, 100 / rank, 1, 5000, 0))
