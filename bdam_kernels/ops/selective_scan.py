@@ -171,9 +171,9 @@ def _normalise(u, delta, A, B, C, D, z, delta_bias, initial_state) -> Inputs:  #
         A.to(state),
         B,
         C,
-        None if D is None else D.to(real),
+        None if D is None else D.to(real).contiguous(),
         None if z is None else z.to(stream),
-        None if delta_bias is None else delta_bias.to(real),
+        None if delta_bias is None else delta_bias.to(real).contiguous(),
         None if initial_state is None else initial_state.to(state),
     )
 

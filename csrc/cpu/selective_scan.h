@@ -71,20 +71,14 @@ struct Scan {
 
 // Lane vectors of a float (channel, state) matrix, as [state][lane]; zero where either index is out of range.
 inline void load_states(const Tensor& m, int64_t offset, int64_t stride_channel, int64_t stride_state, int lanes,
-                 const Shape& s, float* to) {
-  const float* p = m.as<float>() + offset;
-  for (int64_t n = 0; n < s.padded; ++n) {
-    for (int c = 0; c < kLanes; ++c) {
-      to[n * kLanes + c] = n < s.states && c < lanes ? p[c * stride_channel + n * stride_state] : 0.0f;
-    }
-  }
+                        const Shape& s, float* to) {
+  std::fill_n(to + s.states * kLanes, (s.padded - s.states) * kLanes, 0.0f);
+  load_tile({m.as<float>() + offset, DType::f32, stride_channel, stride_state}, 0, 0, lanes, s.states, to);
 }
 
 inline void store_states(const float* from, int lanes, int64_t states, float* p, int64_t stride_channel,
-                  int64_t stride_state) {
-  for (int64_t n = 0; n < states; ++n) {
-    for (int c = 0; c < lanes; ++c) p[c * stride_channel + n * stride_state] = from[n * kLanes + c];
-  }
+                         int64_t stride_state) {
+  store_tile({p, DType::f32, stride_channel, stride_state}, 0, 0, lanes, states, from);
 }
 
 // B or C: a scalar per (time, state) shared by a group's lanes, or one lane vector per state for all times.
@@ -178,11 +172,7 @@ struct Task {
     }
   }
 
-  vf load_channels(const Tensor& t) const {
-    vf x = {};
-    for (int c = 0; t && c < lanes; ++c) x[c] = t.as<float>()[(channel + c) * t.stride[0]];
-    return x;
-  }
+  vf load_channels(const Tensor& t) const { return t ? load(t.as<float>() + channel, lanes) : vf{}; }
 
   // A (batch, channel, state) tensor's lane vectors, zero if it is absent.
   void load_state(const Tensor& t, Buffer& to) const {
