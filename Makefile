@@ -14,10 +14,11 @@ demo: $(VENV)/base
 	$(BIN)/python -m bdam_reid.train demo
 	$(BIN)/python -m bdam_reid.evaluate runs/demo
 
+# The whole suite on the best instruction set, then the kernels on every other one that this processor has.
 test: lint
 	$(BIN)/python -m pytest tests
-	BDAM_CPU_ISA=avx2 $(BIN)/python -m pytest -q $(KERNEL_TESTS)
-	BDAM_CPU_ISA=baseline $(BIN)/python -m pytest -q $(KERNEL_TESTS)
+	set -e; for isa in $$($(BIN)/python -c "from bdam_kernels import backend; print(*backend.usable_isas()[:-1])"); do \
+		echo "BDAM_CPU_ISA=$$isa"; BDAM_CPU_ISA=$$isa $(BIN)/python -m pytest -q $(KERNEL_TESTS); done
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
