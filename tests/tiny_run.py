@@ -15,6 +15,7 @@ TINY = """
     --data.max-tokens 24 --data.vocab-size 200 --image.width 16 --image.layers 1 --image.heads 2
     --text.width 16 --text.layers 1 --text.heads 2 --bdam.self-layers 1 --bdam.cross-layers 1 --bdam.heads 2
     --fusion.width 16 --fusion.layers 1 --optim.epochs 3 --optim.lr 1e-3 --optim.warmup-steps 2 --save-every 1
+    --validate-every 1 --data.augment True --optim.weight-decay 1e-3
 """
 
 
