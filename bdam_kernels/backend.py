@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")
 
 FORCED = os.environ.get("BDAM_BACKEND") or None
 """Backend of the whole process, from the environment variable BDAM_BACKEND; read once, at import."""
@@ -40,12 +40,16 @@ def _module(name: str) -> ModuleType:
         ) from None
 
 
+def usable_isas() -> tuple[str, ...]:
+    """Instruction sets of the C++ kernels that this processor has, the best last."""
+    return INSTRUCTION_SETS[: INSTRUCTION_SETS.index(_module("_cpu_baseline").best_isa()) + 1]
+
+
 @cache
 def cpu_isa() -> str:
     """Instruction set of the C++ kernels: BDAM_CPU_ISA, or the best that the processor has."""
-    best = _module("_cpu_baseline").best_isa()
-    forced = os.environ.get("BDAM_CPU_ISA") or best
-    usable = INSTRUCTION_SETS[: INSTRUCTION_SETS.index(best) + 1]
+    usable = usable_isas()
+    forced = os.environ.get("BDAM_CPU_ISA") or usable[-1]
     if forced not in usable:
         raise BackendUnavailable(f"BDAM_CPU_ISA must be one of {', '.join(usable)} on this processor, got {forced!r}")
     return forced

@@ -90,28 +90,76 @@ def bidirectional_cross_attention(
     key_padding_mask_a: Tensor | None,
     key_padding_mask_b: Tensor | None,
     scale: float,
+    dropout_threshold: int = 0,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-attention of two streams in both directions; returns (out_a, out_b).
 
     out_a = softmax(scale q_a k_b^T) v_b and out_b = softmax(scale q_b k_a^T) v_a; a row without keys gives 0.
 
-    Args: as `bdam_kernels.bidirectional_cross_attention`.
+    Args: as `bdam_kernels.bidirectional_cross_attention`, and for dropout
+        dropout_threshold: a weight is dropped if its 16 random bits are below.
+        seed: int64 scalar, on the CPU.
     """
+    factors: list[Tensor | None] = [None, None]
+    if dropout_threshold and seed is not None:
+        keep_scale = 65536 / (65536 - dropout_threshold)
+        for direction, (q, k) in enumerate(((q_a, k_b), (q_b, k_a))):
+            shape = (*q.shape[:3], k.shape[2])
+            factors[direction] = keep_scale * dropout_keep(shape, direction, dropout_threshold, seed.to(q.device))
     return (
-        _attention(q_a, k_b, v_b, key_padding_mask_b, scale),
-        _attention(q_b, k_a, v_a, key_padding_mask_a, scale),
+        _attention(q_a, k_b, v_b, key_padding_mask_b, scale, factors[0]),
+        _attention(q_b, k_a, v_a, key_padding_mask_a, scale, factors[1]),
     )
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, scale: float) -> Tensor:
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, scale: float, factor: Tensor | None
+) -> Tensor:
     scores = scale * (q @ k.transpose(-1, -2))
     if key_padding_mask is None:
-        return torch.softmax(scores, -1) @ v
-    keep = ~key_padding_mask[:, None, None, :]
-    any_key = keep.any(-1, keepdim=True)
-    # softmax over no key at all would be NaN, in the gradient too: such rows attend to everything, times zero.
-    weights = torch.softmax(scores.masked_fill(~keep & any_key, -math.inf), -1) * any_key
-    return weights @ v
+        weights = torch.softmax(scores, -1)
+    else:
+        keep = ~key_padding_mask[:, None, None, :]
+        any_key = keep.any(-1, keepdim=True)
+        # softmax over no key at all would be NaN, in the gradient too: such rows attend to everything, times zero.
+        weights = torch.softmax(scores.masked_fill(~keep & any_key, -math.inf), -1) * any_key
+    return (weights if factor is None else weights * factor.to(weights.dtype)) @ v
+
+
+def dropout_keep(shape: tuple[int, int, int, int], direction: int, threshold: int, seed: Tensor) -> Tensor:
+    """Which attention weights (B, H, queries, keys) dropout keeps, bool, as the kernels decide it.
+
+    Key j of a query takes 16 bits, half j / 16 % 2 of word j / 32 % 4 of Philox-4x32-10 under the key `seed` for the
+    counter (16 (j / 128) + j % 16, query, batch * H + head, direction); its weight is kept if they are not below
+    `threshold`.
+    """
+    batch, heads, queries, keys = shape
+    j = torch.arange(keys, device=seed.device)
+    query = torch.arange(queries, device=seed.device)[:, None]
+    head = torch.arange(batch * heads, device=seed.device)[:, None, None]
+    words = _philox(16 * (j // 128) + j % 16, query, head, torch.full_like(j, direction), seed)
+    index = (j // 32 % 4).expand(batch * heads, queries, keys)
+    word = torch.stack(words).gather(0, index[None]).squeeze(0)
+    return (word >> 16 * (j // 16 % 2) & 0xFFFF).ge(threshold).view(shape)
+
+
+def _philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
+    """Philox-4x32-10 in int64.  Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"."""
+    low = 0xFFFFFFFF
+    key0, key1 = seed & low, seed >> 32 & low
+    counter = torch.broadcast_tensors(c0, c1, c2, c3)
+    for _ in range(10):
+        # The products may wrap around; their two halves are right all the same.
+        product0, product2 = counter[0] * 0xD2511F53, counter[2] * 0xCD9E8D57
+        counter = (
+            (product2 >> 32 & low) ^ counter[1] ^ key0,
+            product2 & low,
+            (product0 >> 32 & low) ^ counter[3] ^ key1,
+            product0 & low,
+        )
+        key0, key1 = key0 + 0x9E3779B9 & low, key1 + 0xBB67AE85 & low
+    return counter
 
 
 def linear_hsic(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:

@@ -16,7 +16,7 @@ const char* best_isa() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx2 && avx512) return "avx512";
+  if (avx2 && avx512) return __builtin_cpu_supports("avx512bf16") ? "avx512_bf16" : "avx512";
   if (avx2) return "avx2";
 #endif
   return "baseline";
@@ -31,6 +31,8 @@ PYBIND11_MODULE(BDAM_CONCAT(_cpu_, BDAM_ISA), m) {
   m.def("selective_scan_backward", &bdam::selective_scan_backward, unlocked);
   m.def("causal_conv1d_forward", &bdam::causal_conv1d_forward, unlocked);
   m.def("causal_conv1d_backward", &bdam::causal_conv1d_backward, unlocked);
+  m.def("cross_attention_forward", &bdam::cross_attention_forward, unlocked);
+  m.def("cross_attention_backward", &bdam::cross_attention_backward, unlocked);
   m.def("hsic_forward", &bdam::hsic_forward, unlocked);
   m.def("hsic_backward", &bdam::hsic_backward, unlocked);
 }

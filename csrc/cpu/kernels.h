@@ -31,5 +31,20 @@ void hsic_forward(const Tensor& x, const Tensor& y, const Tensor& x_centred, con
 void hsic_backward(const Tensor& scale, const Tensor& x_weights, const Tensor& y_weights, const Tensor& x_centred,
                    const Tensor& y_centred, const Tensor& grad_x, const Tensor& grad_y, int threads);
 
+// Streams a and b; out_a, and what is saved for it with suffix _a, is of q_a over k_b and v_b.
+void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
+                             const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
+                             const Tensor& out_a, const Tensor& out_b, const Tensor& probabilities_a,
+                             const Tensor& probabilities_b, const Tensor& row_factors_a, const Tensor& row_factors_b,
+                             float scale, int dropout_threshold, int64_t seed, int threads);
+
+void cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
+                              const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
+                              const Tensor& probabilities_a, const Tensor& probabilities_b,
+                              const Tensor& row_factors_a, const Tensor& row_factors_b, const Tensor& grad_out_a,
+                              const Tensor& grad_out_b, const Tensor& grad_q_a, const Tensor& grad_k_a,
+                              const Tensor& grad_v_a, const Tensor& grad_q_b, const Tensor& grad_k_b,
+                              const Tensor& grad_v_b, float scale, int dropout_threshold, int64_t seed, int threads);
+
 }  // namespace BDAM_ISA
 }  // namespace bdam

@@ -51,12 +51,16 @@ inline vf max(vf a, vf b) { return a > b ? a : b; }
 // Conversions round to nearest even; NaN stays NaN.
 inline vf widen(vh bits, bf16) { return bitcast<vf>(__builtin_convertvector(bits, vu) << 16); }
 
+#if defined(__AVX512BF16__)
+inline vh narrow(vf x, bf16) { return (vh)_mm512_cvtneps_pbh((__m512)x); }
+#else
 inline vh narrow(vf x, bf16) {
   const vu u = bitcast<vu>(x);
   const vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   const vu quiet = (u >> 16) | 0x40u;
   return __builtin_convertvector(x != x ? quiet : rounded, vh);
 }
+#endif
 
 #if defined(__AVX512F__)
 inline vf widen(vh bits, f16) { return (vf)_mm512_cvtph_ps((__m256i)bits); }
@@ -127,6 +131,23 @@ inline void store(Half* p, vf x, int64_t n) {
   _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)narrow(x, Half{}));
 }
 #else
+#if defined(__AVX512BW__)
+// The mask of the first n lanes, without a branch.
+inline uint32_t first_lanes(int64_t n) {
+  const int64_t beyond = n - kLanes;
+  return 0xffffu >> -(beyond & beyond >> 63);
+}
+inline vf load(const float* p, int64_t n) { return (vf)_mm512_maskz_loadu_ps(first_lanes(n), p); }
+inline void store(float* p, vf x, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), (__m512)x); }
+template <class Half>
+inline vf load(const Half* p, int64_t n) {
+  return widen((vh)_mm256_maskz_loadu_epi16(first_lanes(n), p), Half{});
+}
+template <class Half>
+inline void store(Half* p, vf x, int64_t n) {
+  _mm256_mask_storeu_epi16(p, first_lanes(n), (__m256i)narrow(x, Half{}));
+}
+#else
 template <class T>
 inline vf load(const T* p, int64_t n) {
   if (n >= kLanes) return load(p);
@@ -141,6 +162,7 @@ inline void store(T* p, vf x, int64_t n) {
   store(buffer, x);
   std::memcpy(p, buffer, n * sizeof(T));
 }
+#endif
 #endif
 
 // Calls body(typed pointer) for the tensor's floating dtype.

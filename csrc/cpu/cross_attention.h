@@ -1,0 +1,250 @@
+// Cross-attention of two streams in both directions. A task is one head of one direction: its operands are packed once
+// and its scores stay in L2. With S = scale Q K^T, P = exp(S - rowmax S), r = 1 / rowsum P and the dropout mask D (0 or
+// 1 / (1 - p)):
+//   O = r (D P) V,  dV = (D P)^T (r dO),  dP = D (r dO) V^T,  dS = P (dP - r rowsum(P dP)),
+//   dQ = scale dS K,  dK = scale dS^T Q.
+// P carries the mask in its signs: a dropped weight is negative.
+#pragma once
+
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "gemm.h"
+#include "parallel.h"
+#include "philox.h"
+
+namespace bdam {
+inline namespace BDAM_ISA {
+namespace attention {
+
+constexpr int64_t kBlockRows = 2 * kTileRows;  // queries whose scores are in L1 together; even, for pairs of rows
+constexpr int64_t kChunkBytes = 384 << 10;     // of P and dS that a backward pass keeps in L2
+constexpr float kLog2E = 1.44269504f;
+
+struct Direction {
+  Tensor query, key, value, key_padding_mask, probabilities, row_factors, out;
+  Tensor grad_out, grad_query, grad_key, grad_value;
+};
+
+struct Options {
+  float scale;
+  uint32_t dropout_threshold;  // a weight is dropped if its 16 random bits are below
+  uint64_t seed;
+
+  float keep_scale() const { return 65536.0f / static_cast<float>(65536 - dropout_threshold); }
+};
+
+// The buffers of a thread, kept between calls because fresh pages are slow.
+class Scratch {
+ public:
+  void restart() { next_ = 0; }
+  template <class T>
+  T* take(int64_t count) {
+    if (next_ == slots_.size()) slots_.emplace_back();
+    Slot& slot = slots_[next_++];
+    const int64_t bytes = ceil_div(count * sizeof(T), 64) * 64;
+    if (bytes > slot.bytes) {
+      slot.data.reset(static_cast<char*>(std::aligned_alloc(64, bytes)));
+      if (!slot.data) throw std::bad_alloc();
+      slot.bytes = bytes;
+    }
+    return reinterpret_cast<T*>(slot.data.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(char* p) const { std::free(p); }
+  };
+  struct Slot {
+    std::unique_ptr<char, Free> data;
+    int64_t bytes = 0;
+  };
+  std::vector<Slot> slots_;
+  size_t next_ = 0;
+};
+inline thread_local Scratch scratch;
+
+template <int Half = kLanes / 2, class Combine>
+inline float reduce(vf x, const Combine& combine) {
+  x = combine(first_halves<Half>(x, x, LaneIndices{}), second_halves<Half>(x, x, LaneIndices{}));
+  if constexpr (Half > 1) return reduce<Half / 2>(x, combine);
+  return x[0];
+}
+inline float lane_sum(vf x) {
+  return reduce(x, [](vf a, vf b) { return a + b; });
+}
+inline float lane_max(vf x) {
+  return reduce(x, [](vf a, vf b) { return max(a, b); });
+}
+
+// 2^x for x <= 0, as exactly as E holds it; NaN passes through.
+template <class E>
+inline vf exp2_weight(vf x) {
+  x = x < -200.0f ? splat(-200.0f) : x;
+  const vf n = round(x), f = x - n;
+  if constexpr (std::is_same_v<E, float>) return scale(exp2_fraction(f), n);
+  // Relative error below 2e-4, a tenth of bfloat16's rounding.
+  return scale(((0.0555041f * f + 0.2402265f) * f + 0.6931472f) * f + 1.0f, n);
+}
+
+// 16 random bits for every key of a query: half j / 16 % 2 of word j / 32 % 4 of Philox's output for the counter
+// (16 (j / 128) + j % 16, query, batch * heads + head, direction). reference.dropout_keep draws the same ones.
+inline void random_bits(uint64_t seed, uint32_t query, uint32_t head, uint32_t direction, int64_t keys, uint32_t* bits) {
+  vu lane;
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+  for (int64_t group = 0; group < keys; group += 128) {
+    for (int part = 0; part < 16; part += kLanes) {
+      vu word[4] = {lane + static_cast<uint32_t>(group / 8 + part), vu{} + query, vu{} + head, vu{} + direction};
+      philox(word, seed);
+      for (int w = 0; w < 4; ++w) {
+        const vu low = word[w] & 0xffffu, high = word[w] >> 16;
+        std::memcpy(bits + group + 32 * w + part, &low, sizeof(vu));
+        std::memcpy(bits + group + 32 * w + 16 + part, &high, sizeof(vu));
+      }
+    }
+  }
+}
+
+// One head of one direction; inputs of type T, operands of elements E.
+template <class E, class T>
+class Head {
+ public:
+  Head(const Direction& x, const Options& options, int64_t direction, int64_t index)
+      : x_(x), options_(options), direction_(direction), index_(index) {}
+
+  void forward(const Head& next) const;
+  void backward(const Head& next) const;
+
+ private:
+  static constexpr int kG = kGroup<E>;
+
+  MatrixView<T> view(const Tensor& t) const {
+    const int64_t batch = index_ / t.size[1], head = index_ % t.size[1];
+    return {t.as<T>() + batch * t.stride[0] + head * t.stride[1], t.size[2], t.size[3], t.stride[2]};
+  }
+  // The saved P: contracted along its rows, with an even number of them.
+  MatrixView<E> saved() const {
+    const int64_t rows = x_.probabilities.size[2] / kG, columns = x_.probabilities.size[3];
+    return {x_.probabilities.template as<E>() + index_ * rows * columns, rows, columns, columns};
+  }
+  float* row_factors() const { return x_.row_factors.template as<float>() + index_ * queries_; }
+  int64_t drops() const { return options_.dropout_threshold; }
+  int64_t blocks() const { return ceil_div(queries_, kBlockRows); }
+
+  const float* key_bias() const;
+  void weights(Left<E, false> query, Right<E> key, const float* bias, int64_t first_query, int64_t rows,
+               Prefetcher& prefetcher, float* scores, E* left, E* signed_p, int64_t ld, float* factors) const;
+  template <bool kDropout>
+  void exponentials(int64_t first_query, int64_t rows, const float* scores, const float* maxima, E* left, E* signed_p,
+                    int64_t ld, float* factors) const;
+  template <bool kDropout>
+  void grad_scores(int64_t rows, const float* grad_p, const float* factors, const E* signed_p, int64_t ld, E* kept_p,
+                   E* left, E* right) const;
+
+  const Direction& x_;
+  const Options& options_;
+  const int64_t direction_, index_;
+  const int64_t queries_ = x_.query.size[2], keys_ = x_.key.size[2], width_ = x_.query.size[3];
+  const int64_t key_ld_ = pad_to_vectors(keys_), width_ld_ = pad_to_vectors(width_);
+  const int64_t key_depth_ = ceil_div(keys_, kG), width_depth_ = ceil_div(width_, kG);
+};
+
+// 0 for the keys that take part, -inf for padding.
+template <class E, class T>
+const float* Head<E, T>::key_bias() const {
+  float* bias = scratch.take<float>(key_ld_);
+  const Tensor& mask = x_.key_padding_mask;
+  const uint8_t* padding = mask ? mask.as<uint8_t>() + index_ / x_.query.size[1] * mask.stride[0] : nullptr;
+  for (int64_t j = 0; j < key_ld_; ++j) {
+    const bool hidden = j >= keys_ || (padding && padding[j * mask.stride[1]]);
+    bias[j] = hidden ? -std::numeric_limits<float>::infinity() : 0.0f;
+  }
+  return bias;
+}
+
+// P and r of a block of queries: P without dropped weights as a left operand, signed P as it is saved (either may be
+// null), r in factors.
+template <class E, class T>
+void Head<E, T>::weights(Left<E, false> query, Right<E> key, const float* bias, int64_t first_query, int64_t rows,
+                         Prefetcher& prefetcher, float* scores, E* left, E* signed_p, int64_t ld,
+                         float* factors) const {
+  const int64_t n = key_ld_;
+  const float log2_scale = options_.scale * kLog2E;
+  multiply(query, key, rows, width_depth_, keys_, prefetcher,
+           [=](int64_t i, int64_t j, vf x) { store(scores + i * n + j, x * log2_scale); });
+
+  const int64_t first_biased = x_.key_padding_mask ? 0 : n - kLanes;
+  float maxima[kBlockRows] = {};
+  for (int64_t i = 0; i < rows; ++i) {
+    float* s = scores + i * n;
+    for (int64_t j = first_biased; j < n; j += kLanes) store(s + j, load(s + j) + load(bias + j));
+    vf m = splat(std::numeric_limits<float>::lowest());
+    for (int64_t j = 0; j < n; j += kLanes) m = max(load(s + j), m);
+    maxima[i] = lane_max(m);
+  }
+  const auto run = drops() ? &Head::exponentials<true> : &Head::exponentials<false>;
+  (this->*run)(first_query, rows, scores, maxima, left, signed_p, ld, factors);
+}
+
+template <class E, class T>
+template <bool kDropout>
+void Head<E, T>::exponentials(int64_t first_query, int64_t rows, const float* scores, const float* maxima, E* left,
+                              E* signed_p, int64_t ld, float* factors) const {
+  const int64_t n = key_ld_, bits_ld = ceil_div(n, 128) * 128;
+  std::vector<uint32_t> bits(kDropout ? 2 * bits_ld : 0);
+  for (int64_t i = 0; i < rows; i += 2) {
+    const bool whole = i + 1 < rows;
+    const float *s0 = scores + i * n, *s1 = whole ? s0 + n : s0;
+    if constexpr (kDropout) {
+      for (int64_t r = 0; r < 2; ++r) {
+        random_bits(options_.seed, first_query + i + r, index_, direction_, n, bits.data() + r * bits_ld);
+      }
+    }
+    vf sum0{}, sum1{};
+    for (int64_t j = 0; j < n; j += kLanes) {
+      vf e0 = exp2_weight<E>(load(s0 + j) - maxima[i]);
+      vf e1 = exp2_weight<E>(load(s1 + j) - maxima[i + 1]);
+      sum0 += e0;
+      sum1 += e1;
+      if constexpr (kDropout) {
+        vu b0, b1;
+        std::memcpy(&b0, &bits[j], sizeof(vu));
+        std::memcpy(&b1, &bits[bits_ld + j], sizeof(vu));
+        e0 = b0 < options_.dropout_threshold ? -e0 : e0;
+        e1 = b1 < options_.dropout_threshold ? -e1 : e1;
+      }
+      if (signed_p) store_along_rows(signed_p + i / kG * ld + j, ld, e0, e1);
+      if (left) {
+        const vf kept0 = kDropout ? max(e0, vf{}) : e0, kept1 = kDropout ? max(e1, vf{}) : e1;
+        store_along_columns(left + (i * n + j) / kG, n / kG, kept0, kept1);
+      }
+    }
+    const float total0 = lane_sum(sum0), total1 = lane_sum(sum1);
+    factors[i] = total0 == 0.0f ? 0.0f : 1.0f / total0;
+    factors[i + 1] = total1 == 0.0f ? 0.0f : 1.0f / total1;
+  }
+}
+
+// Calls body(head, the head that this thread is likely to do next) for every head of both directions.
+template <class Body>
+void for_heads(const Direction (&directions)[2], const Options& options, int threads, const Body& body) {
+  const int64_t heads = directions[0].query.size[0] * directions[0].query.size[1];
+  with_type(directions[0].query.dtype, nullptr, [&](auto* typed) {
+    using T = std::remove_pointer_t<decltype(typed)>;
+#if defined(__AVX512BF16__)
+    using E = std::conditional_t<std::is_same_v<T, bf16>, Pair, float>;
+#else
+    using E = float;
+#endif
+    parallel_for(threads, 2 * heads, [&](int64_t task) {
+      const auto head = [&](int64_t i) { return Head<E, T>(directions[i / heads], options, i / heads, i % heads); };
+      body(head(task), head(std::min(task + threads, 2 * heads - 1)));
+    });
+  });
+}
+
+}  // namespace attention
+}  // namespace BDAM_ISA
+}  // namespace bdam

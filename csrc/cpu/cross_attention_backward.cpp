@@ -1,0 +1,151 @@
+#include "cross_attention.h"
+#include "kernels.h"
+
+namespace bdam {
+inline namespace BDAM_ISA {
+namespace attention {
+
+// dS of a block of queries as a left and as a right operand's rows (left may be null), and with dropout P without the
+// dropped weights. kept_p may be signed_p.
+template <class E, class T>
+template <bool kDropout>
+void Head<E, T>::grad_scores(int64_t rows, const float* grad_p, const float* factors, const E* signed_p, int64_t ld,
+                             E* kept_p, E* left, E* right) const {
+  const int64_t n = key_ld_;
+  for (int64_t i = 0; i < rows; i += 2) {
+    const E* p = signed_p + i / kG * ld;
+    const float *g0 = grad_p + i * n, *g1 = i + 1 < rows ? g0 + n : g0;
+    vf p0, p1, sum0{}, sum1{};
+    for (int64_t j = 0; j < n; j += kLanes) {
+      load_along_rows(p + j, ld, p0, p1);
+      // A dropped weight has no gradient of its own.
+      sum0 += (kDropout ? max(p0, vf{}) : p0) * load(g0 + j);
+      sum1 += (kDropout ? max(p1, vf{}) : p1) * load(g1 + j);
+    }
+    const float mean0 = lane_sum(sum0) * factors[i], mean1 = lane_sum(sum1) * factors[i + 1];
+    for (int64_t j = 0; j < n; j += kLanes) {
+      load_along_rows(p + j, ld, p0, p1);
+      vf x0 = load(g0 + j), x1 = load(g1 + j);
+      if constexpr (kDropout) {
+        x0 = bitcast<vi>(p0) < 0 ? vf{} : x0;
+        x1 = bitcast<vi>(p1) < 0 ? vf{} : x1;
+        store_along_rows(kept_p + i / kG * n + j, n, max(p0, vf{}), max(p1, vf{}));
+        p0 = abs(p0);
+        p1 = abs(p1);
+      }
+      x0 = p0 * (x0 - mean0);
+      x1 = p1 * (x1 - mean1);
+      if (left) store_along_columns(left + (i * n + j) / kG, n / kG, x0, x1);
+      store_along_rows(right + i / kG * n + j, n, x0, x1);
+    }
+  }
+}
+
+template <class E, class T>
+void Head<E, T>::backward(const Head& next) const {
+  const bool recompute = !x_.probabilities;
+  const float scale = options_.scale;
+  const int64_t chunk_limit = std::max<int64_t>(1, kChunkBytes / (8 * key_ld_ * kBlockRows)) * kBlockRows;
+  const int64_t chunk = std::min(chunk_limit, ceil_div(queries_, 2) * 2);
+  const int64_t chunk_elements = chunk / kG * key_ld_;
+
+  scratch.restart();
+  const Right<E> value = pack_transposed(view(x_.value), scratch.take<E>(width_depth_ * key_ld_));
+  const Right<E> key = as_right(view(x_.key), scratch.take<E>((key_depth_ + 1) * width_ld_));
+  E* query_buffer = scratch.take<E>(chunk / kG * width_ld_);
+  E* grad_right = scratch.take<E>(chunk / kG * width_ld_);
+  E* grad_left = kG == 1 ? grad_right : scratch.take<E>(chunk * width_ld_ / kG);
+  E* ds_right = scratch.take<E>(chunk_elements);
+  E* ds_left = kG == 1 ? nullptr : scratch.take<E>(kBlockRows * key_ld_ / kG);
+  float* block_scores = scratch.take<float>(kBlockRows * key_ld_);
+  float* factors = scratch.take<float>(chunk);
+  float* totals = chunk < queries_ ? scratch.take<float>(2 * keys_ * width_ld_) : nullptr;
+  // P where it was not saved, and in any case P without the dropped weights.
+  E* p_chunk = recompute || drops() ? scratch.take<E>(chunk_elements) : nullptr;
+  E* query_left_buffer = recompute ? scratch.take<E>(kBlockRows * width_ld_ / kG) : nullptr;
+  const Right<E> scores_key =
+      recompute ? pack_transposed(view(x_.key), scratch.take<E>(width_depth_ * key_ld_)) : Right<E>{};
+  const float* bias = recompute ? key_bias() : nullptr;
+  const auto grad_query = view(x_.grad_query), grad_key = view(x_.grad_key), grad_value = view(x_.grad_value);
+  const int64_t ld = recompute ? key_ld_ : saved().stride;
+
+  for (int64_t begin = 0; begin < queries_; begin += chunk) {
+    const int64_t count = std::min(chunk, queries_ - begin);
+    const auto query = view(x_.query).row_range(begin, count), grad_out = view(x_.grad_out).row_range(begin, count);
+    const float* inverse = row_factors() + begin;
+    for (int64_t i = 0; i < count; ++i) factors[i] = inverse[i] * options_.keep_scale();
+    pack(grad_out, factors, kG == 1 ? nullptr : grad_left, grad_right);
+    std::copy_n(inverse, count, factors);
+    if (count % 2) factors[count] = 0.0f;
+    const Right<E> query_right = as_right(query, query_buffer);
+    E* const signed_p = recompute ? p_chunk : saved().row(begin / kG);
+
+    for (int64_t first = 0; first < count; first += kBlockRows) {
+      const int64_t rows = std::min(kBlockRows, count - first), block = (begin + first) / kBlockRows;
+      Prefetcher prefetcher;
+      prefetcher.add(grad_query.part(block, blocks()));
+      if (!recompute) prefetcher.add(saved().part(std::min(block + 1, blocks() - 1), blocks()));
+      E* const p = signed_p + first / kG * ld;
+      if (recompute) {
+        float unused[kBlockRows];
+        weights(as_left(query.row_range(first, rows), query_left_buffer), scores_key, bias, begin + first, rows,
+                prefetcher, block_scores, nullptr, p, ld, unused);
+      }
+      const Left<E, false> grad = {grad_left + first * width_ld_ / kG, width_ld_ / kG};
+      multiply(grad, value, rows, width_depth_, keys_, prefetcher,
+               [block_scores, n = key_ld_](int64_t i, int64_t j, vf x) { store(block_scores + i * n + j, x); });
+      E* const ds = ds_right + first / kG * key_ld_;
+      const auto run = drops() ? &Head::grad_scores<true> : &Head::grad_scores<false>;
+      (this->*run)(rows, block_scores, factors + first, p, ld, drops() ? p_chunk + first / kG * key_ld_ : nullptr,
+                   ds_left, ds);
+      multiply(Left<E, false>{kG == 1 ? ds : ds_left, key_ld_ / kG}, key, rows, key_depth_, width_, prefetcher,
+               [out = grad_query.row_range(begin + first, rows), scale, width = width_](int64_t i, int64_t j, vf x) {
+                 store(out.row(i) + j, x * scale, width - j);
+               });
+    }
+
+    Prefetcher prefetcher;
+    const bool last = begin + chunk >= queries_;
+    if (last) {
+      prefetcher.add(grad_value);
+      prefetcher.add(grad_key);
+      for (const Tensor* t : {&next.x_.value, &next.x_.key, &next.x_.query, &next.x_.grad_out}) {
+        prefetcher.add(next.view(*t));
+      }
+    }
+    const auto contract = [&](Left<E, true> left, Right<E> right, float* total, const MatrixView<T>& grad, float factor) {
+      multiply(left, right, keys_, ceil_div(count, kG), width_, prefetcher,
+               [=, total_ld = width_ld_, width = width_](int64_t i, int64_t j, vf x) {
+                 if (begin > 0) x += load(total + i * total_ld + j);
+                 if (last) {
+                   store(grad.row(i) + j, x * factor, width - j);
+                 } else {
+                   store(total + i * total_ld + j, x);
+                 }
+               });
+    };
+    const Left<E, true> kept_p = drops() ? Left<E, true>{p_chunk, key_ld_} : Left<E, true>{signed_p, ld};
+    contract(kept_p, {grad_right, width_ld_}, totals, grad_value, 1.0f);
+    contract({ds_right, key_ld_}, query_right, totals + keys_ * width_ld_, grad_key, scale);
+  }
+}
+
+}  // namespace attention
+
+void cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
+                              const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
+                              const Tensor& probabilities_a, const Tensor& probabilities_b,
+                              const Tensor& row_factors_a, const Tensor& row_factors_b, const Tensor& grad_out_a,
+                              const Tensor& grad_out_b, const Tensor& grad_q_a, const Tensor& grad_k_a,
+                              const Tensor& grad_v_a, const Tensor& grad_q_b, const Tensor& grad_k_b,
+                              const Tensor& grad_v_b, float scale, int dropout_threshold, int64_t seed, int threads) {
+  const attention::Direction directions[2] = {{q_a, k_b, v_b, mask_b, probabilities_a, row_factors_a, {}, grad_out_a, grad_q_a,
+                                    grad_k_b, grad_v_b},
+                                   {q_b, k_a, v_a, mask_a, probabilities_b, row_factors_b, {}, grad_out_b, grad_q_b,
+                                    grad_k_a, grad_v_a}};
+  const attention::Options options = {scale, static_cast<uint32_t>(dropout_threshold), static_cast<uint64_t>(seed)};
+  attention::for_heads(directions, options, threads, [](const auto& head, const auto& next) { head.backward(next); });
+}
+
+}  // namespace BDAM_ISA
+}  // namespace bdam
