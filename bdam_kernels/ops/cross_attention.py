@@ -137,8 +137,9 @@ def _reference(
     """The reference in float32, or float64 for float64 inputs, whatever autocast says; outputs in the inputs' dtype."""
     dtype = inputs[0].dtype
     wide: Any = [t.to(torch.float64 if dtype == torch.float64 else torch.float32) for t in inputs]
+    options: Any = (mask_a, mask_b, scale, dropout_threshold, seed)
     with torch.autocast(inputs[0].device.type, enabled=False):
-        out_a, out_b = reference.bidirectional_cross_attention(*wide, mask_a, mask_b, scale, dropout_threshold, seed)
+        out_a, out_b = reference.bidirectional_cross_attention(*wide, *options)
     return out_a.to(dtype), out_b.to(dtype)
 
 

@@ -113,24 +113,6 @@ inline void store(Half* p, vf x) {
   std::memcpy(p, &bits, sizeof(bits));
 }
 
-#if defined(__AVX512F__)
-inline vf load(const float* p, int64_t n) {
-  return n >= kLanes ? load(p) : (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
-}
-inline void store(float* p, vf x, int64_t n) {
-  if (n >= kLanes) return store(p, x);
-  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)x);
-}
-template <class Half>
-inline vf load(const Half* p, int64_t n) {
-  return n >= kLanes ? load(p) : widen((vh)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p), Half{});
-}
-template <class Half>
-inline void store(Half* p, vf x, int64_t n) {
-  if (n >= kLanes) return store(p, x);
-  _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)narrow(x, Half{}));
-}
-#else
 #if defined(__AVX512BW__)
 // The mask of the first n lanes, without a branch.
 inline uint32_t first_lanes(int64_t n) {
@@ -162,7 +144,6 @@ inline void store(T* p, vf x, int64_t n) {
   store(buffer, x);
   std::memcpy(p, buffer, n * sizeof(T));
 }
-#endif
 #endif
 
 // Calls body(typed pointer) for the tensor's floating dtype.
