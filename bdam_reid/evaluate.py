@@ -21,8 +21,8 @@ from bdam_reid.captions.splitter import split_caption
 from bdam_reid.checkpoint import CheckpointError, load_into, load_state, load_weights, write_json
 from bdam_reid.data import Dataset, EvaluationSet, Record, Tokenize, load_attributes, load_dataset
 from bdam_reid.models import BDAMReID
-from bdam_reid.probes import above_chance, attribute_columns, probe_attributes
-from bdam_reid.ranking import Ranker, Ranking
+from bdam_reid.probes import Features, above_chance, attribute_columns, probe_attributes
+from bdam_reid.ranking import Gallery, Ranker, Ranking
 from bdam_reid.report import describe, draw_pictures
 from bdam_reid.runs import load_config, log, start_log, user_errors
 
@@ -122,25 +122,35 @@ def gate_weights(ranker: Ranker, records: Sequence[Record]) -> dict[str, Tensor]
 
 
 def probe(ranker: Ranker, dataset: Dataset, rankings: Mapping[str, Ranking]) -> dict[str, Any]:
-    """Linear probes on images of all persons that were not trained on; empty without ground truth."""
+    """What linear probes, learnt on the training split, tell of everybody else; empty without ground truth.
+
+    No person is on both sides: the loader does not accept splits that share one.
+    """
     attributes = load_attributes(dataset.root)
     if attributes is None:
         return {}
-    validation = ranker.encode_gallery(EvaluationSet(dataset.val, (), ranker.tokenize, ranker.image_size))
-    galleries = [validation, *(ranking.gallery for ranking in rankings.values())]
-    records = [record for gallery in galleries for record in gallery.records]
-    identity, clothing = (
-        torch.cat([gallery.features[name] for gallery in galleries]).numpy() for name in ("identity", "clothing")
+    train, validation = (
+        ranker.encode_gallery(EvaluationSet(records, (), ranker.tokenize, ranker.image_size))
+        for records in (dataset.train, dataset.val)
     )
-    persons = [record.identity for record in records]
+    unseen = [validation, *(ranking.gallery for ranking in rankings.values())]
     result: dict[str, Any] = {}
-    for group, columns in attribute_columns([attributes.get(record.key, {}) for record in records]).items():
-        scores = probe_attributes(identity, clothing, persons, columns)
+    for group in ("identity", "outfit"):
+        scores = probe_attributes(_features([train], attributes, group), _features(unseen, attributes, group))
         result[group] = {name: asdict(score) for name, score in scores.items()}
         result[f"{group}_above_chance"] = {
             feature: above_chance(scores, feature) for feature in ("identity", "clothing")
         }
     return result
+
+
+def _features(galleries: Sequence[Gallery], attributes: Mapping[str, Any], group: str) -> Features:
+    images = [attributes.get(record.key, {}) for gallery in galleries for record in gallery.records]
+    return Features(
+        identity=torch.cat([gallery.features["identity"] for gallery in galleries]).numpy(),
+        clothing=torch.cat([gallery.features["clothing"] for gallery in galleries]).numpy(),
+        columns=attribute_columns(images)[group],
+    )
 
 
 if __name__ == "__main__":

@@ -7,29 +7,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-FOLDS = 5
+Columns = dict[str, list[str | None]]
+"""Attribute -> its value on each image; None where an image has none."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Gated features of N images as a probe reads them, and what is true of the images."""
+
+    identity: np.ndarray
+    """(N, D)."""
+    clothing: np.ndarray
+    """(N, D)."""
+    columns: Columns
 
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """Accuracy in percent of predicting one attribute of unseen persons."""
+    """Accuracy in percent of telling one attribute of unseen persons."""
 
     chance: float
-    """Of always saying the class that is most frequent among the other persons."""
+    """Of always saying the most frequent class of the images that the probe learnt from."""
     identity: float
     """From the identity feature."""
     clothing: float
     """From the clothing feature."""
     images: int
+    """On which it was tested."""
 
 
-def attribute_columns(images: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[str | None]]]:
+def attribute_columns(images: Sequence[Mapping[str, Any]]) -> dict[str, Columns]:
     """The ground truth of images as columns to probe, by group: "identity" and "outfit".
 
     Of an outfit these are the kind, colour and pattern of each item. An item that is not worn has the kind
@@ -40,16 +51,14 @@ def attribute_columns(images: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
     """
     people = [image.get("identity", {}) for image in images]
     outfits = [_shown(image.get("outfit", {})) for image in images]
-    columns: dict[str, dict[str, list[str | None]]] = {"identity": {}, "outfit": {}}
+    columns: dict[str, Columns] = {"identity": {}, "outfit": {}}
     for name in _keys(people):
         columns["identity"][name] = [_label(person.get(name)) for person in people]
     for item in _keys(outfits):
         kinds = [_label(outfit.get(item, {}).get("kind", "none")) for outfit in outfits]
         columns["outfit"][f"{item} kind"] = kinds
         for name in ("colour", "pattern"):
-            columns["outfit"][f"{item} {name}"] = [
-                _label(outfit.get(item, {}).get(name)) for outfit in outfits
-            ]
+            columns["outfit"][f"{item} {name}"] = [_label(outfit.get(item, {}).get(name)) for outfit in outfits]
     return columns
 
 
@@ -67,38 +76,30 @@ def _label(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def probe_attributes(
-    identity: np.ndarray,
-    clothing: np.ndarray,
-    persons: Sequence[int],
-    attributes: Mapping[str, Sequence[str | None]],
-) -> dict[str, ProbeScore]:
-    """Probe both features for every attribute, cross-validated over persons: none is in both parts.
+def probe_attributes(train: Features, test: Features) -> dict[str, ProbeScore]:
+    """Learn to tell each attribute from a feature of some images, and try it on others.
 
     Args:
-        identity: gated identity features, (N, D).
-        clothing: gated clothing features, (N, D).
-        persons: who is on each image, N.
-        attributes: name -> N values; None where the image has none. Left out are attributes that fewer than
-            half of the images have, and those of one value only.
-    Returns: name -> score.
+        train: images to learn from.
+        test: images of other persons.
+    Returns: attribute -> score. Left out are attributes that fewer than half of the images have on either
+        side, and those of which only one value is learnt.
     """
     scores = {}
-    groups = np.asarray(persons)
-    for name, values in attributes.items():
-        known = np.array([value is not None for value in values])
-        labels = np.array([str(value) for value in values])[known]
-        if 2 * len(labels) < len(values) or len(set(labels)) < 2 or len(set(groups[known])) < FOLDS:
+    for name in train.columns.keys() & test.columns.keys():
+        learnt, tried = (_known(images.columns[name]) for images in (train, test))
+        labels = np.array(train.columns[name])[learnt].astype(str)
+        truth = np.array(test.columns[name])[tried].astype(str)
+        if min(learnt.mean(), tried.mean()) < 0.5 or len(set(labels)) < 2:
             continue
+        values, counts = np.unique(labels, return_counts=True)
         scores[name] = ProbeScore(
-            chance=_accuracy(
-                DummyClassifier(strategy="most_frequent"), identity[known], labels, groups[known]
-            ),
-            identity=_accuracy(_probe(), identity[known], labels, groups[known]),
-            clothing=_accuracy(_probe(), clothing[known], labels, groups[known]),
-            images=len(labels),
+            chance=_percent(truth == values[counts.argmax()]),
+            identity=_accuracy(train.identity[learnt], labels, test.identity[tried], truth),
+            clothing=_accuracy(train.clothing[learnt], labels, test.clothing[tried], truth),
+            images=len(truth),
         )
-    return scores
+    return {name: scores[name] for name in train.columns if name in scores}
 
 
 def above_chance(scores: Mapping[str, ProbeScore], feature: str) -> float | None:
@@ -111,18 +112,14 @@ def above_chance(scores: Mapping[str, ProbeScore], feature: str) -> float | None
     return float(np.mean(gains)) if gains else None
 
 
-def _probe() -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+def _known(values: Sequence[str | None]) -> np.ndarray:
+    return np.array([value is not None for value in values])
 
 
-def _accuracy(
-    classifier: Pipeline | DummyClassifier, features: np.ndarray, labels: np.ndarray, groups: np.ndarray
-) -> float:
-    right = 0
-    for train, test in GroupKFold(FOLDS, shuffle=True, random_state=0).split(features, labels, groups):
-        if len(set(labels[train])) > 1:
-            predicted = classifier.fit(features[train], labels[train]).predict(features[test])
-        else:
-            predicted = labels[train[:1]]
-        right += (predicted == labels[test]).sum()
-    return 100 * right / len(labels)
+def _accuracy(features: np.ndarray, labels: np.ndarray, others: np.ndarray, truth: np.ndarray) -> float:
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    return _percent(probe.fit(features, labels).predict(others) == truth)
+
+
+def _percent(right: np.ndarray) -> float:
+    return float(100 * right.mean())

@@ -86,17 +86,15 @@ def draw_pictures(
     folder.mkdir(exist_ok=True)
     drawn: dict[str, str] = {}
     for split, ranking in rankings.items():
-        heading = f"Queries of the {SPLITS[split]} split, and what they find first"
+        # Where the clothes have changed, what they look like only misleads.
+        beta = metrics["beta"] if split == "test" else 0.0
+        heading = f"Queries of the {SPLITS[split]} split, and what they find first (beta {beta:g})"
         drawn[heading] = f"{split}.png"
-        pictures.draw_retrievals(
-            retrievals(ranking, metrics["beta"], SHOWN[split]), heading, folder / drawn[heading]
-        )
+        pictures.draw_retrievals(retrievals(ranking, beta, SHOWN[split]), heading, folder / drawn[heading])
     drawn["Training"] = "curves.png"
     pictures.draw_curves(read_curves(run), folder / "curves.png")
     drawn["Gates on the test split"] = "gates.png"
-    pictures.draw_gates(
-        {name: weights.flatten().numpy() for name, weights in gates.items()}, folder / "gates.png"
-    )
+    pictures.draw_gates({name: weights.flatten().numpy() for name, weights in gates.items()}, folder / "gates.png")
     if "probes" in metrics:
         drawn["Disentanglement"] = "probes.png"
         scores = {group: metrics["probes"][group] for group in ("identity", "outfit")}

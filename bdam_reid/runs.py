@@ -169,6 +169,8 @@ def read_curves(run: Path) -> dict[str, tuple[list[float], list[float]]]:
     """The scalars that a run wrote for TensorBoard, name -> (steps, values); of repeated steps the latest."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    # It warns of the steps that a resumed run repeats, which is what it is asked to sort out.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
     curves = {}
