@@ -135,13 +135,13 @@ def dropout_keep(shape: tuple[int, int, int, int], direction: int, threshold: in
     `threshold`.
     """
     batch, heads, queries, keys = shape
-    j = torch.arange(keys, device=seed.device)
+    counter = torch.arange((keys + 127) // 128 * 16, device=seed.device)
     query = torch.arange(queries, device=seed.device)[:, None]
     head = torch.arange(batch * heads, device=seed.device)[:, None, None]
-    words = _philox(16 * (j // 128) + j % 16, query, head, torch.full_like(j, direction), seed)
-    index = (j // 32 % 4).expand(batch * heads, queries, keys)
-    word = torch.stack(words).gather(0, index[None]).squeeze(0)
-    return (word >> 16 * (j // 16 % 2) & 0xFFFF).ge(threshold).view(shape)
+    words = torch.stack(_philox(counter, query, head, torch.full_like(counter, direction), seed), -1)
+    halves = torch.stack([words & 0xFFFF, words >> 16], -1).unflatten(2, (-1, 16))
+    bits = halves.permute(0, 1, 2, 4, 5, 3).flatten(2)[..., :keys]
+    return bits.ge(threshold).view(shape)
 
 
 def _philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: Tensor) -> tuple[Tensor, ...]:

@@ -78,7 +78,8 @@ def _empty_probabilities(q: Tensor, k: Tensor, save: bool) -> Tensor:
     if not save or keys > _SAVED_KEYS_PER_WIDTH * q.shape[3]:
         return q.new_empty(0, dtype=dtype)
     batch, heads, queries, _ = q.shape
-    return q.new_empty(batch, heads, (queries + 1) // 2 * 2, (keys + 15) // 16 * 16, dtype=dtype)
+    lanes = backends.cpu().lanes
+    return q.new_empty(batch, heads, (queries + 1) // 2 * 2, (keys + lanes - 1) // lanes * lanes, dtype=dtype)
 
 
 @torch.library.impl("bdam::cross_attention_backward", "cpu")

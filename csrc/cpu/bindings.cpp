@@ -2,6 +2,7 @@
 
 #include "../tensor_caster.h"
 #include "kernels.h"
+#include "simd.h"
 
 #define BDAM_CONCAT_(a, b) a##b
 #define BDAM_CONCAT(a, b) BDAM_CONCAT_(a, b)
@@ -27,6 +28,7 @@ const char* best_isa() {
 PYBIND11_MODULE(BDAM_CONCAT(_cpu_, BDAM_ISA), m) {
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   m.def("best_isa", &best_isa);
+  m.attr("lanes") = bdam::kLanes;
   m.def("selective_scan_forward", &bdam::selective_scan_forward, unlocked);
   m.def("selective_scan_backward", &bdam::selective_scan_backward, unlocked);
   m.def("causal_conv1d_forward", &bdam::causal_conv1d_forward, unlocked);

@@ -89,9 +89,10 @@ inline vf exp2_weight(vf x) {
   return scale(((0.0555041f * f + 0.2402265f) * f + 0.6931472f) * f + 1.0f, n);
 }
 
-// 16 random bits for every key of a query: half j / 16 % 2 of word j / 32 % 4 of Philox's output for the counter
-// (16 (j / 128) + j % 16, query, batch * heads + head, direction). reference.dropout_keep draws the same ones.
-inline void random_bits(uint64_t seed, uint32_t query, uint32_t head, uint32_t direction, int64_t keys, uint32_t* bits) {
+// 16 random bits for every key of a query, as reference.dropout_keep defines them: half j / 16 % 2 of word j / 32 % 4
+// of Philox's output for the counter (16 (j / 128) + j % 16, query, batch * heads + head, direction).
+inline void random_bits(uint64_t seed, uint32_t query, uint32_t head, uint32_t direction, int64_t keys,
+                        uint32_t* bits) {
   vu lane;
   for (int i = 0; i < kLanes; ++i) lane[i] = i;
   for (int64_t group = 0; group < keys; group += 128) {
@@ -126,8 +127,8 @@ class Head {
   }
   // The saved P: contracted along its rows, with an even number of them.
   MatrixView<E> saved() const {
-    const int64_t rows = x_.probabilities.size[2] / kG, columns = x_.probabilities.size[3];
-    return {x_.probabilities.template as<E>() + index_ * rows * columns, rows, columns, columns};
+    const int64_t rows = x_.probabilities.size[2] / kG;
+    return {x_.probabilities.template as<E>() + index_ * rows * key_ld_, rows, key_ld_, key_ld_};
   }
   float* row_factors() const { return x_.row_factors.template as<float>() + index_ * queries_; }
   int64_t drops() const { return options_.dropout_threshold; }
@@ -135,13 +136,13 @@ class Head {
 
   const float* key_bias() const;
   void weights(Left<E, false> query, Right<E> key, const float* bias, int64_t first_query, int64_t rows,
-               Prefetcher& prefetcher, float* scores, E* left, E* signed_p, int64_t ld, float* factors) const;
+               Prefetcher& prefetcher, float* scores, E* left, E* signed_p, float* factors) const;
   template <bool kDropout>
   void exponentials(int64_t first_query, int64_t rows, const float* scores, const float* maxima, E* left, E* signed_p,
-                    int64_t ld, float* factors) const;
+                    float* factors) const;
   template <bool kDropout>
-  void grad_scores(int64_t rows, const float* grad_p, const float* factors, const E* signed_p, int64_t ld, E* kept_p,
-                   E* left, E* right) const;
+  void grad_scores(int64_t rows, const float* grad_p, const float* factors, const E* signed_p, E* kept_p, E* left,
+                   E* right) const;
 
   const Direction& x_;
   const Options& options_;
@@ -168,8 +169,7 @@ const float* Head<E, T>::key_bias() const {
 // null), r in factors.
 template <class E, class T>
 void Head<E, T>::weights(Left<E, false> query, Right<E> key, const float* bias, int64_t first_query, int64_t rows,
-                         Prefetcher& prefetcher, float* scores, E* left, E* signed_p, int64_t ld,
-                         float* factors) const {
+                         Prefetcher& prefetcher, float* scores, E* left, E* signed_p, float* factors) const {
   const int64_t n = key_ld_;
   const float log2_scale = options_.scale * kLog2E;
   multiply(query, key, rows, width_depth_, keys_, prefetcher,
@@ -185,13 +185,13 @@ void Head<E, T>::weights(Left<E, false> query, Right<E> key, const float* bias, 
     maxima[i] = lane_max(m);
   }
   const auto run = drops() ? &Head::exponentials<true> : &Head::exponentials<false>;
-  (this->*run)(first_query, rows, scores, maxima, left, signed_p, ld, factors);
+  (this->*run)(first_query, rows, scores, maxima, left, signed_p, factors);
 }
 
 template <class E, class T>
 template <bool kDropout>
 void Head<E, T>::exponentials(int64_t first_query, int64_t rows, const float* scores, const float* maxima, E* left,
-                              E* signed_p, int64_t ld, float* factors) const {
+                              E* signed_p, float* factors) const {
   const int64_t n = key_ld_, bits_ld = ceil_div(n, 128) * 128;
   std::vector<uint32_t> bits(kDropout ? 2 * bits_ld : 0);
   for (int64_t i = 0; i < rows; i += 2) {
@@ -215,7 +215,7 @@ void Head<E, T>::exponentials(int64_t first_query, int64_t rows, const float* sc
         e0 = b0 < options_.dropout_threshold ? -e0 : e0;
         e1 = b1 < options_.dropout_threshold ? -e1 : e1;
       }
-      if (signed_p) store_along_rows(signed_p + i / kG * ld + j, ld, e0, e1);
+      if (signed_p) store_along_rows(signed_p + i / kG * n + j, n, e0, e1);
       if (left) {
         const vf kept0 = kDropout ? max(e0, vf{}) : e0, kept1 = kDropout ? max(e1, vf{}) : e1;
         store_along_columns(left + (i * n + j) / kG, n / kG, kept0, kept1);

@@ -9,22 +9,22 @@ namespace attention {
 // dropped weights. kept_p may be signed_p.
 template <class E, class T>
 template <bool kDropout>
-void Head<E, T>::grad_scores(int64_t rows, const float* grad_p, const float* factors, const E* signed_p, int64_t ld,
-                             E* kept_p, E* left, E* right) const {
+void Head<E, T>::grad_scores(int64_t rows, const float* grad_p, const float* factors, const E* signed_p, E* kept_p,
+                             E* left, E* right) const {
   const int64_t n = key_ld_;
   for (int64_t i = 0; i < rows; i += 2) {
-    const E* p = signed_p + i / kG * ld;
+    const E* p = signed_p + i / kG * n;
     const float *g0 = grad_p + i * n, *g1 = i + 1 < rows ? g0 + n : g0;
     vf p0, p1, sum0{}, sum1{};
     for (int64_t j = 0; j < n; j += kLanes) {
-      load_along_rows(p + j, ld, p0, p1);
+      load_along_rows(p + j, n, p0, p1);
       // A dropped weight has no gradient of its own.
       sum0 += (kDropout ? max(p0, vf{}) : p0) * load(g0 + j);
       sum1 += (kDropout ? max(p1, vf{}) : p1) * load(g1 + j);
     }
     const float mean0 = lane_sum(sum0) * factors[i], mean1 = lane_sum(sum1) * factors[i + 1];
     for (int64_t j = 0; j < n; j += kLanes) {
-      load_along_rows(p + j, ld, p0, p1);
+      load_along_rows(p + j, n, p0, p1);
       vf x0 = load(g0 + j), x1 = load(g1 + j);
       if constexpr (kDropout) {
         x0 = bitcast<vi>(p0) < 0 ? vf{} : x0;
@@ -59,7 +59,9 @@ void Head<E, T>::backward(const Head& next) const {
   E* ds_left = kG == 1 ? nullptr : scratch.take<E>(kBlockRows * key_ld_ / kG);
   float* block_scores = scratch.take<float>(kBlockRows * key_ld_);
   float* factors = scratch.take<float>(chunk);
-  float* totals = chunk < queries_ ? scratch.take<float>(2 * keys_ * width_ld_) : nullptr;
+  // Sums over the chunks so far.
+  const int64_t total_size = chunk < queries_ ? keys_ * width_ld_ : 0;
+  float *total_value = scratch.take<float>(total_size), *total_key = scratch.take<float>(total_size);
   // P where it was not saved, and in any case P without the dropped weights.
   E* p_chunk = recompute || drops() ? scratch.take<E>(chunk_elements) : nullptr;
   E* query_left_buffer = recompute ? scratch.take<E>(kBlockRows * width_ld_ / kG) : nullptr;
@@ -67,7 +69,6 @@ void Head<E, T>::backward(const Head& next) const {
       recompute ? pack_transposed(view(x_.key), scratch.take<E>(width_depth_ * key_ld_)) : Right<E>{};
   const float* bias = recompute ? key_bias() : nullptr;
   const auto grad_query = view(x_.grad_query), grad_key = view(x_.grad_key), grad_value = view(x_.grad_value);
-  const int64_t ld = recompute ? key_ld_ : saved().stride;
 
   for (int64_t begin = 0; begin < queries_; begin += chunk) {
     const int64_t count = std::min(chunk, queries_ - begin);
@@ -85,18 +86,18 @@ void Head<E, T>::backward(const Head& next) const {
       Prefetcher prefetcher;
       prefetcher.add(grad_query.part(block, blocks()));
       if (!recompute) prefetcher.add(saved().part(std::min(block + 1, blocks() - 1), blocks()));
-      E* const p = signed_p + first / kG * ld;
+      E* const p = signed_p + first / kG * key_ld_;
       if (recompute) {
         float unused[kBlockRows];
         weights(as_left(query.row_range(first, rows), query_left_buffer), scores_key, bias, begin + first, rows,
-                prefetcher, block_scores, nullptr, p, ld, unused);
+                prefetcher, block_scores, nullptr, p, unused);
       }
       const Left<E, false> grad = {grad_left + first * width_ld_ / kG, width_ld_ / kG};
       multiply(grad, value, rows, width_depth_, keys_, prefetcher,
                [block_scores, n = key_ld_](int64_t i, int64_t j, vf x) { store(block_scores + i * n + j, x); });
       E* const ds = ds_right + first / kG * key_ld_;
       const auto run = drops() ? &Head::grad_scores<true> : &Head::grad_scores<false>;
-      (this->*run)(rows, block_scores, factors + first, p, ld, drops() ? p_chunk + first / kG * key_ld_ : nullptr,
+      (this->*run)(rows, block_scores, factors + first, p, drops() ? p_chunk + first / kG * key_ld_ : nullptr,
                    ds_left, ds);
       multiply(Left<E, false>{kG == 1 ? ds : ds_left, key_ld_ / kG}, key, rows, key_depth_, width_, prefetcher,
                [out = grad_query.row_range(begin + first, rows), scale, width = width_](int64_t i, int64_t j, vf x) {
@@ -113,7 +114,8 @@ void Head<E, T>::backward(const Head& next) const {
         prefetcher.add(next.view(*t));
       }
     }
-    const auto contract = [&](Left<E, true> left, Right<E> right, float* total, const MatrixView<T>& grad, float factor) {
+    const auto contract = [&](Left<E, true> left, Right<E> right, float* total, const MatrixView<T>& grad,
+                              float factor) {
       multiply(left, right, keys_, ceil_div(count, kG), width_, prefetcher,
                [=, total_ld = width_ld_, width = width_](int64_t i, int64_t j, vf x) {
                  if (begin > 0) x += load(total + i * total_ld + j);
@@ -124,9 +126,8 @@ void Head<E, T>::backward(const Head& next) const {
                  }
                });
     };
-    const Left<E, true> kept_p = drops() ? Left<E, true>{p_chunk, key_ld_} : Left<E, true>{signed_p, ld};
-    contract(kept_p, {grad_right, width_ld_}, totals, grad_value, 1.0f);
-    contract({ds_right, key_ld_}, query_right, totals + keys_ * width_ld_, grad_key, scale);
+    contract({drops() ? p_chunk : signed_p, key_ld_}, {grad_right, width_ld_}, total_value, grad_value, 1.0f);
+    contract({ds_right, key_ld_}, query_right, total_key, grad_key, scale);
   }
 }
 
@@ -139,12 +140,13 @@ void cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor
                               const Tensor& grad_out_b, const Tensor& grad_q_a, const Tensor& grad_k_a,
                               const Tensor& grad_v_a, const Tensor& grad_q_b, const Tensor& grad_k_b,
                               const Tensor& grad_v_b, float scale, int dropout_threshold, int64_t seed, int threads) {
-  const attention::Direction directions[2] = {{q_a, k_b, v_b, mask_b, probabilities_a, row_factors_a, {}, grad_out_a, grad_q_a,
-                                    grad_k_b, grad_v_b},
-                                   {q_b, k_a, v_a, mask_a, probabilities_b, row_factors_b, {}, grad_out_b, grad_q_b,
-                                    grad_k_a, grad_v_a}};
-  const attention::Options options = {scale, static_cast<uint32_t>(dropout_threshold), static_cast<uint64_t>(seed)};
-  attention::for_heads(directions, options, threads, [](const auto& head, const auto& next) { head.backward(next); });
+  const attention::Direction directions[2] = {
+      {q_a, k_b, v_b, mask_b, probabilities_a, row_factors_a, {}, grad_out_a, grad_q_a, grad_k_b, grad_v_b},
+      {q_b, k_a, v_a, mask_a, probabilities_b, row_factors_b, {}, grad_out_b, grad_q_b, grad_k_a, grad_v_a},
+  };
+  const attention::Options options = {scale, uint32_t(dropout_threshold), uint64_t(seed)};
+  attention::for_heads(directions, options, threads,
+                       [](const auto& head, const auto& next) { head.backward(next); });
 }
 
 }  // namespace BDAM_ISA

@@ -18,7 +18,6 @@ void Head<E, T>::forward(const Head& next) const {
   const bool saving = static_cast<bool>(x_.probabilities);
   // For float and without dropout, P as it is saved is also the left operand.
   const bool shared = saving && kG == 1 && !drops();
-  const int64_t ld = saving ? saved().stride : 0;
 
   for (int64_t block = 0; block < blocks(); ++block) {
     Prefetcher prefetcher;
@@ -33,10 +32,10 @@ void Head<E, T>::forward(const Head& next) const {
     E* signed_p = saving ? saved().row(first / kG) : nullptr;
     float factors[kBlockRows] = {};
     weights(as_left(query.row_range(first, rows), query_buffer), key, bias, first, rows, prefetcher, scores,
-            shared ? nullptr : left_buffer, signed_p, ld, factors);
+            shared ? nullptr : left_buffer, signed_p, factors);
     if (x_.row_factors) std::copy_n(factors, rows, row_factors() + first);
     for (float& factor : factors) factor *= options_.keep_scale();
-    const Left<E, false> p = {shared ? signed_p : left_buffer, shared ? ld : key_ld_ / kG};
+    const Left<E, false> p = {shared ? signed_p : left_buffer, key_ld_ / kG};
     multiply(p, value, rows, key_depth_, width_, prefetcher,
              [out = out.row_range(first, rows), f = &factors[0], width = width_](int64_t i, int64_t j, vf x) {
                store(out.row(i) + j, x * f[i], width - j);
@@ -51,10 +50,13 @@ void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor&
                              const Tensor& out_a, const Tensor& out_b, const Tensor& probabilities_a,
                              const Tensor& probabilities_b, const Tensor& row_factors_a, const Tensor& row_factors_b,
                              float scale, int dropout_threshold, int64_t seed, int threads) {
-  const attention::Direction directions[2] = {{q_a, k_b, v_b, mask_b, probabilities_a, row_factors_a, out_a, {}, {}, {}, {}},
-                                   {q_b, k_a, v_a, mask_a, probabilities_b, row_factors_b, out_b, {}, {}, {}, {}}};
-  const attention::Options options = {scale, static_cast<uint32_t>(dropout_threshold), static_cast<uint64_t>(seed)};
-  attention::for_heads(directions, options, threads, [](const auto& head, const auto& next) { head.forward(next); });
+  const attention::Direction directions[2] = {
+      {q_a, k_b, v_b, mask_b, probabilities_a, row_factors_a, out_a, {},
+      {}, {}, {}}, {q_b, k_a, v_a, mask_a, probabilities_b, row_factors_b, out_b, {}, {}, {}, {}},
+  };
+  const attention::Options options = {scale, uint32_t(dropout_threshold), uint64_t(seed)};
+  attention::for_heads(directions, options, threads,
+                       [](const auto& head, const auto& next) { head.forward(next); });
 }
 
 }  // namespace BDAM_ISA
