@@ -413,7 +413,7 @@ def test_operators_keep_their_contracts() -> None:
     x, y = features(12, 40, 30)
     torch.library.opcheck(torch.ops.bdam.hsic_forward.default, (x, y))
     weights = torch.randn(2, 12, 12)
-    torch.library.opcheck(torch.ops.bdam.hsic_backward.default, (torch.tensor(0.5), *weights, x, y))
+    torch.library.opcheck(torch.ops.bdam.hsic_backward.default, (torch.tensor(0.5), *weights, x, y, 0.1))
 
 
 @every_shape

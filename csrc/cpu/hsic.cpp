@@ -2,6 +2,7 @@
 // and their products with two symmetric matrices, which are the gradients. Larger problems are torch's GEMMs.
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "kernels.h"
@@ -123,6 +124,25 @@ std::vector<Slice> cut(const Tensor (&x)[2], const Tensor (&centred)[2], const T
   return slices;
 }
 
+// Adds to a row of both Gram matrices what the slices after the first have of it.
+void add_shares(const std::vector<Slice>& slices, int64_t row, int64_t rows) {
+  float* total = nullptr;
+  for (const Slice& s : slices) {
+    float* share = s.gram + row * rows;
+    if (s.begin == 0) {
+      total = share;
+    } else {
+      for (int64_t j = 0; j < rows; ++j) total[j] += share[j];
+    }
+  }
+}
+
+float dot(const float* a, const float* b, int64_t n) {
+  vf total = {};
+  for (int64_t i = 0; i < n; i += kLanes) total += load(a + i, n - i) * load(b + i, n - i);
+  return sum(total);
+}
+
 constexpr int kProductRows = kLanes >= 16 ? 8 : 4;
 constexpr int kProductVectors = kLanes >= 16 ? 3 : 2;
 constexpr int64_t kStrip = kProductVectors * kLanes;
@@ -165,33 +185,27 @@ void product_strip(const Tensor& weights, const Tensor& x, float scale, const Te
 
 }  // namespace
 
-void hsic_forward(const Tensor& x, const Tensor& y, const Tensor& x_centred, const Tensor& y_centred,
-                  const Tensor& x_gram, const Tensor& y_gram, int threads) {
+void hsic_forward(const Tensor& x, const Tensor& y, const Tensor& product, const Tensor& x_centred,
+                  const Tensor& y_centred, const Tensor& x_gram, const Tensor& y_gram, int threads) {
   std::vector<float> shares;
   const auto slices = cut({x, y}, {x_centred, y_centred}, {x_gram, y_gram}, threads, shares);
   static_for(threads, slices.size(), [&](int64_t i) { centred_gram(slices[i]); });
-  if (shares.empty()) return;
   const int64_t rows = x.size[0];
+  std::vector<double> products(rows);
   static_for(threads, rows, [&](int64_t row) {
-    float* total = nullptr;
-    for (const Slice& s : slices) {
-      float* share = s.gram + row * rows;
-      if (s.begin == 0) {
-        total = share;
-      } else {
-        for (int64_t j = 0; j < rows; ++j) total[j] += share[j];
-      }
-    }
+    if (!shares.empty()) add_shares(slices, row, rows);
+    products[row] = dot(x_gram.as<float>() + row * rows, y_gram.as<float>() + row * rows, rows);
   });
+  *product.as<float>() = static_cast<float>(std::accumulate(products.begin(), products.end(), 0.0));
 }
 
-void hsic_backward(const Tensor& scale, const Tensor& x_weights, const Tensor& y_weights, const Tensor& x_centred,
-                   const Tensor& y_centred, const Tensor& grad_x, const Tensor& grad_y, int threads) {
-  const float factor = *scale.as<float>();
+void hsic_backward(const Tensor& grad, const Tensor& x_weights, const Tensor& y_weights, const Tensor& x_centred,
+                   const Tensor& y_centred, const Tensor& grad_x, const Tensor& grad_y, double factor, int threads) {
+  const float scale = *grad.as<float>() * static_cast<float>(factor);
   const int64_t x_strips = ceil_div(grad_x.size[1], kStrip), y_strips = ceil_div(grad_y.size[1], kStrip);
   static_for(threads, x_strips + y_strips, [&](int64_t i) {
-    if (i < x_strips) return product_strip(x_weights, x_centred, factor, grad_x, i * kStrip);
-    product_strip(y_weights, y_centred, factor, grad_y, (i - x_strips) * kStrip);
+    if (i < x_strips) return product_strip(x_weights, x_centred, scale, grad_x, i * kStrip);
+    product_strip(y_weights, y_centred, scale, grad_y, (i - x_strips) * kStrip);
   });
 }
 

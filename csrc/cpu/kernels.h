@@ -25,11 +25,11 @@ void causal_conv1d_backward(const Tensor& x, const Tensor& weight, const Tensor&
                             const Tensor& grad_weight, const Tensor& grad_bias, const Tensor& grad_initial_state,
                             bool silu, int threads);
 
-void hsic_forward(const Tensor& x, const Tensor& y, const Tensor& x_centred, const Tensor& y_centred,
-                  const Tensor& x_gram, const Tensor& y_gram, int threads);
+void hsic_forward(const Tensor& x, const Tensor& y, const Tensor& product, const Tensor& x_centred,
+                  const Tensor& y_centred, const Tensor& x_gram, const Tensor& y_gram, int threads);
 
-void hsic_backward(const Tensor& scale, const Tensor& x_weights, const Tensor& y_weights, const Tensor& x_centred,
-                   const Tensor& y_centred, const Tensor& grad_x, const Tensor& grad_y, int threads);
+void hsic_backward(const Tensor& grad, const Tensor& x_weights, const Tensor& y_weights, const Tensor& x_centred,
+                   const Tensor& y_centred, const Tensor& grad_x, const Tensor& grad_y, double factor, int threads);
 
 // Streams a and b; out_a, and what is saved for it with suffix _a, is of q_a over k_b and v_b.
 void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
