@@ -163,6 +163,7 @@ def demo() -> Config:
         text=EncoderConfig(width=96, layers=2, heads=3),
         bdam=BDAMConfig(self_layers=1, cross_layers=1, heads=3),
         fusion=FusionConfig(width=64),
+        loss=LossConfig(query="both"),
         optim=OptimConfig(lr=8e-4, weight_decay=0.0, epochs=18, warmup_steps=50),
         validate_every=3,
     )
