@@ -68,29 +68,35 @@ def test_selective_scan(compare: Compare, shape: tuple[int, int, int], target: f
 
 
 MEMORY_PROGRAM = """
-import resource, sys
+import sys
 sys.path.insert(0, sys.argv[1])
-import torch
+import re
+from pathlib import Path
 from peers import mambapy_selective_scan
 from test_ops import scan_inputs
 from bdam_kernels import selective_scan
-def run(contender, length):
-    inputs = scan_inputs(1, 512, length)
-    out = selective_scan(*inputs, delta_softplus=True) if contender == "ours" else mambapy_selective_scan(*inputs)
+
+def run(inputs):
+    out = selective_scan(*inputs, delta_softplus=True) if sys.argv[2] == "ours" else mambapy_selective_scan(*inputs)
     out.sum().backward()
-run(sys.argv[2], 1)
+
+def resident(field):
+    return int(re.search(field + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+run(scan_inputs(1, 512, 1))
 inputs = scan_inputs(1, 512, 4096)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-if sys.argv[2] == "ours":
-    selective_scan(*inputs, delta_softplus=True).sum().backward()
-else:
-    mambapy_selective_scan(*inputs).sum().backward()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+Path("/proc/self/clear_refs").write_text("5")  # the peak restarts from here
+before = resident("VmRSS")
+run(inputs)
+print(resident("VmHWM") - before)
 """
 
 
 def test_selective_scan_memory(benchmark: Any) -> None:
-    """Growth of the resident set's peak over forward and backward at (1, 512, 4096), a fresh process each, in MiB."""
+    """Growth of the resident set's peak over forward and backward at (1, 512, 4096), a fresh process each, in MiB.
+
+    Linux only: it reads /proc.
+    """
     folder = str(__import__("pathlib").Path(__file__).parent)
 
     def peak(contender: str) -> float:
