@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_run import restore_globals, tiny, write_people
+from tiny_run import restore_globals, tiny, train_alone, write_people
 
 from bdam_reid import pictures
 from bdam_reid.data import Query, Record
@@ -19,7 +19,6 @@ from bdam_reid.evaluate import evaluate, main
 from bdam_reid.probes import Features, ProbeScore, above_chance, attribute_columns, probe_attributes
 from bdam_reid.ranking import Gallery, Ranking, choose_beta
 from bdam_reid.report import describe, retrievals
-from bdam_reid.train import train
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +31,7 @@ def _untouched_globals() -> Iterator[None]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     root = tmp_path_factory.mktemp("evaluate")
-    return train(tiny(write_people(root / "people"), root / "run", "--save-every", "0"))
+    return train_alone(tiny(write_people(root / "people"), root / "run", "--save-every", "0"))
 
 
 def make_ranking(identity: torch.Tensor, clothing: torch.Tensor) -> Ranking:

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import arguments, restore_globals, tiny, write_people
+from tiny_run import arguments, restore_globals, tiny, train_alone, write_people
 
 from bdam_kernels import backend
 from bdam_reid import train as training
 from bdam_reid.checkpoint import CheckpointError, load_state, load_weights
 from bdam_reid.config import Config, OptimConfig
 from bdam_reid.runs import load_config, read_curves
-from bdam_reid.train import learning_rate, main, train
+from bdam_reid.train import learning_rate, main
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,10 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _untouched_globals() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(threads)
     restore_globals()
 
 
@@ -56,7 +59,7 @@ def start(config: Config) -> Any:
     """Train in a process that is forked from one that has everything imported, and never trained itself."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bdam_reid.train"])
-    process = context.Process(target=train, args=(config,))
+    process = context.Process(target=train_alone, args=(config,))
     process.start()
     return process
 
@@ -131,7 +134,7 @@ def test_tensorboard_has_every_step(finished: Path) -> None:
 def test_a_finished_run_is_left_as_it_is(people: Path, finished: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy, symlinks=True)
-    train(tiny(people, copy))
+    train_alone(tiny(people, copy))
     assert (copy / "metrics.json").read_text() == (finished / "metrics.json").read_text()
     assert os.readlink(copy / "last") == os.readlink(finished / "last")
 
@@ -260,7 +263,7 @@ def test_a_full_disk_ends_training_with_one_message(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "cannot save the last checkpoint" in message and "make room on the disk" in message
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith("last")]
-    train(tiny(people, tmp_path / "run"))
+    train_alone(tiny(people, tmp_path / "run"))
     assert (tmp_path / "run" / "metrics.json").read_text() == (finished / "metrics.json").read_text()
 
 

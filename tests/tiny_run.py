@@ -9,6 +9,7 @@ import torch
 
 from bdam_reid.config import Config, parse_config
 from bdam_reid.data.synthetic.writer import write_synthetic
+from bdam_reid.train import train
 
 TINY = """
     --data.identities-per-batch 4 --data.images-per-identity 2 --data.image-height 32 --data.image-width 16
@@ -33,6 +34,16 @@ def arguments(people: Path, output: Path, *more: str) -> list[str]:
 def tiny(people: Path, output: Path, *more: str) -> Config:
     """The config of the run."""
     return parse_config(arguments(people, output, *more))
+
+
+def train_alone(config: Config) -> Path:
+    """Train in one thread: threads that wait for each other on a busy machine make steps this small slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return train(config)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def restore_globals() -> None:
