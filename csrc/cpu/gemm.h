@@ -159,7 +159,7 @@ inline __attribute__((always_inline)) void multiply_tile(Left<E, Transposed> lef
                                                          const Epilogue& epilogue) {
   vf acc[M][N] = {};
   for (int64_t k = 0; k < depth; ++k) {
-    if (k % 2) prefetcher.step();
+    prefetcher.step();
     decltype(load_lanes(right.data)) b[N];
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) b[j] = load_lanes(right.data + k * right.ld + column + j * kLanes);
