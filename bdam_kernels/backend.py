@@ -6,11 +6,11 @@ Backends are "cuda", "triton", "cpu" (C++) and "reference" (plain PyTorch, which
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +64,19 @@ def cpu() -> ModuleType:
     return _module(f"_cpu_{cpu_isa()}")
 
 
+@cache
+def cuda() -> ModuleType:
+    """The module of CUDA kernels. Raises: BackendUnavailable if it was not built."""
+    return _module("_cuda")
+
+
+def _triton() -> ModuleType:
+    try:
+        return importlib.import_module("triton")
+    except ImportError:
+        raise BackendUnavailable("the package triton is not installed") from None
+
+
 def _cuda_reason() -> str:
     if torch.version.cuda is None:
         return "this build of torch has no CUDA support"
@@ -72,28 +85,24 @@ def _cuda_reason() -> str:
     return ""
 
 
-def _find_backends() -> dict[str, str]:
-    def reason(find: Callable[[], object], then: str = "") -> str:
-        try:
-            find()
-        except BackendUnavailable as error:
-            return str(error)
-        return then
-
-    def triton() -> None:
-        if importlib.util.find_spec("triton") is None:
-            raise BackendUnavailable("the package triton is not installed")
-
-    return {
-        "reference": "",
-        "cpu": reason(cpu),
-        "triton": reason(triton, _cuda_reason() or "no operator has a Triton kernel in this version"),
-        "cuda": reason(lambda: _module("_cuda"), _cuda_reason() or "no operator has a CUDA kernel in this version"),
-    }
+def _find(load: Callable[[], ModuleType], device: Callable[[ModuleType], str]) -> tuple[str, str]:
+    """Device type of the tensors that a backend's kernels take, and "" or the reason why it does not run."""
+    try:
+        serves = device(load())
+    except BackendUnavailable as error:
+        return "", str(error)
+    return serves, _cuda_reason() if serves == "cuda" else ""
 
 
-# Found once, at import, so that torch.compile sees a constant.
-_BACKENDS = _find_backends()
+# Found once, at import, so that torch.compile sees constants. Triton's interpreter, and the CUDA kernels when they are
+# compiled for the host, take CPU tensors.
+_FOUND = {
+    "reference": ("", ""),
+    "cpu": _find(cpu, lambda _: "cpu"),
+    "triton": _find(_triton, lambda _: "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"),
+    "cuda": _find(cuda, lambda module: module.device),
+}
+_BACKENDS = {name: reason for name, (_, reason) in _FOUND.items()}
 
 
 def backends() -> dict[str, str]:
@@ -128,7 +137,7 @@ def _reason(name: str, device: torch.device, kernels: Mapping[str, str]) -> str:
         return ""
     if _BACKENDS[name]:
         return _BACKENDS[name]
-    if name not in PREFERENCE.get(device.type, ()):
+    if device.type != _FOUND[name][0]:
         return f"it does not serve tensors on {device.type!r}"
     return kernels.get(name, "this operator has no such kernel")
 
@@ -139,6 +148,19 @@ def dtype_reason(*tensors: Tensor | None) -> str:
         if t is not None and t.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             return f"its kernels take float32, bfloat16 and float16, got {t.dtype}"
     return ""
+
+
+def gpu_module(backend: str, op: str) -> ModuleType:
+    """The module with an operator's kernels of the backend "cuda" or "triton": the same functions in both."""
+    return cuda() if backend == "cuda" else importlib.import_module(f"bdam_kernels.triton_kernels.{op}")
+
+
+def launch(function: Callable[..., None], *args: Any) -> None:
+    """Starts a kernel of a GPU module on torch's current stream, with torch tensors or None among its arguments."""
+    if function.__module__ == "bdam_kernels._cuda":
+        stream = torch.cuda.current_stream().cuda_stream if _FOUND["cuda"][0] == "cuda" else 0
+        args = (*(native(a) if isinstance(a, Tensor) else a for a in args), stream)
+    function(*args)
 
 
 def native(tensor: Tensor | None) -> NativeTensor | None:

@@ -4,6 +4,12 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define BDAM_EVERYWHERE __host__ __device__
+#else
+#define BDAM_EVERYWHERE
+#endif
+
 namespace bdam {
 
 enum class DType : int { f32 = 0, bf16 = 1, f16 = 2, u8 = 3 };
@@ -17,9 +23,9 @@ struct Tensor {
   int64_t size[kMaxDims] = {};
   int64_t stride[kMaxDims] = {};  // in elements
 
-  explicit operator bool() const { return data != nullptr; }
+  BDAM_EVERYWHERE explicit operator bool() const { return data != nullptr; }
   template <class T>
-  T* as() const {
+  BDAM_EVERYWHERE T* as() const {
     return static_cast<T*>(data);
   }
 };

@@ -35,3 +35,9 @@ def require(backend: str) -> str:
     if reason:
         pytest.skip(reason)
     return backend
+
+
+def device_of(backend: str) -> torch.device:
+    """Where a backend's tests keep their tensors: on the GPU if it runs on one, else on the CPU."""
+    on_gpu = backend in ("triton", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import assert_matches, require
+from helpers import assert_matches, device_of, require
 from torch import Tensor
 
 from bdam_kernels import BackendUnavailable, selective_scan
+from bdam_kernels.ops import selective_scan_gpu
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+GPU_BACKENDS = ("triton", "cuda")
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
 
 
@@ -49,12 +51,13 @@ def make_inputs(
 
 
 def run(inputs: dict[str, Tensor | None], weights: tuple[Tensor, Tensor], **options: object) -> dict[str, Tensor]:
-    """Outputs and gradients by name, for the loss <out, weights[0]> + <last_state, weights[1]>."""
-    leaves = {name: None if t is None else t.detach().requires_grad_() for name, t in inputs.items()}
+    """Outputs and gradients by name, for the loss <out, weights[0]> + <last_state, weights[1]>, on the CPU."""
+    device = device_of(str(options.get("backend", "reference")))
+    leaves = {name: None if t is None else t.detach().to(device).requires_grad_() for name, t in inputs.items()}
     out, last = selective_scan(**leaves, delta_softplus=True, return_last_state=True, **options)
-    torch.autograd.backward((out, last), (weights[0].to(out.dtype), weights[1].to(last.dtype)))
+    torch.autograd.backward((out, last), (weights[0].to(out), weights[1].to(last)))
     grads = {f"grad_{name}": t.grad for name, t in leaves.items() if t is not None}
-    return {"out": out.detach(), "last_state": last.detach(), **grads}
+    return {name: t.detach().cpu() for name, t in {"out": out, "last_state": last, **grads}.items()}
 
 
 def check(inputs: dict[str, Tensor | None], backend: str, **options: object) -> None:
@@ -80,6 +83,36 @@ def test_lengths_around_tile_edges(backend: str, reverse: bool, length: int) -> 
 @pytest.mark.parametrize("channels", [1, 16, 35])
 def test_states_and_channels(backend: str, states: int, channels: int) -> None:
     check(make_inputs(2, channels, 37, states), require(backend))
+
+
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+@pytest.mark.parametrize("states", [63, 64, 65, 200, 256])
+def test_many_states(backend: str, states: int) -> None:
+    check(make_inputs(1, 6, 35, states), require(backend))
+
+
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("absent", ["", "z", "initial_state"])
+@pytest.mark.parametrize("constant", ["", "B C"])
+def test_time_in_segments(backend: str, reverse: bool, absent: str, constant: str) -> None:
+    """Long enough, and with few enough channels, that time is cut into segments: here three, the last one shorter."""
+    check(make_inputs(1, 3, 33 * 12, 5, absent=absent, constant=constant), require(backend), reverse=reverse)
+
+
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+@pytest.mark.parametrize("states", [8, 16, 32, 64, 256])
+def test_segments_of_every_layout(backend: str, states: int) -> None:
+    check(make_inputs(1, 2, 257, states, dtype=torch.bfloat16), require(backend))
+
+
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+@pytest.mark.parametrize("constant", ["", "B"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_launches_that_add_up(backend: str, constant: str, groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More blocks than one launch of backward takes."""
+    monkeypatch.setattr(selective_scan_gpu, "BLOCKS", 1)
+    check(make_inputs(1, 300, 20, 16, constant=constant, groups=groups), require(backend))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

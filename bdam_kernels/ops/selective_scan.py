@@ -10,43 +10,59 @@ from torch import Tensor
 from bdam_kernels import backend as backends
 from bdam_kernels import reference
 from bdam_kernels.autograd import reference_gradients, wants_double_backward
+from bdam_kernels.ops import selective_scan_gpu
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "Tensor? initial_state"
 )
+_OPTIONS = "bool delta_softplus, bool reverse, str backend"
 torch.library.define(
-    "bdam::selective_scan_forward", f"({_INPUTS}, bool delta_softplus, bool reverse) -> (Tensor out, Tensor last_state)"
+    "bdam::selective_scan_forward",
+    f"({_INPUTS}, bool with_checkpoints, {_OPTIONS}) -> (Tensor out, Tensor last_state, Tensor checkpoints)",
 )
 torch.library.define(
     "bdam::selective_scan_backward",
-    f"({_INPUTS}, Tensor grad_out, Tensor? grad_last_state, bool delta_softplus, bool reverse) -> Tensor[]",
+    f"({_INPUTS}, Tensor checkpoints, Tensor grad_out, Tensor? grad_last_state, {_OPTIONS}) -> Tensor[]",
 )
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-@torch.library.impl("bdam::selective_scan_forward", "cpu")
-def _selective_scan_forward(*args: Any) -> tuple[Tensor, Tensor]:
-    *inputs, delta_softplus, reverse = args
-    out, last_state = _selective_scan_forward_fake(*args)
-    tensors = map(backends.native, (*inputs, out, last_state))
-    backends.cpu().selective_scan_forward(*tensors, delta_softplus, reverse, torch.get_num_threads())
-    return out, last_state
+@torch.library.impl("bdam::selective_scan_forward", ("cpu", "cuda"))
+def _selective_scan_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *inputs, _, delta_softplus, reverse, backend = args
+    out, last_state, checkpoints = _selective_scan_forward_fake(*args)
+    if backend == "cpu":
+        tensors = map(backends.native, (*inputs, out, last_state))
+        backends.cpu().selective_scan_forward(*tensors, delta_softplus, reverse, torch.get_num_threads())
+    else:
+        selective_scan_gpu.forward(backend, inputs, (out, last_state, checkpoints), delta_softplus, reverse)
+    return out, last_state, checkpoints
 
 
 @torch.library.register_fake("bdam::selective_scan_forward")
-def _selective_scan_forward_fake(u: Tensor, delta: Tensor, A: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(u), A.new_empty(u.shape[0], *A.shape)
+def _selective_scan_forward_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Checkpoints are the states that backward starts from, (B, K, D, N); K = 0 where it needs none."""
+    u, _, A, *_ = args
+    with_checkpoints, _, _, backend = args[9:]
+    batch, _, length = u.shape
+    count = selective_scan_gpu.chunks(length) - 1 if with_checkpoints and backend != "cpu" else 0
+    return torch.empty_like(u), A.new_empty(batch, *A.shape), A.new_empty(batch, count, *A.shape)
 
 
-@torch.library.impl("bdam::selective_scan_backward", "cpu")
+@torch.library.impl("bdam::selective_scan_backward", ("cpu", "cuda"))
 def _selective_scan_backward(*args: Any) -> list[Tensor]:
-    *inputs, delta_softplus, reverse = args
+    inputs = args[:9]
+    checkpoints, grad_out, grad_last_state, delta_softplus, reverse, backend = args[9:]
     grads = _selective_scan_backward_fake(*args)
     present = [g if i is not None else None for g, i in zip(grads, inputs, strict=False)]
-    tensors = map(backends.native, (*inputs, *present))
-    backends.cpu().selective_scan_backward(*tensors, delta_softplus, reverse, torch.get_num_threads())
+    if backend == "cpu":
+        tensors = map(backends.native, (*inputs, grad_out, grad_last_state, *present))
+        backends.cpu().selective_scan_backward(*tensors, delta_softplus, reverse, torch.get_num_threads())
+    else:
+        outer = (checkpoints, grad_out, grad_last_state)
+        selective_scan_gpu.backward(backend, inputs, outer, present, delta_softplus, reverse)
     return grads
 
 
@@ -64,14 +80,15 @@ def _empty_gradient(tensor: Tensor | None, u: Tensor) -> Tensor:
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *args):  # type: ignore[no-untyped-def]
-        *inputs, ctx.delta_softplus, ctx.reverse = args
-        ctx.save_for_backward(*inputs)
+        *inputs, _, ctx.delta_softplus, ctx.reverse, ctx.backend = args
+        out, last_state, checkpoints = torch.ops.bdam.selective_scan_forward(*args)
+        ctx.save_for_backward(*inputs, checkpoints)
         ctx.set_materialize_grads(False)
-        return torch.ops.bdam.selective_scan_forward(*args)
+        return out, last_state
 
     @staticmethod
     def backward(ctx, grad_out, grad_last_state):  # type: ignore[no-untyped-def]
-        inputs = ctx.saved_tensors
+        *inputs, checkpoints = ctx.saved_tensors
         flags = (ctx.delta_softplus, ctx.reverse)
         if wants_double_backward():
             grads = reference_gradients(
@@ -79,11 +96,13 @@ class _SelectiveScan(torch.autograd.Function):
                 inputs,
                 (grad_out, grad_last_state),
             )
-            return *grads, None, None
+            return *grads, None, None, None, None
         if grad_out is None:
             grad_out = torch.zeros_like(inputs[0])
-        grads = torch.ops.bdam.selective_scan_backward(*inputs, grad_out, grad_last_state, *flags)
-        return *(None if i is None else g for g, i in zip(grads, inputs, strict=True)), None, None
+        grads = torch.ops.bdam.selective_scan_backward(
+            *inputs, checkpoints, grad_out, grad_last_state, *flags, ctx.backend
+        )
+        return *(None if i is None else g for g, i in zip(grads, inputs, strict=True)), None, None, None, None
 
 
 @overload
@@ -130,13 +149,16 @@ def selective_scan(  # type: ignore[misc]
     inputs = _normalise(*inputs)
     compute = inputs[2].dtype
     reason = f"its kernels take real A up to float32, got {compute}" if compute != torch.float32 else ""
-    chosen = backends.choose(backend, u.device, {"cpu": reason})
+    states = A.shape[1]
+    gpu = reason or (f"its kernels take up to 256 states, got {states}" if states > 256 else "")
+    chosen = backends.choose(backend, u.device, {"cpu": reason, "cuda": gpu, "triton": gpu})
     if chosen == "reference" or u.numel() == 0 or A.numel() == 0:
         real = torch.float64 if compute in (torch.float64, torch.complex128) else torch.float32
         wide: list[Any] = [t if t is None or t.is_complex() else t.to(real) for t in inputs]
         out, last_state = reference.selective_scan(*wide, delta_softplus, reverse)  # type: ignore[call-arg]
     else:
-        out, last_state = _SelectiveScan.apply(*inputs, delta_softplus, reverse)
+        differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+        out, last_state = _SelectiveScan.apply(*inputs, differentiable, delta_softplus, reverse, chosen)
     out = out.to(u.dtype)
     return (out, last_state) if return_last_state else out
 

@@ -1,21 +1,15 @@
-#include <cuda_runtime.h>
 #include <pybind11/pybind11.h>
 
-#include <string>
+#include "../tensor_caster.h"
+#include "kernels.h"
+#include "primitives.cuh"
 
-namespace py = pybind11;
-
-namespace {
-
-// Name and compute capability of a device, as "NVIDIA H100 (9.0)".
-std::string device_name(int device) {
-  cudaDeviceProp properties;
-  const cudaError_t error = cudaGetDeviceProperties(&properties, device);
-  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
-  return std::string(properties.name) + " (" + std::to_string(properties.major) + "." +
-         std::to_string(properties.minor) + ")";
+PYBIND11_MODULE(_cuda, m) {
+  const auto unlocked = pybind11::call_guard<pybind11::gil_scoped_release>();
+  m.attr("device") = bdam::kDevice;  // of the tensors that the kernels take
+  m.def("selective_scan_block_channels", &bdam::selective_scan_block_channels);
+  m.def("selective_scan_states", &bdam::selective_scan_states, unlocked);
+  m.def("selective_scan_forward", &bdam::selective_scan_forward, unlocked);
+  m.def("selective_scan_adjoints", &bdam::selective_scan_adjoints, unlocked);
+  m.def("selective_scan_backward", &bdam::selective_scan_backward, unlocked);
 }
-
-}  // namespace
-
-PYBIND11_MODULE(_cuda, m) { m.def("device_name", &device_name); }

@@ -1,0 +1,33 @@
+// Entry points of the CUDA kernels. Shapes and meaning: bdam_kernels/ops/<op>_gpu.py. An absent tensor is null; stream is a
+// cudaStream_t. They throw std::runtime_error if a kernel cannot start.
+#pragma once
+
+#include "../tensor.h"
+
+namespace bdam {
+
+int selective_scan_block_channels(int64_t states);
+
+void selective_scan_states(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
+                           const Tensor& delta_bias, const Tensor& states, const Tensor& step_sums, bool delta_softplus,
+                           bool reverse, int64_t stream);
+
+void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
+                            const Tensor& D, const Tensor& z, const Tensor& delta_bias, const Tensor& initial_state,
+                            const Tensor& states, const Tensor& step_sums, const Tensor& out, const Tensor& last_state,
+                            const Tensor& checkpoints, bool delta_softplus, bool reverse, int64_t stream);
+
+void selective_scan_adjoints(const Tensor& delta, const Tensor& A, const Tensor& C, const Tensor& z,
+                             const Tensor& delta_bias, const Tensor& grad_out, const Tensor& adjoints,
+                             const Tensor& step_sums, bool delta_softplus, bool reverse, int64_t stream);
+
+void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
+                             const Tensor& D, const Tensor& z, const Tensor& delta_bias, const Tensor& initial_state,
+                             const Tensor& checkpoints, const Tensor& grad_out, const Tensor& grad_last_state,
+                             const Tensor& adjoints, const Tensor& step_sums, const Tensor& grad_u,
+                             const Tensor& grad_delta, const Tensor& grad_z, const Tensor& grad_initial_state,
+                             const Tensor& partial_A, const Tensor& partial_B, const Tensor& partial_C,
+                             const Tensor& partial_D, const Tensor& partial_bias, int64_t first_block,
+                             int64_t segments, bool delta_softplus, bool reverse, int64_t stream);
+
+}  // namespace bdam

@@ -1,0 +1,108 @@
+// Everything of the GPU that the kernels of this folder may use. Under nvcc it is the GPU's own; the tests compile the same
+// kernels for the host, with tests/cuda_host/primitives_host.h in its place, where every thread of a block is a fiber,
+// collectives are meeting points, and shared memory is watched for races.
+#pragma once
+
+#include <cstdint>
+
+#include "../tensor.h"
+
+#ifndef __CUDACC__
+#include "primitives_host.h"
+#else
+
+#include <cuda_fp16.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+
+#define BDAM_DEVICE __device__ __forceinline__
+#define BDAM_KERNEL(threads, blocks_per_multiprocessor) \
+  __global__ void __launch_bounds__(threads, blocks_per_multiprocessor)
+#define BDAM_PARAMETER __grid_constant__ const
+
+namespace bdam {
+
+constexpr const char* kDevice = "cuda";
+
+BDAM_DEVICE int thread_index() { return threadIdx.x; }
+BDAM_DEVICE int64_t block_index() { return blockIdx.x; }
+
+// Waits for all threads of the block; what they wrote to shared memory can then be read.
+BDAM_DEVICE void barrier() { __syncthreads(); }
+
+// The value of the lane whose index differs in the bits of mask. All 32 lanes take part.
+BDAM_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+// 2^x, relative error 2^-22; results below the normal range are 0.
+BDAM_DEVICE float exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// a / b, relative error 2 ulp for b below 2^126.
+BDAM_DEVICE float divide(float a, float b) { return __fdividef(a, b); }
+// log(1 + x) and exp(x) - 1, accurate near 0.
+BDAM_DEVICE float log1p(float x) { return ::log1pf(x); }
+BDAM_DEVICE float expm1(float x) { return ::expm1f(x); }
+
+// The bits of an element of a dtype, in the low half for the 16-bit ones, and its value.
+BDAM_DEVICE float from_bits(uint32_t bits, DType dtype) {
+  if (dtype == DType::f32) return __uint_as_float(bits);
+  if (dtype == DType::bf16) return __uint_as_float(bits << 16);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+}
+BDAM_DEVICE uint32_t to_bits(float value, DType dtype) {
+  if (dtype == DType::f32) return __float_as_uint(value);
+  if (dtype == DType::bf16) return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+  return __half_as_ushort(__float2half_rn(value));
+}
+
+template <int K>
+struct alignas(4 * K) Vec {
+  float v[K];
+};
+
+// `count` floats of the block's shared memory, from float `offset` on.
+class Shared {
+ public:
+  BDAM_DEVICE Shared(int offset, int /*count*/) : data_(memory() + offset) {}
+  BDAM_DEVICE float load(int i) const { return data_[i]; }
+  BDAM_DEVICE void store(int i, float value) const { data_[i] = value; }
+  // K floats from i on, a multiple of K.
+  template <int K>
+  BDAM_DEVICE Vec<K> load(int i) const {
+    return *reinterpret_cast<const Vec<K>*>(data_ + i);
+  }
+  template <int K>
+  BDAM_DEVICE void store(int i, Vec<K> value) const {
+    *reinterpret_cast<Vec<K>*>(data_ + i) = value;
+  }
+
+ private:
+  BDAM_DEVICE static float* memory() {
+    extern __shared__ float4 bdam_shared_memory[];
+    return reinterpret_cast<float*>(bdam_shared_memory);
+  }
+  float* data_;
+};
+
+inline void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// Starts a kernel on a stream of the current device. Throws std::runtime_error if it cannot start.
+template <class Parameters>
+void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int shared_floats,
+            const Parameters& parameters, int64_t stream) {
+  const int bytes = shared_floats * static_cast<int>(sizeof(float));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
+  kernel<<<static_cast<unsigned>(blocks), threads, bytes, reinterpret_cast<cudaStream_t>(stream)>>>(parameters);
+  check(cudaGetLastError(), "kernel launch");
+}
+
+}  // namespace bdam
+#endif

@@ -1,0 +1,369 @@
+// What the kernels of the selective scan share: which lane holds what, how tiles come and go, and the walk's arithmetic.
+//
+// A warp walks through time for a few channels with all their states in registers: lanes divide channels and states, and a
+// lane has up to two channels and four states of each. So a sum over states, or over channels for the gradients of B and
+// C, is a few registers and a few shuffles. The four warps of a block have neighbouring channels of one group and share
+// tiles of kTile steps in shared memory, which all of their threads fill and empty together.
+#pragma once
+
+#include "primitives.cuh"
+
+namespace bdam::scan {
+
+constexpr int kWarps = 4, kThreads = 32 * kWarps;
+constexpr int kTile = 16;   // steps in shared memory at once
+constexpr int kGroup = 4;   // steps whose sums over states are reduced together
+constexpr int kChunk = 32;  // steps between saved states: CHUNK of bdam_kernels/ops/selective_scan_gpu.py
+constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+
+// How a warp is divided: lanes over states, and states and channels of each lane.
+template <int kStateLanes_, int kLaneStates, int kLaneChannels>
+struct Layout {
+  static constexpr int kStateLanes = kStateLanes_, KS = kLaneStates, KC = kLaneChannels;
+  static constexpr int kStates = kStateLanes * KS;                         // room for states, N or more
+  static constexpr int kChannelLanes = 32 / kStateLanes;
+  static constexpr int kChannels = kWarps * kChannelLanes * KC;            // of a block
+  static constexpr int kRow = kChannels + 2;                               // floats from step to step of a tile
+  static constexpr int kTileFloats = kTile * kRow;
+  // B or C: of every step, or, constant over time, of every channel.
+  static constexpr int kMatrixFloats = (kTile > kChannels ? kTile : kChannels) * kStates;
+};
+
+// What all kernels know of a call. Tensors with a time axis are already reversed where the scan is; B and C have four
+// axes, (batch, group, state, time), or (1, 1, channel, state) where they are constant over time; states have four,
+// (batch, segment or chunk or 1, channel, state).
+struct Call {
+  Tensor u, delta, A, B, C, D, z, delta_bias, initial_state;
+  bool delta_softplus = false, B_varies = true, C_varies = true;
+  int groups = 1, blocks = 0, segments = 1;  // groups of channels; blocks of a group; segments of time
+  int64_t segment_steps = 0;
+};
+
+// Rows (channels or states) by steps, of one batch, from the first row of the block on.
+struct Matrix {
+  char* data;
+  int64_t row_stride, step_stride;
+  DType dtype;
+
+  BDAM_DEVICE Matrix(const Tensor& t, int64_t offset, int64_t rows, int64_t steps)
+      : data(static_cast<char*>(t.data) + offset * (t.dtype == DType::f32 ? 4 : 2)),
+        row_stride(rows),
+        step_stride(steps),
+        dtype(t.dtype) {}
+  BDAM_DEVICE int64_t offset(int row, int64_t step) const { return row * row_stride + step * step_stride; }
+  BDAM_DEVICE uint32_t load(int64_t at) const {
+    return dtype == DType::f32 ? reinterpret_cast<uint32_t*>(data)[at] : reinterpret_cast<uint16_t*>(data)[at];
+  }
+  BDAM_DEVICE void store(int64_t at, float value) const {
+    const uint32_t bits = to_bits(value, dtype);
+    if (dtype == DType::f32) {
+      reinterpret_cast<uint32_t*>(data)[at] = bits;
+    } else {
+      reinterpret_cast<uint16_t*>(data)[at] = static_cast<uint16_t>(bits);
+    }
+  }
+};
+
+// Where a block works.
+template <class L>
+struct Place {
+  int64_t batch;
+  int segment, group, slot;  // slot: of the group's blocks in this launch
+  int channel, channels;     // first channel, and how many the block has
+  int64_t begin, end;        // steps of the segment
+
+  BDAM_DEVICE Place(const Call& call, int slots, int first_block) {
+    int64_t index = block_index();
+    slot = static_cast<int>(index % slots);
+    index /= slots;
+    group = static_cast<int>(index % call.groups);
+    index /= call.groups;
+    segment = static_cast<int>(index % call.segments);
+    batch = index / call.segments;
+    const int per_group = static_cast<int>(call.A.size[0]) / call.groups, first = (first_block + slot) * L::kChannels;
+    channel = group * per_group + first;
+    channels = per_group - first < L::kChannels ? per_group - first : L::kChannels;
+    begin = segment * call.segment_steps;
+    end = begin + call.segment_steps;
+    if (end > call.delta.size[2]) end = call.delta.size[2];
+  }
+
+  // (B, D, L)
+  BDAM_DEVICE Matrix over_time(const Tensor& t) const {
+    return Matrix(t, batch * t.stride[0] + channel * t.stride[1], t.stride[1], t.stride[2]);
+  }
+  // B or C
+  BDAM_DEVICE Matrix coefficients(const Tensor& t, bool varies) const {
+    const int64_t first = varies ? batch * t.stride[0] + group * t.stride[1] : channel * t.stride[2];
+    return Matrix(t, first, t.stride[2], t.stride[3]);
+  }
+};
+
+// Which states and channels a lane has, counted from the block's first.
+template <class L>
+struct Lane {
+  int state, channel;
+  BDAM_DEVICE Lane() {
+    const int lane = thread_index() % 32, warp = thread_index() / 32;
+    state = lane % L::kStateLanes * L::KS;
+    channel = (warp * L::kChannelLanes + lane / L::kStateLanes) * L::KC;
+  }
+};
+
+// A thread's elements of a tile of kRows rows by kTile steps: neighbours in memory go to neighbouring threads.
+template <int kRows>
+struct Elements {
+  static constexpr int kCount = (kRows * kTile + kThreads - 1) / kThreads;
+  int row, step, row_increment, step_increment;
+
+  // like: a matrix whose strides decide.
+  BDAM_DEVICE explicit Elements(const Matrix& like) {
+    const int thread = thread_index();
+    const bool rows_are_neighbours = like.row_stride == 1 && like.step_stride != 1 && kRows <= kThreads;
+    row = rows_are_neighbours ? thread % kRows : thread / kTile;
+    step = rows_are_neighbours ? thread / kRows : thread % kTile;
+    row_increment = rows_are_neighbours ? 0 : kThreads / kTile;
+    step_increment = rows_are_neighbours ? kThreads / kRows : 0;
+  }
+  // visit(i, row, step) for each of them.
+  template <class Visit>
+  BDAM_DEVICE void each(Visit visit) const {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int r = row + i * row_increment, s = step + i * step_increment;
+      if (r < kRows && s < kTile) visit(i, r, s);
+    }
+  }
+};
+
+// A thread's part of a tile on its way from memory: bits, so that nothing waits for them before they are used.
+template <int kRows>
+struct Fetched {
+  uint32_t bits[Elements<kRows>::kCount];
+
+  // Zero beyond the last row and step.
+  BDAM_DEVICE void fetch(const Matrix& m, const Elements<kRows>& elements, int rows, int64_t time, int64_t end) {
+    const int64_t first = m.offset(elements.row, time + elements.step);
+    const int64_t increment = m.offset(elements.row_increment, elements.step_increment);
+    elements.each([&](int i, int r, int s) {
+      bits[i] = r < rows && time + s < end ? m.load(first + i * increment) : 0;
+    });
+  }
+};
+
+// log(1 + e^x); x itself above 20.
+BDAM_DEVICE float softplus(float x) { return x > 20.0f ? x : log1p(exp2(x * kLog2e)); }
+BDAM_DEVICE float sigmoid(float x) { return divide(1.0f, 1.0f + exp2(-x * kLog2e)); }
+
+// A vector of the block's channels in shared memory; zero for an absent tensor.
+template <class L>
+BDAM_DEVICE void load_channels(const Tensor& t, const Place<L>& place, const Shared& to) {
+  for (int c = thread_index(); c < L::kChannels; c += kThreads) {
+    to.store(c, t && c < place.channels ? t.as<float>()[place.channel + c] : 0.0f);
+  }
+}
+
+// A tile of B or C, transposed: kStates floats a step, zero beyond the last state and step.
+template <class L>
+BDAM_DEVICE void load_matrix(const Matrix& m, const Elements<L::kStates>& elements, int states, int64_t time, int64_t end,
+                             const Shared& to) {
+  const int64_t first = m.offset(elements.row, time + elements.step);
+  const int64_t increment = m.offset(elements.row_increment, elements.step_increment);
+  constexpr int kCount = Elements<L::kStates>::kCount;
+#pragma unroll kCount > 4 ? 4 : kCount
+  for (int i = 0; i < kCount; ++i) {
+    const int n = elements.row + i * elements.row_increment, s = elements.step + i * elements.step_increment;
+    if (n >= L::kStates || s >= kTile) continue;
+    const bool exists = n < states && time + s < end;
+    to.store(s * L::kStates + n, exists ? from_bits(m.load(first + i * increment), m.dtype) : 0.0f);
+  }
+}
+
+// B or C constant over time: kStates floats a channel.
+template <class L>
+BDAM_DEVICE void load_constant(const Matrix& m, int channels, int states, const Shared& to) {
+  for (int i = thread_index(); i < L::kChannels * L::kStates; i += kThreads) {
+    const int c = i / L::kStates, n = i % L::kStates;
+    to.store(i, c < channels && n < states ? from_bits(m.load(m.offset(c, n)), m.dtype) : 0.0f);
+  }
+}
+
+// visit(c, n, offset) for those of a lane's channels and states that exist, with their place in (B, index, D, N).
+template <class L, class Visit>
+BDAM_DEVICE void each_state(const Tensor& t, const Place<L>& place, const Lane<L>& lane, int64_t index, Visit visit) {
+  const int64_t first = place.batch * t.stride[0] + index * t.stride[1] +
+                        (place.channel + lane.channel) * t.stride[2] + lane.state * t.stride[3];
+#pragma unroll
+  for (int c = 0; c < L::KC; ++c) {
+#pragma unroll
+    for (int n = 0; n < L::KS; ++n) {
+      const bool exists = lane.channel + c < place.channels && lane.state + n < t.size[3];
+      if (exists) visit(c, n, first + c * t.stride[2] + n * t.stride[3]);
+    }
+  }
+}
+
+// A lane's part of something that every channel has for every state.
+template <class L>
+struct States {
+  float v[L::KC][L::KS];
+
+  BDAM_DEVICE void clear() {
+#pragma unroll
+    for (int c = 0; c < L::KC; ++c) {
+#pragma unroll
+      for (int n = 0; n < L::KS; ++n) v[c][n] = 0.0f;
+    }
+  }
+  // From float32; zero where the tensor is absent or has no such state.
+  BDAM_DEVICE void load(const Tensor& t, const Place<L>& place, const Lane<L>& lane, int64_t index = 0) {
+    clear();
+    if (!t) return;
+    each_state(t, place, lane, index, [&](int c, int n, int64_t at) { v[c][n] = t.as<float>()[at]; });
+  }
+  BDAM_DEVICE void save(const Tensor& t, const Place<L>& place, const Lane<L>& lane, int64_t index = 0) const {
+    if (!t) return;
+    each_state(t, place, lane, index, [&](int c, int n, int64_t at) { t.as<float>()[at] = v[c][n]; });
+  }
+  // A log2(e), so that a step's decay is exp2(step size * rate).
+  BDAM_DEVICE void load_rates(const Tensor& A, const Place<L>& place, const Lane<L>& lane) {
+    clear();
+    const int64_t first = (place.channel + lane.channel) * A.stride[0] + lane.state * A.stride[1];
+#pragma unroll
+    for (int c = 0; c < L::KC; ++c) {
+#pragma unroll
+      for (int n = 0; n < L::KS; ++n) {
+        const bool exists = lane.channel + c < place.channels && lane.state + n < A.size[1];
+        if (exists) v[c][n] = A.as<float>()[first + c * A.stride[0] + n * A.stride[1]] * kLog2e;
+      }
+    }
+  }
+  // Passes over a whole segment: the state becomes exp(A * the segment's steps) times itself, plus the segment's own.
+  BDAM_DEVICE void pass(const Tensor& own, const Tensor& step_sums, const States& rates, const Place<L>& place,
+                        const Lane<L>& lane, int segment) {
+    const int64_t first = (place.batch * step_sums.size[1] + segment) * step_sums.size[2] + place.channel + lane.channel;
+    each_state(own, place, lane, segment, [&](int c, int n, int64_t at) {
+      const float steps = step_sums.as<float>()[first + c];
+      v[c][n] = exp2(steps * rates.v[c][n]) * v[c][n] + own.as<float>()[at];
+    });
+  }
+};
+
+// A lane's channels of a (B, S, D) sum of step sizes.
+template <class L>
+BDAM_DEVICE void save_step_sums(const Tensor& sums, const Place<L>& place, const Lane<L>& lane, const float (&steps)[L::KC]) {
+  const int64_t first = (place.batch * sums.size[1] + place.segment) * sums.size[2] + place.channel + lane.channel;
+  for (int k = 0; k < L::KC; ++k) {
+    if (lane.channel + k < place.channels) sums.as<float>()[first + k] = steps[k];
+  }
+}
+
+// Sums of kCount values over the lanes that differ in the bits from kLow up to kHigh (powers of two), divided among
+// those lanes: a lane ends with the totals v[0 ...] of what were v[first ...]; returns first. Where the lanes outnumber the
+// values, neighbours end with the same total.
+template <int kHigh, int kLow, int kCount>
+BDAM_DEVICE int reduce_scatter(float (&v)[kCount], int first = 0) {
+  if constexpr (kHigh < kLow) {
+    return first;
+  } else if constexpr (kCount == 1) {
+    v[0] += shuffle_xor(v[0], kHigh);
+    return reduce_scatter<kHigh / 2, kLow>(v, first);
+  } else {
+    constexpr int kHalf = kCount / 2;
+    const bool upper = thread_index() & kHigh;
+    float half[kHalf];
+#pragma unroll
+    for (int i = 0; i < kHalf; ++i) {
+      const float sent = upper ? v[i] : v[i + kHalf], kept = upper ? v[i + kHalf] : v[i];
+      half[i] = kept + shuffle_xor(sent, kHigh);
+    }
+    const int index = reduce_scatter<kHigh / 2, kLow>(half, first + (upper ? kHalf : 0));
+#pragma unroll
+    for (int i = 0; i < kHalf; ++i) v[i] = half[i];
+    return index;
+  }
+}
+
+// visit(i, total) for every of the kCount sums over `kLanes` neighbouring lanes (kLow apart) that falls to this lane.
+template <int kLanes, int kLow, int kCount, class Visit>
+BDAM_DEVICE void sum_over_lanes(float (&v)[kCount], Visit visit) {
+  const int first = reduce_scatter<kLow * kLanes / 2, kLow>(v);
+  constexpr int kSharers = kLanes > kCount ? kLanes / kCount : 1, kOwn = kLanes > kCount ? 1 : kCount / kLanes;
+  if (thread_index() / kLow % kSharers) return;
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) visit(first + i, v[i]);
+}
+
+// A lane's states of a row of B or C: of a step of the tile, or of a channel where it is constant over time.
+template <int KS>
+BDAM_DEVICE void load_row(const Shared& tile, int at, float (&to)[KS]) {
+#pragma unroll
+  for (int i = 0; i < KS; i += 4) {
+    const Vec<4> part = tile.load<4>(at + i);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) to[i + k] = part.v[k];
+  }
+}
+
+inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Runs launch(Layout) with the smallest layout that has room for the states.
+template <class Launch>
+void with_layout(int64_t states, Launch launch) {
+  if (states <= 8) return launch(Layout<2, 4, 1>());
+  if (states <= 16) return launch(Layout<4, 4, 2>());
+  if (states <= 32) return launch(Layout<8, 4, 2>());
+  if (states <= 64) return launch(Layout<16, 4, 2>());
+  return launch(Layout<32, 8, 1>());
+}
+
+// A tensor with time as its last axis, seen from the end.
+inline Tensor reversed(const Tensor& t, bool reverse) {
+  Tensor r = t;
+  if (!t || !reverse) return r;
+  const int last = t.dims - 1;
+  r.data = static_cast<char*>(t.data) + (t.size[last] - 1) * t.stride[last] * (t.dtype == DType::f32 ? 4 : 2);
+  r.stride[last] = -t.stride[last];
+  return r;
+}
+
+// With axes of size 1 and stride 0 in front of axis `at`, up to four axes.
+inline Tensor with_four_axes(Tensor t, int at) {
+  for (; t && t.dims < Tensor::kMaxDims; ++t.dims) {
+    for (int i = t.dims; i > at; --i) {
+      t.size[i] = t.size[i - 1];
+      t.stride[i] = t.stride[i - 1];
+    }
+    t.size[at] = 1;
+    t.stride[at] = 0;
+  }
+  return t;
+}
+
+// (B, D, N) as (B, 1, D, N).
+inline Tensor states_of(const Tensor& t) { return with_four_axes(t, 1); }
+
+inline Call call_of(Call call, bool delta_softplus, bool reverse, int64_t segments) {
+  call.B_varies = call.B.dims != 2;
+  call.C_varies = call.C.dims != 2;
+  for (const Tensor* m : {&call.B, &call.C}) {
+    if (m->dims == 4) call.groups = static_cast<int>(m->size[1]);
+  }
+  const int64_t chunks = ceil_divide(call.delta.size[2], kChunk);
+  call.segments = static_cast<int>(segments);
+  call.segment_steps = ceil_divide(chunks, segments) * kChunk;
+  call.delta_softplus = delta_softplus;
+  for (Tensor* t : {&call.u, &call.delta, &call.z}) *t = reversed(*t, reverse);
+  call.B = with_four_axes(reversed(call.B, reverse && call.B_varies), 0);
+  call.C = with_four_axes(reversed(call.C, reverse && call.C_varies), 0);
+  call.initial_state = states_of(call.initial_state);
+  return call;
+}
+
+// Blocks of channels in each group.
+template <class L>
+int blocks_of(const Call& call) {
+  return static_cast<int>(ceil_divide(call.A.size[0] / call.groups, L::kChannels));
+}
+
+}  // namespace bdam::scan

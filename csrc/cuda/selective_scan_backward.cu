@@ -1,0 +1,453 @@
+#include "kernels.h"
+#include "selective_scan.cuh"
+
+namespace bdam {
+namespace scan {
+namespace {
+
+struct Backward {
+  Call call;
+  Tensor checkpoints, grad_out, grad_last_state;
+  Tensor adjoints, step_sums;  // of the pass before, or of this one if it is the first of two
+  Tensor grad_u, grad_delta, grad_z, grad_initial_state;
+  Tensor partial_A, partial_B, partial_C, partial_D, partial_bias;
+  int first_block, window;  // blocks of each group in this launch
+};
+
+// Where the arrays of a block begin in shared memory.
+template <class L>
+struct Arrays {
+  // Tiles of the inputs, which become tiles of grad_u, grad_delta and y.
+  static constexpr int kU = 0, kDelta = L::kTileFloats, kGrad = 2 * L::kTileFloats, kB = 3 * L::kTileFloats;
+  static constexpr int kC = kB + L::kMatrixFloats, kD = kC + L::kMatrixFloats, kBias = kD + L::kChannels;
+  // Every lane's states before each group of steps of a chunk.
+  static constexpr int kStarts = kBias + L::kChannels, kStartFloats = L::KC * L::KS * kThreads;
+  // Every warp's sums over its channels of the gradients of B and C, step by step.
+  static constexpr int kSums = kStarts + kChunk / kGroup * kStartFloats;
+  static constexpr int kSumSteps = L::kStates > 64 ? kGroup : kTile, kSumRow = 2 * L::kStates + 2;
+  static constexpr int kSumFloats = kWarps * kSumSteps * kSumRow;
+  static constexpr int kFloats = kSums + kSumFloats;
+};
+
+// The shared memory, matrices and registers of a block that walks back; the steps of the walk are its functions.
+template <class L, bool kConstant>
+struct Walk {
+  static constexpr int KC = L::KC, KS = L::KS;
+  using A = Arrays<L>;
+
+  const Backward& p;
+  const Call& call = p.call;
+  const Place<L> place;
+  const Lane<L> lane;
+  const int states;
+  const bool B_varies, C_varies;
+  const Matrix u, delta, grad_out, B, C;
+  const Elements<L::kChannels> elements;
+  const Elements<L::kStates> B_elements, C_elements;
+  const Shared u_tile{A::kU, L::kTileFloats}, delta_tile{A::kDelta, L::kTileFloats}, grad_tile{A::kGrad, L::kTileFloats};
+  const Shared B_tile{A::kB, L::kMatrixFloats}, C_tile{A::kC, L::kMatrixFloats};
+  const Shared D{A::kD, L::kChannels}, bias{A::kBias, L::kChannels};
+  const Shared starts{A::kStarts, kChunk / kGroup * A::kStartFloats}, sums{A::kSums, A::kSumFloats};
+  States<L> rates, carry, sum_A, sum_B, sum_C;
+  // Of the sums over states that fall to this lane: how many of a group, and those of the gradients of D and the bias.
+  static constexpr int kOwn = kGroup * KC > L::kStateLanes ? kGroup * KC / L::kStateLanes : 1;
+  static constexpr int kOwnChannels = kOwn < KC ? kOwn : KC;
+  float sum_D[kOwnChannels] = {}, sum_bias[kOwnChannels] = {};
+
+  BDAM_DEVICE Walk(const Backward& parameters, const Place<L>& at)
+      : p(parameters),
+        place(at),
+        states(static_cast<int>(call.A.size[1])),
+        B_varies(!kConstant || call.B_varies),
+        C_varies(!kConstant || call.C_varies),
+        u(place.over_time(call.u)),
+        delta(place.over_time(call.delta)),
+        grad_out(place.over_time(p.grad_out)),
+        B(place.coefficients(call.B, B_varies)),
+        C(place.coefficients(call.C, C_varies)),
+        elements(delta),
+        B_elements(B),
+        C_elements(C) {
+    load_channels(call.D, place, D);
+    load_channels(call.delta_bias, place, bias);
+    if (!B_varies) load_constant<L>(B, place.channels, states, B_tile);
+    if (!C_varies) load_constant<L>(C, place.channels, states, C_tile);
+    rates.load_rates(call.A, place, lane);
+    for (States<L>* sum : {&sum_A, &sum_B, &sum_C}) sum->clear();
+  }
+
+  BDAM_DEVICE void load_delta(int64_t time) {
+    Fetched<L::kChannels> bits;
+    bits.fetch(delta, elements, place.channels, time, place.end);
+    elements.each([&](int i, int c, int s) {
+      const float x = from_bits(bits.bits[i], delta.dtype) + bias.load(c);
+      const bool exists = c < place.channels && time + s < place.end;
+      delta_tile.store(s * L::kRow + c, exists ? (call.delta_softplus ? softplus(x) : x) : 0.0f);
+    });
+  }
+
+  BDAM_DEVICE void load_u(int64_t time) {
+    Fetched<L::kChannels> bits;
+    bits.fetch(u, elements, place.channels, time, place.end);
+    elements.each([&](int i, int c, int s) { u_tile.store(s * L::kRow + c, from_bits(bits.bits[i], u.dtype)); });
+  }
+
+  // The gradient behind the gate: grad_out silu(z).
+  BDAM_DEVICE void load_grad(int64_t time) {
+    Fetched<L::kChannels> bits, z_bits;
+    bits.fetch(grad_out, elements, place.channels, time, place.end);
+    if (call.z) z_bits.fetch(place.over_time(call.z), elements, place.channels, time, place.end);
+    elements.each([&](int i, int c, int s) {
+      float g = from_bits(bits.bits[i], grad_out.dtype);
+      if (call.z) {
+        const float x = from_bits(z_bits.bits[i], call.z.dtype);
+        g *= x * sigmoid(x);
+      }
+      grad_tile.store(s * L::kRow + c, g);
+    });
+  }
+
+  // What the way forward needs, and with `all` the way back too.
+  BDAM_DEVICE void load_tiles(int64_t time, bool all) {
+    barrier();
+    if (B_varies) load_matrix<L>(B, B_elements, states, time, place.end, B_tile);
+    load_delta(time);
+    load_u(time);
+    if (all) {
+      if (C_varies) load_matrix<L>(C, C_elements, states, time, place.end, C_tile);
+      load_grad(time);
+    }
+    barrier();
+  }
+
+  BDAM_DEVICE void load_coefficients(const Shared& tile, bool varies, int step, int k, float (&to)[KS]) {
+    load_row(tile, (varies ? step : lane.channel + k) * L::kStates + lane.state, to);
+  }
+
+  // From h before the group to h after it; decays and states in between are left in `decay` and `h`.
+  BDAM_DEVICE void walk_group(int first, States<L> (&h)[kGroup + 1], States<L> (&decay)[kGroup]) {
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      const int at = (first + i) * L::kRow + lane.channel;
+      const Vec<KC> d = delta_tile.load<KC>(at), x = u_tile.load<KC>(at);
+      float b[KS];
+#pragma unroll
+      for (int k = 0; k < KC; ++k) {
+        if (k == 0 || kConstant) load_coefficients(B_tile, B_varies, first + i, k, b);
+#pragma unroll
+        for (int n = 0; n < KS; ++n) {
+          decay[i].v[k][n] = exp2(d.v[k] * rates.v[k][n]);
+          h[i + 1].v[k][n] = decay[i].v[k][n] * h[i].v[k][n] + d.v[k] * x.v[k] * b[n];
+        }
+      }
+    }
+  }
+
+  BDAM_DEVICE void save_start(int group, const States<L>& h) {
+#pragma unroll
+    for (int i = 0; i < KC * KS; i += 4) {
+      Vec<4> part;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) part.v[k] = h.v[(i + k) / KS][(i + k) % KS];
+      starts.store<4>(group * A::kStartFloats + (i / 4 * kThreads + thread_index()) * 4, part);
+    }
+  }
+
+  BDAM_DEVICE void load_start(int group, States<L>& h) {
+#pragma unroll
+    for (int i = 0; i < KC * KS; i += 4) {
+      const Vec<4> part = starts.load<4>(group * A::kStartFloats + (i / 4 * kThreads + thread_index()) * 4);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) h.v[(i + k) / KS][(i + k) % KS] = part.v[k];
+    }
+  }
+
+  // Walks forward through the groups of a tile, saving the states before each.
+  BDAM_DEVICE void walk_tile(int tile, States<L>& h) {
+#pragma unroll 1
+    for (int first = 0; first < kTile; first += kGroup) {
+      save_start((tile * kTile + first) / kGroup, h);
+      States<L> walked[kGroup + 1], decay[kGroup];
+      walked[0] = h;
+      walk_group(first, walked, decay);
+      h = walked[kGroup];
+    }
+  }
+
+  // One step back. Leaves its sums over the lane's states in from_B, from_A and y, and over its channels in `shared`.
+  BDAM_DEVICE void step_back(int step, const States<L>& before, const States<L>& after, const States<L>& decay,
+                             float* from_B, float* from_A, float* y, float (&shared)[2 * KS]) {
+    const int at = step * L::kRow + lane.channel;
+    const Vec<KC> d = delta_tile.load<KC>(at), x = u_tile.load<KC>(at), g = grad_tile.load<KC>(at);
+    float b[KS], c[KS];
+#pragma unroll
+    for (int n = 0; n < 2 * KS; ++n) shared[n] = 0.0f;
+#pragma unroll
+    for (int k = 0; k < KC; ++k) {
+      if (k == 0 || kConstant) {
+        load_coefficients(B_tile, B_varies, step, k, b);
+        load_coefficients(C_tile, C_varies, step, k, c);
+      }
+      from_B[k] = from_A[k] = y[k] = 0.0f;
+#pragma unroll
+      for (int n = 0; n < KS; ++n) {
+        const float dh = carry.v[k][n] + c[n] * g.v[k];
+        const float grad_b = d.v[k] * x.v[k] * dh, grad_c = g.v[k] * after.v[k][n];
+        if (kConstant) {
+          sum_B.v[k][n] += grad_b;
+          sum_C.v[k][n] += grad_c;
+        }
+        shared[n] += grad_b;
+        shared[KS + n] += grad_c;
+        from_B[k] += dh * b[n];
+        y[k] += c[n] * after.v[k][n];
+        carry.v[k][n] = dh * decay.v[k][n];
+        const float w = carry.v[k][n] * before.v[k][n];
+        from_A[k] += w * rates.v[k][n];
+        sum_A.v[k][n] += w * d.v[k];
+      }
+    }
+  }
+
+  // Puts this warp's gradients of B and C of a step where the block will add them up.
+  BDAM_DEVICE void save_shared(int step, float (&shared)[2 * KS]) {
+    const int row = (thread_index() / 32 * A::kSumSteps + step % A::kSumSteps) * A::kSumRow;
+    sum_over_lanes<L::kChannelLanes, L::kStateLanes>(shared, [&](int i, float total) {
+      sums.store(row + i / KS * L::kStates + lane.state + i % KS, total);
+    });
+  }
+
+  // Sums over the states of a channel; the tiles of u, delta and the gradient become grad_u, grad_delta and y.
+  BDAM_DEVICE void save_channels(int first, float (&from_B)[kGroup * KC], float (&from_A)[kGroup * KC],
+                                 float (&y)[kGroup * KC]) {
+    const int own = reduce_scatter<L::kStateLanes / 2, 1>(from_B);
+    reduce_scatter<L::kStateLanes / 2, 1>(from_A);
+    reduce_scatter<L::kStateLanes / 2, 1>(y);
+    if (!owns()) return;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int c = lane.channel + (own + i) % KC, at = (first + (own + i) / KC) * L::kRow + c;
+      const float x = u_tile.load(at), d = delta_tile.load(at), g = grad_tile.load(at);
+      const float slope = call.delta_softplus ? -expm1(-d) : 1.0f;
+      const float grad_d = (x * from_B[i] + kLn2 * from_A[i]) * slope;
+      sum_D[i % kOwnChannels] += g * x;
+      sum_bias[i % kOwnChannels] += grad_d;
+      u_tile.store(at, D.load(c) * g + d * from_B[i]);
+      delta_tile.store(at, grad_d);
+      grad_tile.store(at, y[i] + D.load(c) * x);
+    }
+  }
+
+  // Whether sums over states fall to this lane: where lanes outnumber them, one in so many.
+  BDAM_DEVICE static bool owns() {
+    constexpr int kSharers = L::kStateLanes > kGroup * KC ? L::kStateLanes / (kGroup * KC) : 1;
+    return thread_index() % kSharers == 0;
+  }
+
+  // Adds up the warps' gradients of B or C of the steps from `time` on, of which the tile has those from `first` on.
+  BDAM_DEVICE void add_shared(const Tensor& partial, int which, int64_t time) {
+    const int64_t origin = place.batch * partial.stride[0] +
+                           (place.group * p.window + place.slot) * partial.stride[1] + time * partial.stride[3];
+    for (int i = thread_index(); i < L::kStates * A::kSumSteps; i += kThreads) {
+      const int n = i / A::kSumSteps, step = i % A::kSumSteps;
+      if (n >= states || time + step >= place.end) continue;
+      float total = 0.0f;
+#pragma unroll
+      for (int warp = 0; warp < kWarps; ++warp) {
+        total += sums.load((warp * A::kSumSteps + step) * A::kSumRow + which * L::kStates + n);
+      }
+      float* to = partial.as<float>() + origin + n * partial.stride[2] + step * partial.stride[3];
+      *to = p.first_block ? *to + total : total;
+    }
+  }
+
+  BDAM_DEVICE void group_back(int tile, int first) {
+    States<L> h[kGroup + 1], decay[kGroup];
+    load_start((tile * kTile + first) / kGroup, h[0]);
+    walk_group(first, h, decay);
+    float from_B[kGroup * KC], from_A[kGroup * KC], y[kGroup * KC];
+#pragma unroll
+    for (int i = kGroup - 1; i >= 0; --i) {
+      float shared[2 * KS];
+      step_back(first + i, h[i], h[i + 1], decay[i], from_B + i * KC, from_A + i * KC, y + i * KC, shared);
+      if (B_varies || C_varies) save_shared(first + i, shared);
+    }
+    save_channels(first, from_B, from_A, y);
+  }
+
+  BDAM_DEVICE void tile_back(int tile, int64_t time) {
+#pragma unroll 1
+    for (int first = kTile - kGroup; first >= 0; first -= kGroup) {
+      group_back(tile, first);
+      if (first % A::kSumSteps) continue;
+      barrier();
+      if (B_varies) add_shared(p.partial_B, 0, time + first);
+      if (C_varies) add_shared(p.partial_C, 1, time + first);
+      if (A::kSumSteps < kTile) barrier();
+    }
+    store_gradients(time);
+  }
+
+  BDAM_DEVICE void store_gradients(int64_t time) {
+    const Matrix grad_u = place.over_time(p.grad_u), grad_delta = place.over_time(p.grad_delta);
+    elements.each([&](int, int c, int s) {
+      if (c >= place.channels || time + s >= place.end) return;
+      const int at = s * L::kRow + c;
+      grad_u.store(grad_u.offset(c, time + s), u_tile.load(at));
+      grad_delta.store(grad_delta.offset(c, time + s), delta_tile.load(at));
+    });
+    if (!call.z) return;
+    const Matrix z = place.over_time(call.z), grad_z = place.over_time(p.grad_z);
+    elements.each([&](int, int c, int s) {
+      if (c >= place.channels || time + s >= place.end) return;
+      const float x = from_bits(z.load(z.offset(c, time + s)), z.dtype), sx = sigmoid(x);
+      const float g = from_bits(grad_out.load(grad_out.offset(c, time + s)), grad_out.dtype);
+      grad_z.store(grad_z.offset(c, time + s), g * grad_tile.load(s * L::kRow + c) * sx * (1.0f + x * (1.0f - sx)));
+    });
+  }
+
+  // A chunk's states before each of its groups, tile by tile, then the way back.
+  BDAM_DEVICE void chunk_back(int64_t begin) {
+    States<L> h;
+    if (begin == 0) {
+      h.load(call.initial_state, place, lane);
+    } else {
+      h.load(p.checkpoints, place, lane, begin / kChunk - 1);
+    }
+    const int64_t end = begin + kChunk < place.end ? begin + kChunk : place.end;
+    const int tiles = static_cast<int>(end - begin + kTile - 1) / kTile;
+    for (int tile = 0; tile < tiles; ++tile) {
+      load_tiles(begin + tile * kTile, tile == tiles - 1);
+      walk_tile(tile, h);
+    }
+    for (int tile = tiles - 1; tile >= 0; --tile) {
+      if (tile < tiles - 1) load_tiles(begin + tile * kTile, true);
+      tile_back(tile, begin + tile * kTile);
+    }
+  }
+
+  // A gradient that every channel has once, from the sums of the lanes that share the channel.
+  BDAM_DEVICE void save_channel_sums(const Tensor& partial, const float (&own)[kOwnChannels]) {
+    if (!partial) return;
+    const int first = kOwn < KC ? thread_index() % L::kStateLanes * kGroup * KC / L::kStateLanes % KC : 0;
+#pragma unroll
+    for (int k = 0; k < KC; ++k) {
+      float total = owns() && k >= first && k < first + kOwnChannels ? own[(k - first) % kOwnChannels] : 0.0f;
+#pragma unroll
+      for (int mask = L::kStateLanes / 2; mask > 0; mask /= 2) total += shuffle_xor(total, mask);
+      const int64_t at = (place.batch * call.segments + place.segment) * partial.size[2] + place.channel;
+      if (lane.state == 0 && lane.channel + k < place.channels) partial.as<float>()[at + lane.channel + k] = total;
+    }
+  }
+
+  BDAM_DEVICE void save_sums() {
+    sum_A.save(p.partial_A, place, lane, place.segment);
+    if (!B_varies) sum_B.save(p.partial_B, place, lane, place.segment);
+    if (!C_varies) sum_C.save(p.partial_C, place, lane, place.segment);
+    save_channel_sums(p.partial_D, sum_D);
+    save_channel_sums(p.partial_bias, sum_bias);
+  }
+};
+
+template <class L, bool kConstant>
+BDAM_KERNEL(kThreads, 2) selective_scan_backward_kernel(BDAM_PARAMETER Backward p) {
+  const Place<L> place(p.call, p.window, p.first_block);
+  if (place.channels <= 0) return;
+  Walk<L, kConstant> walk(p, place);
+  walk.carry.load(p.grad_last_state, place, walk.lane);
+  for (int s = p.call.segments - 1; s > place.segment; --s) {
+    walk.carry.pass(p.adjoints, p.step_sums, walk.rates, place, walk.lane, s);
+  }
+  for (int64_t begin = (place.end - 1) / kChunk * kChunk; begin >= place.begin; begin -= kChunk) walk.chunk_back(begin);
+  walk.save_sums();
+  if (place.segment == 0) walk.carry.save(p.grad_initial_state, place, walk.lane);
+}
+
+// What a segment alone passes on to the segment before it, and the sum of its step sizes.
+template <class L>
+BDAM_KERNEL(kThreads, 2) selective_scan_adjoints_kernel(BDAM_PARAMETER Backward p) {
+  constexpr int KC = L::KC, KS = L::KS;
+  const Place<L> place(p.call, p.window, 0);
+  Walk<L, true> walk(p, place);
+  walk.carry.clear();
+  float steps[KC] = {};
+  for (int64_t time = (place.end - 1) / kTile * kTile; time >= place.begin; time -= kTile) {
+    barrier();
+    if (walk.C_varies) load_matrix<L>(walk.C, walk.C_elements, walk.states, time, place.end, walk.C_tile);
+    walk.load_delta(time);
+    walk.load_grad(time);
+    barrier();
+#pragma unroll 4
+    for (int step = kTile - 1; step >= 0; --step) {
+      const int at = step * L::kRow + walk.lane.channel;
+      const Vec<KC> d = walk.delta_tile.template load<KC>(at), g = walk.grad_tile.template load<KC>(at);
+      float c[KS];
+#pragma unroll
+      for (int k = 0; k < KC; ++k) {
+        walk.load_coefficients(walk.C_tile, walk.C_varies, step, k, c);
+#pragma unroll
+        for (int n = 0; n < KS; ++n) {
+          walk.carry.v[k][n] = exp2(d.v[k] * walk.rates.v[k][n]) * (walk.carry.v[k][n] + c[n] * g.v[k]);
+        }
+        steps[k] += d.v[k];
+      }
+    }
+  }
+  walk.carry.save(p.adjoints, place, walk.lane, place.segment);
+  if (walk.lane.state == 0) save_step_sums(p.step_sums, place, walk.lane, steps);
+}
+
+template <class L>
+int64_t grid(const Backward& p, int64_t batch) {
+  return batch * p.call.segments * p.call.groups * p.window;
+}
+
+}  // namespace
+}  // namespace scan
+
+void selective_scan_adjoints(const Tensor& delta, const Tensor& A, const Tensor& C, const Tensor& z,
+                             const Tensor& delta_bias, const Tensor& grad_out, const Tensor& adjoints,
+                             const Tensor& step_sums, bool delta_softplus, bool reverse, int64_t stream) {
+  using namespace scan;
+  const Tensor none;
+  Backward p{};
+  p.call = call_of({none, delta, A, none, C, none, z, delta_bias, none}, delta_softplus, reverse, adjoints.size[1]);
+  p.grad_out = reversed(grad_out, reverse);
+  p.adjoints = adjoints;
+  p.step_sums = step_sums;
+  with_layout(A.size[1], [&](auto layout) {
+    using L = decltype(layout);
+    p.window = blocks_of<L>(p.call);
+    launch(selective_scan_adjoints_kernel<L>, grid<L>(p, delta.size[0]), kThreads, Arrays<L>::kStarts, p, stream);
+  });
+}
+
+void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
+                             const Tensor& D, const Tensor& z, const Tensor& delta_bias, const Tensor& initial_state,
+                             const Tensor& checkpoints, const Tensor& grad_out, const Tensor& grad_last_state,
+                             const Tensor& adjoints, const Tensor& step_sums, const Tensor& grad_u,
+                             const Tensor& grad_delta, const Tensor& grad_z, const Tensor& grad_initial_state,
+                             const Tensor& partial_A, const Tensor& partial_B, const Tensor& partial_C,
+                             const Tensor& partial_D, const Tensor& partial_bias, int64_t first_block,
+                             int64_t segments, bool delta_softplus, bool reverse, int64_t stream) {
+  using namespace scan;
+  Backward p{call_of({u, delta, A, B, C, D, z, delta_bias, initial_state}, delta_softplus, reverse, segments),
+             checkpoints, reversed(grad_out, reverse), states_of(grad_last_state), adjoints, step_sums,
+             reversed(grad_u, reverse), reversed(grad_delta, reverse), reversed(grad_z, reverse),
+             states_of(grad_initial_state), partial_A, reversed(partial_B, reverse && B.dims == 4),
+             reversed(partial_C, reverse && C.dims == 4), partial_D, partial_bias, static_cast<int>(first_block), 0};
+  with_layout(A.size[1], [&](auto layout) {
+    using L = decltype(layout);
+    const Tensor& shared = B.dims == 4 ? partial_B : partial_C;  // (B, groups * window, N, L) if either varies
+    const bool varies = B.dims == 4 || C.dims == 4;
+    p.window = varies ? static_cast<int>(shared.size[1]) / p.call.groups : blocks_of<L>(p.call);
+    const int64_t blocks = grid<L>(p, u.size[0]);
+    if (B.dims == 4 && C.dims == 4) {
+      launch(selective_scan_backward_kernel<L, false>, blocks, kThreads, Arrays<L>::kFloats, p, stream);
+    } else {
+      launch(selective_scan_backward_kernel<L, true>, blocks, kThreads, Arrays<L>::kFloats, p, stream);
+    }
+  });
+}
+
+}  // namespace bdam

@@ -1,0 +1,97 @@
+// Kernels with one fault each, and one without, for the test that the host's primitives report what is wrong.
+#include <pybind11/pybind11.h>
+
+#include <map>
+#include <string>
+
+#include "primitives.cuh"
+
+namespace bdam {
+namespace {
+
+struct None {};
+constexpr int kThreads = 64;
+
+BDAM_KERNEL(kThreads, 1) none(BDAM_PARAMETER None) {
+  const Shared memory(0, kThreads);
+  memory.store(thread_index(), 1.0f);
+  barrier();
+  memory.load((thread_index() + 1) % kThreads);
+  shuffle_xor(1.0f, 16);
+  barrier();
+  memory.store((thread_index() + 5) % kThreads, 2.0f);
+}
+
+BDAM_KERNEL(kThreads, 1) divergent_barrier(BDAM_PARAMETER None) {
+  if (thread_index() < 40) barrier();
+}
+
+BDAM_KERNEL(kThreads, 1) different_barriers(BDAM_PARAMETER None) {
+  if (thread_index() % 2) {
+    barrier();
+  } else {
+    barrier();
+  }
+}
+
+BDAM_KERNEL(kThreads, 1) divergent_shuffle(BDAM_PARAMETER None) {
+  if (thread_index() != 3) shuffle_xor(1.0f, 1);
+}
+
+BDAM_KERNEL(kThreads, 1) out_of_bounds(BDAM_PARAMETER None) {
+  const Shared memory(0, kThreads - 1);
+  memory.store(thread_index(), 1.0f);
+}
+
+BDAM_KERNEL(kThreads, 1) uninitialised(BDAM_PARAMETER None) {
+  const Shared memory(0, kThreads);
+  if (thread_index() != 7) memory.store(thread_index(), 1.0f);
+  barrier();
+  memory.load(thread_index());
+}
+
+BDAM_KERNEL(kThreads, 1) misaligned(BDAM_PARAMETER None) {
+  const Shared memory(0, 8);
+  if (thread_index() == 0) memory.store<4>(2, Vec<4>());
+}
+
+BDAM_KERNEL(kThreads, 1) read_after_write(BDAM_PARAMETER None) {
+  const Shared memory(0, kThreads);
+  memory.store(thread_index(), 1.0f);
+  shuffle_xor(1.0f, 1);  // orders the lanes of a warp, not two warps
+  memory.load((thread_index() + 32) % kThreads);
+}
+
+BDAM_KERNEL(kThreads, 1) write_after_read(BDAM_PARAMETER None) {
+  const Shared memory(0, kThreads);
+  memory.store(thread_index(), 1.0f);
+  barrier();
+  memory.load(0);
+  if (thread_index() == kThreads - 1) memory.store(0, 2.0f);
+}
+
+BDAM_KERNEL(kThreads, 1) write_after_write(BDAM_PARAMETER None) {
+  const Shared memory(0, 1);
+  if (thread_index() < 2) memory.store(0, 1.0f);
+}
+
+void run(const std::string& name) {
+  static const std::map<std::string, void (*)(const None)> kernels = {
+      {"none", none},
+      {"divergent_barrier", divergent_barrier},
+      {"different_barriers", different_barriers},
+      {"divergent_shuffle", divergent_shuffle},
+      {"out_of_bounds", out_of_bounds},
+      {"uninitialised", uninitialised},
+      {"misaligned", misaligned},
+      {"read_after_write", read_after_write},
+      {"write_after_read", write_after_read},
+      {"write_after_write", write_after_write},
+  };
+  launch(kernels.at(name), 2, kThreads, kThreads, None(), 0);
+}
+
+}  // namespace
+}  // namespace bdam
+
+PYBIND11_MODULE(_faults, m) { m.def("run", &bdam::run); }

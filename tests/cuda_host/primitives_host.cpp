@@ -1,0 +1,256 @@
+// The fibers and the watch over shared memory behind primitives_host.h.
+#include "primitives_host.h"
+
+#include <ucontext.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace bdam::host {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr size_t kStackBytes = 256 * 1024;
+
+// When something happened, counted in barriers of the block and collectives of a warp.
+struct Moment {
+  int epoch = -1, warp = -1, warp_epoch = -1;
+};
+
+// What is known of one float of shared memory: who wrote it last, and who read it since the last barrier.
+struct Touched {
+  int writer = -1, reader = -1;
+  bool several_readers = false, several_warps = false;
+  Moment written, read;
+};
+
+enum class Wait { none, barrier, shuffle, done };
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack{new char[kStackBytes]};
+  void* fake_stack = nullptr;  // AddressSanitizer's
+  Wait wait = Wait::none;
+  int line = 0, mask = 0;
+  float value = 0;
+};
+
+struct Block {
+  const std::function<void()>* body = nullptr;
+  ucontext_t scheduler;
+  const void* scheduler_stack = nullptr;
+  size_t scheduler_stack_size = 0;
+  void* scheduler_fake_stack = nullptr;
+  std::vector<Fiber> fibers;
+  std::vector<int> warp_epochs;
+  std::vector<float> memory;
+  std::vector<Touched> touched;
+  int64_t index = 0;
+  int current = 0, epoch = 0;
+  std::string error;
+};
+
+Block block;
+
+void to_scheduler(bool last = false) {
+  Fiber& fiber = block.fibers[block.current];
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_start_switch_fiber(last ? nullptr : &fiber.fake_stack, block.scheduler_stack, block.scheduler_stack_size);
+#endif
+  swapcontext(&fiber.context, &block.scheduler);
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(fiber.fake_stack, nullptr, nullptr);
+#endif
+  (void)last;
+}
+
+void to_fiber(int thread) {
+  block.current = thread;
+  Fiber& fiber = block.fibers[thread];
+  fiber.wait = Wait::none;
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fiber.stack.get(), kStackBytes);
+#endif
+  swapcontext(&block.scheduler, &fiber.context);
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(block.scheduler_fake_stack, nullptr, nullptr);
+#endif
+}
+
+void fiber_main() {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_size);
+#endif
+  (*block.body)();
+  block.fibers[block.current].wait = Wait::done;
+  to_scheduler(true);
+}
+
+// Ends the run with an error; the fiber is never resumed.
+void fail(const std::string& what) {
+  block.error = what + " (thread " + std::to_string(block.current) + " of block " + std::to_string(block.index) + ")";
+  block.fibers[block.current].wait = Wait::done;
+  to_scheduler();
+}
+
+void start(int thread) {
+  Fiber& fiber = block.fibers[thread];
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_size = kStackBytes;
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, fiber_main, 0);
+  to_fiber(thread);
+}
+
+// Whether threads [first, last) all wait in the same place for the same thing.
+bool all_wait(int first, int last, Wait wait) {
+  for (int thread = first; thread < last; ++thread) {
+    const Fiber& fiber = block.fibers[thread];
+    if (fiber.wait != wait || fiber.line != block.fibers[first].line || fiber.mask != block.fibers[first].mask) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void exchange(int first) {
+  float values[kWarp];
+  for (int lane = 0; lane < kWarp; ++lane) values[lane] = block.fibers[first + lane].value;
+  for (int lane = 0; lane < kWarp; ++lane) {
+    block.fibers[first + lane].value = values[lane ^ block.fibers[first + lane].mask];
+  }
+  ++block.warp_epochs[first / kWarp];
+}
+
+std::string where(const Fiber& fiber) {
+  if (fiber.wait == Wait::done) return "has ended";
+  return std::string(fiber.wait == Wait::barrier ? "waits at the barrier" : "waits at the shuffle") + " of line " +
+         std::to_string(fiber.line);
+}
+
+void report_divergence(int threads) {
+  const Fiber& first = block.fibers[0];
+  for (int thread = 1; thread < threads; ++thread) {
+    const Fiber& other = block.fibers[thread];
+    if (other.wait != first.wait || other.line != first.line || other.mask != first.mask) {
+      throw std::runtime_error("divergence: thread 0 " + where(first) + ", thread " + std::to_string(thread) + " " +
+                               where(other) + " (block " + std::to_string(block.index) + ")");
+    }
+  }
+}
+
+void run_block(int threads) {
+  for (int thread = 0; thread < threads && block.error.empty(); ++thread) start(thread);
+  while (block.error.empty() && !all_wait(0, threads, Wait::done)) {
+    bool moved = false;
+    if (all_wait(0, threads, Wait::barrier)) {
+      ++block.epoch;
+      moved = true;
+      for (int thread = 0; thread < threads && block.error.empty(); ++thread) to_fiber(thread);
+    }
+    for (int first = 0; first < threads && block.error.empty(); first += kWarp) {
+      while (block.error.empty() && all_wait(first, first + kWarp, Wait::shuffle)) {
+        exchange(first);
+        moved = true;
+        for (int lane = 0; lane < kWarp && block.error.empty(); ++lane) to_fiber(first + lane);
+      }
+    }
+    if (!moved && block.error.empty()) report_divergence(threads);
+  }
+  if (!block.error.empty()) throw std::runtime_error(block.error);
+}
+
+Moment now() {
+  const int warp = block.current / kWarp;
+  return {block.epoch, warp, block.warp_epochs[warp]};
+}
+
+// Whether a barrier, or within a warp a collective, lies between something earlier and now.
+bool ordered(const Moment& earlier) {
+  const Moment present = now();
+  return earlier.epoch != present.epoch || (earlier.warp == present.warp && earlier.warp_epoch != present.warp_epoch);
+}
+
+void fail_race(const char* does, int i, int other, const char* did) {
+  fail("race: it " + std::string(does) + " float " + std::to_string(i) + " of shared memory, which thread " +
+       std::to_string(other) + " " + did + " with no barrier in between");
+}
+
+void on_read(int i, Touched& t) {
+  const int me = block.current;
+  if (t.writer != me && !ordered(t.written)) fail_race("reads", i, t.writer, "wrote");
+  const bool same_epoch = t.read.epoch == block.epoch;
+  t.several_warps = same_epoch && (t.several_warps || t.read.warp != me / kWarp);
+  t.several_readers = same_epoch && !ordered(t.read) && (t.several_readers || t.reader != me);
+  t.reader = me;
+  t.read = now();
+}
+
+void on_write(int i, Touched& t) {
+  const int me = block.current;
+  if (t.writer >= 0 && t.writer != me && !ordered(t.written)) fail_race("writes", i, t.writer, "wrote");
+  const bool by_other_warp = t.read.epoch == block.epoch && t.several_warps;
+  const bool by_other_lane = t.reader >= 0 && (t.reader != me || t.several_readers) && !ordered(t.read);
+  if (by_other_warp || by_other_lane) fail_race("writes", i, t.reader, "or another read");
+  t.writer = me;
+  t.written = now();
+}
+
+}  // namespace
+
+int thread_index() { return block.current; }
+int64_t block_index() { return block.index; }
+
+void barrier(int line) {
+  Fiber& fiber = block.fibers[block.current];
+  fiber.wait = Wait::barrier;
+  fiber.line = line;
+  fiber.mask = 0;
+  to_scheduler();
+}
+
+float shuffle_xor(float value, int mask, int line) {
+  Fiber& fiber = block.fibers[block.current];
+  fiber.wait = Wait::shuffle;
+  fiber.line = line;
+  fiber.mask = mask;
+  fiber.value = value;
+  to_scheduler();
+  return fiber.value;
+}
+
+float* shared(int offset, int count, int i, int width, bool write) {
+  if (i < 0 || i + width > count || offset + count > static_cast<int>(block.memory.size())) {
+    fail("out of bounds: float " + std::to_string(i) + " of a shared array of " + std::to_string(count));
+  }
+  if ((offset + i) % width) fail("misaligned: " + std::to_string(width) + " floats at " + std::to_string(offset + i));
+  for (int k = 0; k < width; ++k) {
+    Touched& t = block.touched[offset + i + k];
+    if (!write && t.writer < 0) fail("uninitialised: float " + std::to_string(i + k) + " of a shared array is read");
+    write ? on_write(offset + i + k, t) : on_read(offset + i + k, t);
+  }
+  return block.memory.data() + offset + i;
+}
+
+void run(int64_t blocks, int threads, int shared_floats, const std::function<void()>& body) {
+  if (threads % kWarp) throw std::runtime_error("a block must be whole warps, got " + std::to_string(threads));
+  block.body = &body;
+  block.error.clear();
+  if (static_cast<int>(block.fibers.size()) < threads) block.fibers.resize(threads);
+  block.memory.assign(shared_floats, std::nanf(""));
+  for (block.index = blocks - 1; block.index >= 0; --block.index) {
+    block.touched.assign(shared_floats, Touched());
+    block.warp_epochs.assign(threads / kWarp, 0);
+    block.epoch = 0;
+    run_block(threads);
+  }
+}
+
+}  // namespace bdam::host

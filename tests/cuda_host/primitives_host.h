@@ -1,0 +1,117 @@
+// csrc/cuda/primitives.cuh for the host: runs CUDA kernels on the CPU to prove them. Every thread of a block is a fiber.
+// Barriers and shuffles are meeting points; one that not all threads reach, or that they reach in different places of the
+// program, is an error, as are reads of shared memory that nothing wrote, accesses outside of an array, misaligned vectors,
+// and two accesses by different threads, one of them a write, with no barrier (or, within a warp, collective) in between.
+// Blocks run one after the other, the last one first, so that a kernel that counts on their order fails.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#include "tensor.h"
+
+#define BDAM_DEVICE inline
+#define BDAM_KERNEL(threads, blocks_per_multiprocessor) void
+#define BDAM_PARAMETER const
+
+namespace bdam {
+
+constexpr const char* kDevice = "cpu";
+
+namespace host {
+
+int thread_index();
+int64_t block_index();
+void barrier(int line);
+float shuffle_xor(float value, int mask, int line);
+// Address of floats [offset + i, offset + i + width) of shared memory, after the checks above.
+float* shared(int offset, int count, int i, int width, bool write);
+// Runs body once for every thread of every block. Throws std::runtime_error for what is wrong with the kernel.
+void run(int64_t blocks, int threads, int shared_floats, const std::function<void()>& body);
+
+inline float half_to_float(uint16_t bits) {
+  _Float16 value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline uint16_t float_to_half(float value) {
+  const _Float16 half = static_cast<_Float16>(value);
+  uint16_t bits;
+  std::memcpy(&bits, &half, sizeof bits);
+  return bits;
+}
+inline float as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline uint32_t as_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+// Rounds to nearest, ties to even; NaN stays NaN.
+inline uint16_t float_to_bf16(float value) {
+  const uint32_t bits = as_bits(value);
+  if (value != value) return 0x7fff;
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+}  // namespace host
+
+inline int thread_index() { return host::thread_index(); }
+inline int64_t block_index() { return host::block_index(); }
+inline void barrier(int line = __builtin_LINE()) { host::barrier(line); }
+inline float shuffle_xor(float value, int mask, int line = __builtin_LINE()) {
+  return host::shuffle_xor(value, mask, line);
+}
+
+inline float exp2(float x) { return std::exp2(x); }
+inline float divide(float a, float b) { return a / b; }
+inline float log1p(float x) { return std::log1p(x); }
+inline float expm1(float x) { return std::expm1(x); }
+
+inline float from_bits(uint32_t bits, DType dtype) {
+  if (dtype == DType::f32) return host::as_float(bits);
+  if (dtype == DType::bf16) return host::as_float(bits << 16);
+  return host::half_to_float(static_cast<uint16_t>(bits));
+}
+inline uint32_t to_bits(float value, DType dtype) {
+  if (dtype == DType::f32) return host::as_bits(value);
+  return dtype == DType::bf16 ? host::float_to_bf16(value) : host::float_to_half(value);
+}
+
+template <int K>
+struct alignas(4 * K) Vec {
+  float v[K];
+};
+
+class Shared {
+ public:
+  Shared(int offset, int count) : offset_(offset), count_(count) {}
+  float load(int i) const { return *host::shared(offset_, count_, i, 1, false); }
+  void store(int i, float value) const { *host::shared(offset_, count_, i, 1, true) = value; }
+  template <int K>
+  Vec<K> load(int i) const {
+    Vec<K> value;
+    std::memcpy(value.v, host::shared(offset_, count_, i, K, false), sizeof value.v);
+    return value;
+  }
+  template <int K>
+  void store(int i, Vec<K> value) const {
+    std::memcpy(host::shared(offset_, count_, i, K, true), value.v, sizeof value.v);
+  }
+
+ private:
+  int offset_, count_;
+};
+
+template <class Parameters>
+void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int shared_floats,
+            const Parameters& parameters, int64_t /*stream*/) {
+  host::run(blocks, threads, shared_floats, [&] { kernel(parameters); });
+}
+
+}  // namespace bdam

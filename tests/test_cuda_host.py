@@ -1,0 +1,37 @@
+"""The host's stand-ins for GPU primitives report what is wrong with a kernel, and only that."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+from cuda_host import build
+
+
+@pytest.fixture(scope="module")
+def faults() -> ModuleType:
+    return build.load(build.build("_faults", [build.HERE / "faults.cu"]), "_faults")
+
+
+def test_a_kernel_without_fault_passes(faults: ModuleType) -> None:
+    faults.run("none")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("divergent_barrier", "divergence: thread 0 waits at the barrier of line .*, thread 40 has ended"),
+        ("different_barriers", "divergence: thread 0 waits at the barrier .*, thread 1 waits at the barrier"),
+        ("divergent_shuffle", "divergence: thread 0 waits at the shuffle .*, thread 3 has ended"),
+        ("out_of_bounds", "out of bounds: float 63 of a shared array of 63"),
+        ("uninitialised", "uninitialised: float 7 of a shared array is read"),
+        ("misaligned", "misaligned: 4 floats at 2"),
+        ("read_after_write", "race: it reads float 32 of shared memory, which thread 32 wrote"),
+        ("write_after_read", "race: it writes float 0 of shared memory, which thread .* read"),
+        ("write_after_write", "race: it writes float 0 of shared memory, which thread 0 wrote"),
+    ],
+)
+def test_a_fault_is_reported(faults: ModuleType, fault: str, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        faults.run(fault)
+    faults.run("none")  # and leaves nothing behind
