@@ -28,7 +28,13 @@ namespace bdam {
 constexpr const char* kDevice = "cuda";
 
 BDAM_DEVICE int thread_index() { return threadIdx.x; }
-BDAM_DEVICE int64_t block_index() { return blockIdx.x; }
+BDAM_DEVICE int block_index() { return blockIdx.x; }
+
+// x, of which the compiler knows nothing: what follows from it is not computed early and kept in registers.
+BDAM_DEVICE int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 
 // Waits for all threads of the block; what they wrote to shared memory can then be read.
 BDAM_DEVICE void barrier() { __syncthreads(); }
@@ -45,21 +51,25 @@ BDAM_DEVICE float exp2(float x) {
 
 // a / b, relative error 2 ulp for b below 2^126.
 BDAM_DEVICE float divide(float a, float b) { return __fdividef(a, b); }
-// log(1 + x) and exp(x) - 1, accurate near 0.
-BDAM_DEVICE float log1p(float x) { return ::log1pf(x); }
+// exp(x) - 1, accurate near 0.
 BDAM_DEVICE float expm1(float x) { return ::expm1f(x); }
 
-// The bits of an element of a dtype, in the low half for the 16-bit ones, and its value.
-BDAM_DEVICE float from_bits(uint32_t bits, DType dtype) {
-  if (dtype == DType::f32) return __uint_as_float(bits);
-  if (dtype == DType::bf16) return __uint_as_float(bits << 16);
-  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
-}
-BDAM_DEVICE uint32_t to_bits(float value, DType dtype) {
-  if (dtype == DType::f32) return __float_as_uint(value);
-  if (dtype == DType::bf16) return __bfloat16_as_ushort(__float2bfloat16_rn(value));
-  return __half_as_ushort(__float2half_rn(value));
-}
+// The types of elements in memory: their bits, and what they mean.
+struct F32 {
+  using Bits = uint32_t;
+  BDAM_DEVICE static float value(Bits bits) { return __uint_as_float(bits); }
+  BDAM_DEVICE static Bits bits(float value) { return __float_as_uint(value); }
+};
+struct BF16 {
+  using Bits = uint16_t;
+  BDAM_DEVICE static float value(Bits bits) { return __uint_as_float(static_cast<uint32_t>(bits) << 16); }
+  BDAM_DEVICE static Bits bits(float value) { return __bfloat16_as_ushort(__float2bfloat16_rn(value)); }
+};
+struct F16 {
+  using Bits = uint16_t;
+  BDAM_DEVICE static float value(Bits bits) { return __half2float(__ushort_as_half(bits)); }
+  BDAM_DEVICE static Bits bits(float value) { return __half_as_ushort(__float2half_rn(value)); }
+};
 
 template <int K>
 struct alignas(4 * K) Vec {
@@ -98,6 +108,7 @@ inline void check(cudaError_t error, const char* what) {
 template <class Parameters>
 void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int shared_floats,
             const Parameters& parameters, int64_t stream) {
+  if (blocks > INT32_MAX) throw std::runtime_error("too many blocks for one launch: " + std::to_string(blocks));
   const int bytes = shared_floats * static_cast<int>(sizeof(float));
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
   kernel<<<static_cast<unsigned>(blocks), threads, bytes, reinterpret_cast<cudaStream_t>(stream)>>>(parameters);
@@ -106,3 +117,19 @@ void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int s
 
 }  // namespace bdam
 #endif
+
+namespace bdam {
+
+// use(F32()), use(BF16()) or use(F16()): once for a whole loop, which then has no branch on the dtype.
+template <class Use>
+BDAM_DEVICE void with_type(DType dtype, Use use) {
+  if (dtype == DType::f32) {
+    use(F32());
+  } else if (dtype == DType::bf16) {
+    use(BF16());
+  } else {
+    use(F16());
+  }
+}
+
+}  // namespace bdam

@@ -36,65 +36,59 @@ struct Call {
   Tensor u, delta, A, B, C, D, z, delta_bias, initial_state;
   bool delta_softplus = false, B_varies = true, C_varies = true;
   int groups = 1, blocks = 0, segments = 1;  // groups of channels; blocks of a group; segments of time
-  int64_t segment_steps = 0;
+  int segment_steps = 0;
 };
 
 // Rows (channels or states) by steps, of one batch, from the first row of the block on.
 struct Matrix {
   char* data;
   int64_t row_stride, step_stride;
-  DType dtype;
 
   BDAM_DEVICE Matrix(const Tensor& t, int64_t offset, int64_t rows, int64_t steps)
       : data(static_cast<char*>(t.data) + offset * (t.dtype == DType::f32 ? 4 : 2)),
         row_stride(rows),
-        step_stride(steps),
-        dtype(t.dtype) {}
-  BDAM_DEVICE int64_t offset(int row, int64_t step) const { return row * row_stride + step * step_stride; }
-  BDAM_DEVICE uint32_t load(int64_t at) const {
-    return dtype == DType::f32 ? reinterpret_cast<uint32_t*>(data)[at] : reinterpret_cast<uint16_t*>(data)[at];
+        step_stride(steps) {}
+  BDAM_DEVICE int64_t offset(int row, int step) const { return row * row_stride + step * step_stride; }
+  template <class Type>
+  BDAM_DEVICE typename Type::Bits load(int64_t at) const {
+    return reinterpret_cast<const typename Type::Bits*>(data)[at];
   }
+  template <class Type>
   BDAM_DEVICE void store(int64_t at, float value) const {
-    const uint32_t bits = to_bits(value, dtype);
-    if (dtype == DType::f32) {
-      reinterpret_cast<uint32_t*>(data)[at] = bits;
-    } else {
-      reinterpret_cast<uint16_t*>(data)[at] = static_cast<uint16_t>(bits);
-    }
+    reinterpret_cast<typename Type::Bits*>(data)[at] = Type::bits(value);
   }
 };
 
 // Where a block works.
 template <class L>
 struct Place {
-  int64_t batch;
-  int segment, group, slot;  // slot: of the group's blocks in this launch
-  int channel, channels;     // first channel, and how many the block has
-  int64_t begin, end;        // steps of the segment
+  int batch, group;
+  int channel, channels;  // first channel, and how many the block has
+  int begin, end;         // steps of the segment
 
+  // slots: blocks of each group in this launch, from first_block on.
   BDAM_DEVICE Place(const Call& call, int slots, int first_block) {
-    int64_t index = block_index();
-    slot = static_cast<int>(index % slots);
-    index /= slots;
-    group = static_cast<int>(index % call.groups);
-    index /= call.groups;
-    segment = static_cast<int>(index % call.segments);
-    batch = index / call.segments;
-    const int per_group = static_cast<int>(call.A.size[0]) / call.groups, first = (first_block + slot) * L::kChannels;
+    const int row = block_index() / (slots * call.groups), segment = row % call.segments;
+    batch = row / call.segments;
+    group = block_index() / slots % call.groups;
+    const int per_group = static_cast<int>(call.A.size[0]) / call.groups;
+    const int first = (first_block + block_index() % slots) * L::kChannels;
     channel = group * per_group + first;
     channels = per_group - first < L::kChannels ? per_group - first : L::kChannels;
     begin = segment * call.segment_steps;
     end = begin + call.segment_steps;
-    if (end > call.delta.size[2]) end = call.delta.size[2];
+    if (end > call.delta.size[2]) end = static_cast<int>(call.delta.size[2]);
   }
 
+  BDAM_DEVICE int segment(const Call& call) const { return opaque(begin) / call.segment_steps; }
   // (B, D, L)
   BDAM_DEVICE Matrix over_time(const Tensor& t) const {
-    return Matrix(t, batch * t.stride[0] + channel * t.stride[1], t.stride[1], t.stride[2]);
+    return Matrix(t, opaque(batch) * t.stride[0] + opaque(channel) * t.stride[1], t.stride[1], t.stride[2]);
   }
   // B or C
   BDAM_DEVICE Matrix coefficients(const Tensor& t, bool varies) const {
-    const int64_t first = varies ? batch * t.stride[0] + group * t.stride[1] : channel * t.stride[2];
+    const int64_t first =
+        varies ? opaque(batch) * t.stride[0] + opaque(group) * t.stride[1] : opaque(channel) * t.stride[2];
     return Matrix(t, first, t.stride[2], t.stride[3]);
   }
 };
@@ -116,10 +110,10 @@ struct Elements {
   static constexpr int kCount = (kRows * kTile + kThreads - 1) / kThreads;
   int row, step, row_increment, step_increment;
 
-  // like: a matrix whose strides decide.
-  BDAM_DEVICE explicit Elements(const Matrix& like) {
-    const int thread = thread_index();
-    const bool rows_are_neighbours = like.row_stride == 1 && like.step_stride != 1 && kRows <= kThreads;
+  // The strides of the matrix, or of one that decides for several.
+  BDAM_DEVICE Elements(int64_t row_stride, int64_t step_stride) {
+    const int thread = opaque(thread_index());
+    const bool rows_are_neighbours = row_stride == 1 && step_stride != 1 && kRows <= kThreads;
     row = rows_are_neighbours ? thread % kRows : thread / kTile;
     step = rows_are_neighbours ? thread / kRows : thread % kTile;
     row_increment = rows_are_neighbours ? 0 : kThreads / kTile;
@@ -131,7 +125,7 @@ struct Elements {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const int r = row + i * row_increment, s = step + i * step_increment;
-      if (r < kRows && s < kTile) visit(i, r, s);
+      if (kRows * kTile >= kThreads || (r < kRows && s < kTile)) visit(i, r, s);
     }
   }
 };
@@ -142,62 +136,37 @@ struct Fetched {
   uint32_t bits[Elements<kRows>::kCount];
 
   // Zero beyond the last row and step.
-  BDAM_DEVICE void fetch(const Matrix& m, const Elements<kRows>& elements, int rows, int64_t time, int64_t end) {
-    const int64_t first = m.offset(elements.row, time + elements.step);
-    const int64_t increment = m.offset(elements.row_increment, elements.step_increment);
+  template <class Type>
+  BDAM_DEVICE void fetch(const Matrix& m, const Elements<kRows>& elements, int rows, int time, int end) {
+    int64_t at = m.offset(elements.row, time + elements.step);
     elements.each([&](int i, int r, int s) {
-      bits[i] = r < rows && time + s < end ? m.load(first + i * increment) : 0;
+      bits[i] = r < rows && time + s < end ? m.template load<Type>(at) : 0;
+      at += m.offset(elements.row_increment, elements.step_increment);
     });
   }
 };
 
-// log(1 + e^x); x itself above 20.
-BDAM_DEVICE float softplus(float x) { return x > 20.0f ? x : log1p(exp2(x * kLog2e)); }
+// log(1 + e^x), relative error about 1e-7: max(x, 0) + log(1 + e), e = e^-|x|, by log(1 + e) = 2 atanh(e / (2 + e)).
+BDAM_DEVICE float softplus(float x) {
+  const float e = exp2((x < 0.0f ? x : -x) * kLog2e), s = divide(e, 2.0f + e), s2 = s * s;
+  float series = 1.0f / 17.0f;
+#pragma unroll
+  for (int k = 15; k > 0; k -= 2) series = series * s2 + 1.0f / k;
+  return (x < 0.0f ? 0.0f : x) + 2.0f * s * series;
+}
 BDAM_DEVICE float sigmoid(float x) { return divide(1.0f, 1.0f + exp2(-x * kLog2e)); }
-
-// A vector of the block's channels in shared memory; zero for an absent tensor.
-template <class L>
-BDAM_DEVICE void load_channels(const Tensor& t, const Place<L>& place, const Shared& to) {
-  for (int c = thread_index(); c < L::kChannels; c += kThreads) {
-    to.store(c, t && c < place.channels ? t.as<float>()[place.channel + c] : 0.0f);
-  }
-}
-
-// A tile of B or C, transposed: kStates floats a step, zero beyond the last state and step.
-template <class L>
-BDAM_DEVICE void load_matrix(const Matrix& m, const Elements<L::kStates>& elements, int states, int64_t time, int64_t end,
-                             const Shared& to) {
-  const int64_t first = m.offset(elements.row, time + elements.step);
-  const int64_t increment = m.offset(elements.row_increment, elements.step_increment);
-  constexpr int kCount = Elements<L::kStates>::kCount;
-#pragma unroll kCount > 4 ? 4 : kCount
-  for (int i = 0; i < kCount; ++i) {
-    const int n = elements.row + i * elements.row_increment, s = elements.step + i * elements.step_increment;
-    if (n >= L::kStates || s >= kTile) continue;
-    const bool exists = n < states && time + s < end;
-    to.store(s * L::kStates + n, exists ? from_bits(m.load(first + i * increment), m.dtype) : 0.0f);
-  }
-}
-
-// B or C constant over time: kStates floats a channel.
-template <class L>
-BDAM_DEVICE void load_constant(const Matrix& m, int channels, int states, const Shared& to) {
-  for (int i = thread_index(); i < L::kChannels * L::kStates; i += kThreads) {
-    const int c = i / L::kStates, n = i % L::kStates;
-    to.store(i, c < channels && n < states ? from_bits(m.load(m.offset(c, n)), m.dtype) : 0.0f);
-  }
-}
 
 // visit(c, n, offset) for those of a lane's channels and states that exist, with their place in (B, index, D, N).
 template <class L, class Visit>
 BDAM_DEVICE void each_state(const Tensor& t, const Place<L>& place, const Lane<L>& lane, int64_t index, Visit visit) {
-  const int64_t first = place.batch * t.stride[0] + index * t.stride[1] +
-                        (place.channel + lane.channel) * t.stride[2] + lane.state * t.stride[3];
+  const int channel = opaque(lane.channel), state = opaque(lane.state);
+  const int64_t first = opaque(place.batch) * t.stride[0] + index * t.stride[1] +
+                        (opaque(place.channel) + channel) * t.stride[2] + state * t.stride[3];
 #pragma unroll
   for (int c = 0; c < L::KC; ++c) {
 #pragma unroll
     for (int n = 0; n < L::KS; ++n) {
-      const bool exists = lane.channel + c < place.channels && lane.state + n < t.size[3];
+      const bool exists = channel + c < place.channels && state + n < static_cast<int>(t.size[3]);
       if (exists) visit(c, n, first + c * t.stride[2] + n * t.stride[3]);
     }
   }
@@ -251,8 +220,9 @@ struct States {
 
 // A lane's channels of a (B, S, D) sum of step sizes.
 template <class L>
-BDAM_DEVICE void save_step_sums(const Tensor& sums, const Place<L>& place, const Lane<L>& lane, const float (&steps)[L::KC]) {
-  const int64_t first = (place.batch * sums.size[1] + place.segment) * sums.size[2] + place.channel + lane.channel;
+BDAM_DEVICE void save_step_sums(const Tensor& sums, const Place<L>& place, const Lane<L>& lane, int segment,
+                                const float (&steps)[L::KC]) {
+  const int64_t first = (place.batch * sums.size[1] + segment) * sums.size[2] + place.channel + lane.channel;
   for (int k = 0; k < L::KC; ++k) {
     if (lane.channel + k < place.channels) sums.as<float>()[first + k] = steps[k];
   }
@@ -294,16 +264,90 @@ BDAM_DEVICE void sum_over_lanes(float (&v)[kCount], Visit visit) {
   for (int i = 0; i < kOwn; ++i) visit(first + i, v[i]);
 }
 
-// A lane's states of a row of B or C: of a step of the tile, or of a channel where it is constant over time.
-template <int KS>
-BDAM_DEVICE void load_row(const Shared& tile, int at, float (&to)[KS]) {
-#pragma unroll
-  for (int i = 0; i < KS; i += 4) {
-    const Vec<4> part = tile.load<4>(at + i);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) to[i + k] = part.v[k];
+// What the kernels do alike in a block: how it fills its tiles. Where an array begins in shared memory is for `Arrays` to say.
+// kVaries: B and C vary over time for certain.
+template <class L, class Arrays, bool kVaries>
+struct Block {
+  static constexpr int KC = L::KC, KS = L::KS;
+
+  const Call& call;
+  const Place<L> place;
+  const Lane<L> lane;
+  const Shared u_tile{Arrays::kU, L::kTileFloats}, delta_tile{Arrays::kDelta, L::kTileFloats};
+  const Shared B_tile{Arrays::kB, L::kMatrixFloats}, C_tile{Arrays::kC, L::kMatrixFloats};
+  const Shared D{Arrays::kD, L::kChannels}, bias{Arrays::kBias, L::kChannels};
+  States<L> rates;
+
+  BDAM_DEVICE Block(const Call& c, const Place<L>& p) : call(c), place(p) {
+    for (int i = thread_index(); i < L::kChannels; i += kThreads) {
+      const bool exists = i < place.channels;
+      D.store(i, call.D && exists ? call.D.as<float>()[place.channel + i] : 0.0f);
+      bias.store(i, call.delta_bias && exists ? call.delta_bias.as<float>()[place.channel + i] : 0.0f);
+    }
+    if (!B_varies()) load_constant(call.B, B_tile);
+    if (!C_varies()) load_constant(call.C, C_tile);
+    rates.load_rates(call.A, place, lane);
   }
-}
+
+  BDAM_DEVICE bool B_varies() const { return kVaries || call.B_varies; }
+  BDAM_DEVICE bool C_varies() const { return kVaries || call.C_varies; }
+  BDAM_DEVICE bool exists(int c, int time) const { return c < place.channels && time < place.end; }
+  // Of every matrix of channels by time.
+  BDAM_DEVICE Elements<L::kChannels> elements() const {
+    return Elements<L::kChannels>(call.delta.stride[1], call.delta.stride[2]);
+  }
+
+  template <class Type>
+  BDAM_DEVICE void fetch(const Tensor& t, int time, Fetched<L::kChannels>& to) const {
+    to.template fetch<Type>(place.over_time(t), elements(), place.channels, time, place.end);
+  }
+  template <class Type>
+  BDAM_DEVICE void store_u(const Fetched<L::kChannels>& from) const {
+    elements().each([&](int i, int c, int s) { u_tile.store(s * L::kRow + c, Type::value(from.bits[i])); });
+  }
+  // The step sizes: with bias and softplus, and zero where there is no such step or channel, which leaves states as they are.
+  template <class Type>
+  BDAM_DEVICE void store_delta(const Fetched<L::kChannels>& from, int time) const {
+    elements().each([&](int i, int c, int s) {
+      const float x = Type::value(from.bits[i]) + bias.load(c), soft = softplus(x);
+      delta_tile.store(s * L::kRow + c, exists(c, time + s) ? (call.delta_softplus ? soft : x) : 0.0f);
+    });
+  }
+
+  // A tile of B or C, transposed: kStates floats a step, zero beyond the last state and step.
+  template <class Type>
+  BDAM_DEVICE void load_coefficients(const Tensor& t, int time, const Shared& to) const {
+    const Elements<L::kStates> elements(t.stride[2], t.stride[3]);
+    const Matrix m = place.coefficients(t, true);
+    int64_t at = m.offset(elements.row, time + elements.step);
+    constexpr int kCount = Elements<L::kStates>::kCount;
+#pragma unroll kCount > 4 ? 4 : kCount
+    for (int i = 0; i < kCount; ++i) {
+      const int n = elements.row + i * elements.row_increment, s = elements.step + i * elements.step_increment;
+      const bool exists = n < t.size[2] && time + s < place.end;
+      to.store(s * L::kStates + n, exists ? Type::value(m.template load<Type>(at)) : 0.0f);
+      at += m.offset(elements.row_increment, elements.step_increment);
+    }
+  }
+  // B or C constant over time: kStates floats a channel.
+  BDAM_DEVICE void load_constant(const Tensor& t, const Shared& to) const {
+    const Matrix m = place.coefficients(t, false);
+    for (int i = thread_index(); i < L::kChannels * L::kStates; i += kThreads) {
+      const int c = i / L::kStates, n = i % L::kStates;
+      to.store(i, c < place.channels && n < t.size[3] ? F32::value(m.template load<F32>(m.offset(c, n))) : 0.0f);
+    }
+  }
+  // A lane's states of B or C, at a step of the tile or, constant over time, of the lane's channel k.
+  BDAM_DEVICE void read_coefficients(const Shared& tile, bool varies, int step, int k, float (&to)[KS]) const {
+    const int at = (varies ? step : lane.channel + k) * L::kStates + lane.state;
+#pragma unroll
+    for (int i = 0; i < KS; i += 4) {
+      const Vec<4> part = tile.load<4>(at + i);
+#pragma unroll
+      for (int n = 0; n < 4; ++n) to[i + n] = part.v[n];
+    }
+  }
+};
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -351,7 +395,7 @@ inline Call call_of(Call call, bool delta_softplus, bool reverse, int64_t segmen
   }
   const int64_t chunks = ceil_divide(call.delta.size[2], kChunk);
   call.segments = static_cast<int>(segments);
-  call.segment_steps = ceil_divide(chunks, segments) * kChunk;
+  call.segment_steps = static_cast<int>(ceil_divide(chunks, segments) * kChunk);
   call.delta_softplus = delta_softplus;
   for (Tensor* t : {&call.u, &call.delta, &call.z}) *t = reversed(*t, reverse);
   call.B = with_four_axes(reversed(call.B, reverse && call.B_varies), 0);

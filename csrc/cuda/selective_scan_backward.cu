@@ -29,78 +29,52 @@ struct Arrays {
   static constexpr int kFloats = kSums + kSumFloats;
 };
 
-// The shared memory, matrices and registers of a block that walks back; the steps of the walk are its functions.
-template <class L, bool kConstant>
-struct Walk {
-  static constexpr int KC = L::KC, KS = L::KS;
+// A block that walks back; the parts of the walk are its functions.
+template <class L, bool kVaries>
+struct Walk : Block<L, Arrays<L>, kVaries> {
   using A = Arrays<L>;
+  using Base = Block<L, A, kVaries>;
+  using Base::call, Base::place, Base::lane, Base::rates, Base::D, Base::B_varies, Base::C_varies, Base::exists;
+  using Base::u_tile, Base::delta_tile, Base::B_tile, Base::C_tile, Base::elements, Base::read_coefficients;
+  static constexpr int KC = L::KC, KS = L::KS;
 
   const Backward& p;
-  const Call& call = p.call;
-  const Place<L> place;
-  const Lane<L> lane;
-  const int states;
-  const bool B_varies, C_varies;
-  const Matrix u, delta, grad_out, B, C;
-  const Elements<L::kChannels> elements;
-  const Elements<L::kStates> B_elements, C_elements;
-  const Shared u_tile{A::kU, L::kTileFloats}, delta_tile{A::kDelta, L::kTileFloats}, grad_tile{A::kGrad, L::kTileFloats};
-  const Shared B_tile{A::kB, L::kMatrixFloats}, C_tile{A::kC, L::kMatrixFloats};
-  const Shared D{A::kD, L::kChannels}, bias{A::kBias, L::kChannels};
-  const Shared starts{A::kStarts, kChunk / kGroup * A::kStartFloats}, sums{A::kSums, A::kSumFloats};
-  States<L> rates, carry, sum_A, sum_B, sum_C;
+  const Shared grad_tile{A::kGrad, L::kTileFloats}, sums{A::kSums, A::kSumFloats};
+  const Shared starts{A::kStarts, kChunk / kGroup * A::kStartFloats};
+  States<L> carry, sum_A, sum_B, sum_C;
   // Of the sums over states that fall to this lane: how many of a group, and those of the gradients of D and the bias.
   static constexpr int kOwn = kGroup * KC > L::kStateLanes ? kGroup * KC / L::kStateLanes : 1;
   static constexpr int kOwnChannels = kOwn < KC ? kOwn : KC;
   float sum_D[kOwnChannels] = {}, sum_bias[kOwnChannels] = {};
 
-  BDAM_DEVICE Walk(const Backward& parameters, const Place<L>& at)
-      : p(parameters),
-        place(at),
-        states(static_cast<int>(call.A.size[1])),
-        B_varies(!kConstant || call.B_varies),
-        C_varies(!kConstant || call.C_varies),
-        u(place.over_time(call.u)),
-        delta(place.over_time(call.delta)),
-        grad_out(place.over_time(p.grad_out)),
-        B(place.coefficients(call.B, B_varies)),
-        C(place.coefficients(call.C, C_varies)),
-        elements(delta),
-        B_elements(B),
-        C_elements(C) {
-    load_channels(call.D, place, D);
-    load_channels(call.delta_bias, place, bias);
-    if (!B_varies) load_constant<L>(B, place.channels, states, B_tile);
-    if (!C_varies) load_constant<L>(C, place.channels, states, C_tile);
-    rates.load_rates(call.A, place, lane);
+  BDAM_DEVICE Walk(const Backward& parameters, const Place<L>& at) : Base(parameters.call, at), p(parameters) {
     for (States<L>* sum : {&sum_A, &sum_B, &sum_C}) sum->clear();
   }
 
-  BDAM_DEVICE void load_delta(int64_t time) {
+  template <class Type>
+  BDAM_DEVICE void load_delta(int time) {
     Fetched<L::kChannels> bits;
-    bits.fetch(delta, elements, place.channels, time, place.end);
-    elements.each([&](int i, int c, int s) {
-      const float x = from_bits(bits.bits[i], delta.dtype) + bias.load(c);
-      const bool exists = c < place.channels && time + s < place.end;
-      delta_tile.store(s * L::kRow + c, exists ? (call.delta_softplus ? softplus(x) : x) : 0.0f);
-    });
+    this->template fetch<Type>(call.delta, time, bits);
+    this->template store_delta<Type>(bits, time);
   }
 
-  BDAM_DEVICE void load_u(int64_t time) {
+  template <class Type>
+  BDAM_DEVICE void load_u(int time) {
     Fetched<L::kChannels> bits;
-    bits.fetch(u, elements, place.channels, time, place.end);
-    elements.each([&](int i, int c, int s) { u_tile.store(s * L::kRow + c, from_bits(bits.bits[i], u.dtype)); });
+    this->template fetch<Type>(call.u, time, bits);
+    this->template store_u<Type>(bits);
   }
 
   // The gradient behind the gate: grad_out silu(z).
-  BDAM_DEVICE void load_grad(int64_t time) {
+  template <class Type>
+  BDAM_DEVICE void load_grad(int time) {
     Fetched<L::kChannels> bits, z_bits;
-    bits.fetch(grad_out, elements, place.channels, time, place.end);
-    if (call.z) z_bits.fetch(place.over_time(call.z), elements, place.channels, time, place.end);
-    elements.each([&](int i, int c, int s) {
-      float g = from_bits(bits.bits[i], grad_out.dtype);
+    this->template fetch<Type>(p.grad_out, time, bits);
+    if (call.z) this->template fetch<Type>(call.z, time, z_bits);
+    elements().each([&](int i, int c, int s) {
+      float g = Type::value(bits.bits[i]);
       if (call.z) {
-        const float x = from_bits(z_bits.bits[i], call.z.dtype);
+        const float x = Type::value(z_bits.bits[i]);
         g *= x * sigmoid(x);
       }
       grad_tile.store(s * L::kRow + c, g);
@@ -108,36 +82,35 @@ struct Walk {
   }
 
   // What the way forward needs, and with `all` the way back too.
-  BDAM_DEVICE void load_tiles(int64_t time, bool all) {
+  BDAM_DEVICE void load_tiles(int time, bool all) {
     barrier();
-    if (B_varies) load_matrix<L>(B, B_elements, states, time, place.end, B_tile);
-    load_delta(time);
-    load_u(time);
-    if (all) {
-      if (C_varies) load_matrix<L>(C, C_elements, states, time, place.end, C_tile);
-      load_grad(time);
-    }
+    with_type(call.delta.dtype, [&](auto type) {
+      using Type = decltype(type);
+      if (B_varies()) this->template load_coefficients<Type>(call.B, time, B_tile);
+      load_delta<Type>(time);
+      load_u<Type>(time);
+      if (!all) return;
+      if (C_varies()) this->template load_coefficients<Type>(call.C, time, C_tile);
+      load_grad<Type>(time);
+    });
     barrier();
   }
 
-  BDAM_DEVICE void load_coefficients(const Shared& tile, bool varies, int step, int k, float (&to)[KS]) {
-    load_row(tile, (varies ? step : lane.channel + k) * L::kStates + lane.state, to);
-  }
-
-  // From h before the group to h after it; decays and states in between are left in `decay` and `h`.
-  BDAM_DEVICE void walk_group(int first, States<L> (&h)[kGroup + 1], States<L> (&decay)[kGroup]) {
+  // From the states before a group: its decays, and the states after each of its steps.
+  BDAM_DEVICE void walk_group(int first, const States<L>& start, States<L> (&h)[kGroup], States<L> (&decay)[kGroup]) {
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
+      const States<L>& before = i ? h[i - 1] : start;
       const int at = (first + i) * L::kRow + lane.channel;
-      const Vec<KC> d = delta_tile.load<KC>(at), x = u_tile.load<KC>(at);
+      const Vec<KC> d = delta_tile.template load<KC>(at), x = u_tile.template load<KC>(at);
       float b[KS];
 #pragma unroll
       for (int k = 0; k < KC; ++k) {
-        if (k == 0 || kConstant) load_coefficients(B_tile, B_varies, first + i, k, b);
+        if (k == 0 || !kVaries) read_coefficients(B_tile, B_varies(), first + i, k, b);
 #pragma unroll
         for (int n = 0; n < KS; ++n) {
           decay[i].v[k][n] = exp2(d.v[k] * rates.v[k][n]);
-          h[i + 1].v[k][n] = decay[i].v[k][n] * h[i].v[k][n] + d.v[k] * x.v[k] * b[n];
+          h[i].v[k][n] = decay[i].v[k][n] * before.v[k][n] + d.v[k] * x.v[k] * b[n];
         }
       }
     }
@@ -162,15 +135,18 @@ struct Walk {
     }
   }
 
-  // Walks forward through the groups of a tile, saving the states before each.
-  BDAM_DEVICE void walk_tile(int tile, States<L>& h) {
+  // Walks forward through the groups of a tile, from the states before the first, saving those before each next one.
+  BDAM_DEVICE void walk_tile(int tile) {
+    States<L> h;
+    load_start(tile * kTile / kGroup, h);
 #pragma unroll 1
     for (int first = 0; first < kTile; first += kGroup) {
-      save_start((tile * kTile + first) / kGroup, h);
-      States<L> walked[kGroup + 1], decay[kGroup];
-      walked[0] = h;
-      walk_group(first, walked, decay);
-      h = walked[kGroup];
+      const int next = (tile * kTile + first) / kGroup + 1;
+      if (next == kChunk / kGroup) break;
+      States<L> walked[kGroup], decay[kGroup];
+      walk_group(first, h, walked, decay);
+      h = walked[kGroup - 1];
+      save_start(next, h);
     }
   }
 
@@ -178,22 +154,22 @@ struct Walk {
   BDAM_DEVICE void step_back(int step, const States<L>& before, const States<L>& after, const States<L>& decay,
                              float* from_B, float* from_A, float* y, float (&shared)[2 * KS]) {
     const int at = step * L::kRow + lane.channel;
-    const Vec<KC> d = delta_tile.load<KC>(at), x = u_tile.load<KC>(at), g = grad_tile.load<KC>(at);
+    const Vec<KC> d = delta_tile.template load<KC>(at), x = u_tile.template load<KC>(at), g = grad_tile.template load<KC>(at);
     float b[KS], c[KS];
 #pragma unroll
     for (int n = 0; n < 2 * KS; ++n) shared[n] = 0.0f;
 #pragma unroll
     for (int k = 0; k < KC; ++k) {
-      if (k == 0 || kConstant) {
-        load_coefficients(B_tile, B_varies, step, k, b);
-        load_coefficients(C_tile, C_varies, step, k, c);
+      if (k == 0 || !kVaries) {
+        read_coefficients(B_tile, B_varies(), step, k, b);
+        read_coefficients(C_tile, C_varies(), step, k, c);
       }
       from_B[k] = from_A[k] = y[k] = 0.0f;
 #pragma unroll
       for (int n = 0; n < KS; ++n) {
         const float dh = carry.v[k][n] + c[n] * g.v[k];
         const float grad_b = d.v[k] * x.v[k] * dh, grad_c = g.v[k] * after.v[k][n];
-        if (kConstant) {
+        if (!kVaries) {
           sum_B.v[k][n] += grad_b;
           sum_C.v[k][n] += grad_c;
         }
@@ -245,12 +221,12 @@ struct Walk {
   }
 
   // Adds up the warps' gradients of B or C of the steps from `time` on, of which the tile has those from `first` on.
-  BDAM_DEVICE void add_shared(const Tensor& partial, int which, int64_t time) {
-    const int64_t origin = place.batch * partial.stride[0] +
-                           (place.group * p.window + place.slot) * partial.stride[1] + time * partial.stride[3];
+  BDAM_DEVICE void add_shared(const Tensor& partial, int which, int time) {
+    const int slot = opaque(block_index()) % (call.groups * p.window);  // of this group's, among all groups'
+    const int64_t origin = place.batch * partial.stride[0] + slot * partial.stride[1] + time * partial.stride[3];
     for (int i = thread_index(); i < L::kStates * A::kSumSteps; i += kThreads) {
       const int n = i / A::kSumSteps, step = i % A::kSumSteps;
-      if (n >= states || time + step >= place.end) continue;
+      if (n >= call.A.size[1] || time + step >= place.end) continue;
       float total = 0.0f;
 #pragma unroll
       for (int warp = 0; warp < kWarps; ++warp) {
@@ -262,67 +238,75 @@ struct Walk {
   }
 
   BDAM_DEVICE void group_back(int tile, int first) {
-    States<L> h[kGroup + 1], decay[kGroup];
-    load_start((tile * kTile + first) / kGroup, h[0]);
-    walk_group(first, h, decay);
+    const int group = (tile * kTile + first) / kGroup;
+    States<L> start, h[kGroup], decay[kGroup];
+    load_start(group, start);
+    walk_group(first, start, h, decay);
     float from_B[kGroup * KC], from_A[kGroup * KC], y[kGroup * KC];
 #pragma unroll
     for (int i = kGroup - 1; i >= 0; --i) {
+      if (i == 0) load_start(group, start);  // again, rather than have it occupy registers
       float shared[2 * KS];
-      step_back(first + i, h[i], h[i + 1], decay[i], from_B + i * KC, from_A + i * KC, y + i * KC, shared);
-      if (B_varies || C_varies) save_shared(first + i, shared);
+      step_back(first + i, i ? h[i - 1] : start, h[i], decay[i], from_B + i * KC, from_A + i * KC, y + i * KC, shared);
+      if (B_varies() || C_varies()) save_shared(first + i, shared);
     }
     save_channels(first, from_B, from_A, y);
   }
 
-  BDAM_DEVICE void tile_back(int tile, int64_t time) {
+  BDAM_DEVICE void tile_back(int tile, int time) {
 #pragma unroll 1
     for (int first = kTile - kGroup; first >= 0; first -= kGroup) {
       group_back(tile, first);
       if (first % A::kSumSteps) continue;
       barrier();
-      if (B_varies) add_shared(p.partial_B, 0, time + first);
-      if (C_varies) add_shared(p.partial_C, 1, time + first);
+      if (B_varies()) add_shared(p.partial_B, 0, time + first);
+      if (C_varies()) add_shared(p.partial_C, 1, time + first);
       if (A::kSumSteps < kTile) barrier();
     }
     store_gradients(time);
   }
 
-  BDAM_DEVICE void store_gradients(int64_t time) {
-    const Matrix grad_u = place.over_time(p.grad_u), grad_delta = place.over_time(p.grad_delta);
-    elements.each([&](int, int c, int s) {
-      if (c >= place.channels || time + s >= place.end) return;
-      const int at = s * L::kRow + c;
-      grad_u.store(grad_u.offset(c, time + s), u_tile.load(at));
-      grad_delta.store(grad_delta.offset(c, time + s), delta_tile.load(at));
-    });
-    if (!call.z) return;
-    const Matrix z = place.over_time(call.z), grad_z = place.over_time(p.grad_z);
-    elements.each([&](int, int c, int s) {
-      if (c >= place.channels || time + s >= place.end) return;
-      const float x = from_bits(z.load(z.offset(c, time + s)), z.dtype), sx = sigmoid(x);
-      const float g = from_bits(grad_out.load(grad_out.offset(c, time + s)), grad_out.dtype);
-      grad_z.store(grad_z.offset(c, time + s), g * grad_tile.load(s * L::kRow + c) * sx * (1.0f + x * (1.0f - sx)));
+  BDAM_DEVICE void store_gradients(int time) {
+    with_type(call.delta.dtype, [&](auto type) {
+      using Type = decltype(type);
+      const Matrix grad_u = place.over_time(p.grad_u), grad_delta = place.over_time(p.grad_delta);
+      elements().each([&](int, int c, int s) {
+        if (!exists(c, time + s)) return;
+        const int at = s * L::kRow + c;
+        grad_u.template store<Type>(grad_u.offset(c, time + s), u_tile.load(at));
+        grad_delta.template store<Type>(grad_delta.offset(c, time + s), delta_tile.load(at));
+      });
+      if (!call.z) return;
+      Fetched<L::kChannels> bits, z_bits;
+      this->template fetch<Type>(p.grad_out, time, bits);
+      this->template fetch<Type>(call.z, time, z_bits);
+      const Matrix grad_z = place.over_time(p.grad_z);
+      elements().each([&](int i, int c, int s) {
+        if (!exists(c, time + s)) return;
+        const float x = Type::value(z_bits.bits[i]), sx = sigmoid(x), g = Type::value(bits.bits[i]);
+        const float slope = sx * (1.0f + x * (1.0f - sx));
+        grad_z.template store<Type>(grad_z.offset(c, time + s), g * grad_tile.load(s * L::kRow + c) * slope);
+      });
     });
   }
 
   // A chunk's states before each of its groups, tile by tile, then the way back.
-  BDAM_DEVICE void chunk_back(int64_t begin) {
+  BDAM_DEVICE void chunk_back(int begin) {
     States<L> h;
     if (begin == 0) {
       h.load(call.initial_state, place, lane);
     } else {
       h.load(p.checkpoints, place, lane, begin / kChunk - 1);
     }
-    const int64_t end = begin + kChunk < place.end ? begin + kChunk : place.end;
-    const int tiles = static_cast<int>(end - begin + kTile - 1) / kTile;
-    for (int tile = 0; tile < tiles; ++tile) {
-      load_tiles(begin + tile * kTile, tile == tiles - 1);
-      walk_tile(tile, h);
-    }
-    for (int tile = tiles - 1; tile >= 0; --tile) {
-      if (tile < tiles - 1) load_tiles(begin + tile * kTile, true);
-      tile_back(tile, begin + tile * kTile);
+    save_start(0, h);
+    const int end = begin + kChunk < place.end ? begin + kChunk : place.end;
+    const int tiles = (end - begin + kTile - 1) / kTile;
+#pragma unroll 1
+    for (int i = 0; i < 2 * tiles - 1; ++i) {  // there and back; the last tile is loaded once for both
+      const int tile = i < tiles ? i : 2 * tiles - 2 - i;
+      load_tiles(begin + tile * kTile, i >= tiles - 1);
+      if (i < tiles) walk_tile(tile);
+      if (i >= tiles - 1) tile_back(tile, begin + tile * kTile);
     }
   }
 
@@ -335,32 +319,33 @@ struct Walk {
       float total = owns() && k >= first && k < first + kOwnChannels ? own[(k - first) % kOwnChannels] : 0.0f;
 #pragma unroll
       for (int mask = L::kStateLanes / 2; mask > 0; mask /= 2) total += shuffle_xor(total, mask);
-      const int64_t at = (place.batch * call.segments + place.segment) * partial.size[2] + place.channel;
+      const int64_t at = (place.batch * call.segments + place.segment(call)) * partial.size[2] + place.channel;
       if (lane.state == 0 && lane.channel + k < place.channels) partial.as<float>()[at + lane.channel + k] = total;
     }
   }
 
   BDAM_DEVICE void save_sums() {
-    sum_A.save(p.partial_A, place, lane, place.segment);
-    if (!B_varies) sum_B.save(p.partial_B, place, lane, place.segment);
-    if (!C_varies) sum_C.save(p.partial_C, place, lane, place.segment);
+    const int segment = place.segment(call);
+    sum_A.save(p.partial_A, place, lane, segment);
+    if (!B_varies()) sum_B.save(p.partial_B, place, lane, segment);
+    if (!C_varies()) sum_C.save(p.partial_C, place, lane, segment);
     save_channel_sums(p.partial_D, sum_D);
     save_channel_sums(p.partial_bias, sum_bias);
   }
 };
 
-template <class L, bool kConstant>
-BDAM_KERNEL(kThreads, 2) selective_scan_backward_kernel(BDAM_PARAMETER Backward p) {
+template <class L, bool kVaries>
+BDAM_KERNEL(kThreads, kVaries ? 3 : 2) selective_scan_backward_kernel(BDAM_PARAMETER Backward p) {
   const Place<L> place(p.call, p.window, p.first_block);
   if (place.channels <= 0) return;
-  Walk<L, kConstant> walk(p, place);
+  Walk<L, kVaries> walk(p, place);
   walk.carry.load(p.grad_last_state, place, walk.lane);
-  for (int s = p.call.segments - 1; s > place.segment; --s) {
+  for (int s = p.call.segments - 1; s > place.segment(p.call); --s) {
     walk.carry.pass(p.adjoints, p.step_sums, walk.rates, place, walk.lane, s);
   }
-  for (int64_t begin = (place.end - 1) / kChunk * kChunk; begin >= place.begin; begin -= kChunk) walk.chunk_back(begin);
+  for (int begin = (place.end - 1) / kChunk * kChunk; begin >= place.begin; begin -= kChunk) walk.chunk_back(begin);
   walk.save_sums();
-  if (place.segment == 0) walk.carry.save(p.grad_initial_state, place, walk.lane);
+  if (place.begin == 0) walk.carry.save(p.grad_initial_state, place, walk.lane);
 }
 
 // What a segment alone passes on to the segment before it, and the sum of its step sizes.
@@ -368,14 +353,17 @@ template <class L>
 BDAM_KERNEL(kThreads, 2) selective_scan_adjoints_kernel(BDAM_PARAMETER Backward p) {
   constexpr int KC = L::KC, KS = L::KS;
   const Place<L> place(p.call, p.window, 0);
-  Walk<L, true> walk(p, place);
+  Walk<L, false> walk(p, place);
   walk.carry.clear();
   float steps[KC] = {};
-  for (int64_t time = (place.end - 1) / kTile * kTile; time >= place.begin; time -= kTile) {
+  for (int time = (place.end - 1) / kTile * kTile; time >= place.begin; time -= kTile) {
     barrier();
-    if (walk.C_varies) load_matrix<L>(walk.C, walk.C_elements, walk.states, time, place.end, walk.C_tile);
-    walk.load_delta(time);
-    walk.load_grad(time);
+    with_type(p.call.delta.dtype, [&](auto type) {
+      using Type = decltype(type);
+      if (walk.C_varies()) walk.template load_coefficients<Type>(p.call.C, time, walk.C_tile);
+      walk.template load_delta<Type>(time);
+      walk.template load_grad<Type>(time);
+    });
     barrier();
 #pragma unroll 4
     for (int step = kTile - 1; step >= 0; --step) {
@@ -384,7 +372,7 @@ BDAM_KERNEL(kThreads, 2) selective_scan_adjoints_kernel(BDAM_PARAMETER Backward 
       float c[KS];
 #pragma unroll
       for (int k = 0; k < KC; ++k) {
-        walk.load_coefficients(walk.C_tile, walk.C_varies, step, k, c);
+        walk.read_coefficients(walk.C_tile, walk.C_varies(), step, k, c);
 #pragma unroll
         for (int n = 0; n < KS; ++n) {
           walk.carry.v[k][n] = exp2(d.v[k] * walk.rates.v[k][n]) * (walk.carry.v[k][n] + c[n] * g.v[k]);
@@ -393,8 +381,9 @@ BDAM_KERNEL(kThreads, 2) selective_scan_adjoints_kernel(BDAM_PARAMETER Backward 
       }
     }
   }
-  walk.carry.save(p.adjoints, place, walk.lane, place.segment);
-  if (walk.lane.state == 0) save_step_sums(p.step_sums, place, walk.lane, steps);
+  const int segment = place.segment(p.call);
+  walk.carry.save(p.adjoints, place, walk.lane, segment);
+  if (walk.lane.state == 0) save_step_sums(p.step_sums, place, walk.lane, segment, steps);
 }
 
 template <class L>
@@ -443,9 +432,9 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
     p.window = varies ? static_cast<int>(shared.size[1]) / p.call.groups : blocks_of<L>(p.call);
     const int64_t blocks = grid<L>(p, u.size[0]);
     if (B.dims == 4 && C.dims == 4) {
-      launch(selective_scan_backward_kernel<L, false>, blocks, kThreads, Arrays<L>::kFloats, p, stream);
-    } else {
       launch(selective_scan_backward_kernel<L, true>, blocks, kThreads, Arrays<L>::kFloats, p, stream);
+    } else {
+      launch(selective_scan_backward_kernel<L, false>, blocks, kThreads, Arrays<L>::kFloats, p, stream);
     }
   });
 }

@@ -206,7 +206,7 @@ void on_write(int i, Touched& t) {
 }  // namespace
 
 int thread_index() { return block.current; }
-int64_t block_index() { return block.index; }
+int block_index() { return static_cast<int>(block.index); }
 
 void barrier(int line) {
   Fiber& fiber = block.fibers[block.current];

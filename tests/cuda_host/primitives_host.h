@@ -23,7 +23,7 @@ constexpr const char* kDevice = "cpu";
 namespace host {
 
 int thread_index();
-int64_t block_index();
+int block_index();
 void barrier(int line);
 float shuffle_xor(float value, int mask, int line);
 // Address of floats [offset + i, offset + i + width) of shared memory, after the checks above.
@@ -31,38 +31,19 @@ float* shared(int offset, int count, int i, int width, bool write);
 // Runs body once for every thread of every block. Throws std::runtime_error for what is wrong with the kernel.
 void run(int64_t blocks, int threads, int shared_floats, const std::function<void()>& body);
 
-inline float half_to_float(uint16_t bits) {
-  _Float16 value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-inline uint16_t float_to_half(float value) {
-  const _Float16 half = static_cast<_Float16>(value);
-  uint16_t bits;
-  std::memcpy(&bits, &half, sizeof bits);
-  return bits;
-}
-inline float as_float(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-inline uint32_t as_bits(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-// Rounds to nearest, ties to even; NaN stays NaN.
-inline uint16_t float_to_bf16(float value) {
-  const uint32_t bits = as_bits(value);
-  if (value != value) return 0x7fff;
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+template <class To, class From>
+To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
 }
 
 }  // namespace host
 
 inline int thread_index() { return host::thread_index(); }
-inline int64_t block_index() { return host::block_index(); }
+inline int block_index() { return host::block_index(); }
+inline int opaque(int x) { return x; }
 inline void barrier(int line = __builtin_LINE()) { host::barrier(line); }
 inline float shuffle_xor(float value, int mask, int line = __builtin_LINE()) {
   return host::shuffle_xor(value, mask, line);
@@ -70,18 +51,27 @@ inline float shuffle_xor(float value, int mask, int line = __builtin_LINE()) {
 
 inline float exp2(float x) { return std::exp2(x); }
 inline float divide(float a, float b) { return a / b; }
-inline float log1p(float x) { return std::log1p(x); }
 inline float expm1(float x) { return std::expm1(x); }
 
-inline float from_bits(uint32_t bits, DType dtype) {
-  if (dtype == DType::f32) return host::as_float(bits);
-  if (dtype == DType::bf16) return host::as_float(bits << 16);
-  return host::half_to_float(static_cast<uint16_t>(bits));
-}
-inline uint32_t to_bits(float value, DType dtype) {
-  if (dtype == DType::f32) return host::as_bits(value);
-  return dtype == DType::bf16 ? host::float_to_bf16(value) : host::float_to_half(value);
-}
+struct F32 {
+  using Bits = uint32_t;
+  static float value(Bits bits) { return host::bits_as<float>(bits); }
+  static Bits bits(float value) { return host::bits_as<Bits>(value); }
+};
+struct BF16 {
+  using Bits = uint16_t;
+  static float value(Bits bits) { return host::bits_as<float>(static_cast<uint32_t>(bits) << 16); }
+  // To the nearest, ties to even; NaN stays NaN.
+  static Bits bits(float value) {
+    const uint32_t wide = host::bits_as<uint32_t>(value);
+    return value != value ? 0x7fff : static_cast<Bits>((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
+  }
+};
+struct F16 {
+  using Bits = uint16_t;
+  static float value(Bits bits) { return host::bits_as<_Float16>(bits); }
+  static Bits bits(float value) { return host::bits_as<Bits>(static_cast<_Float16>(value)); }
+};
 
 template <int K>
 struct alignas(4 * K) Vec {
