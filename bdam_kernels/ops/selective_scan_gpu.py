@@ -49,7 +49,9 @@ class _Plan:
         self.kernels = backends.gpu_module(backend, "selective_scan")
         self.batch, channels, length = u.shape
         self.groups = _groups(B, C)
-        self.blocks = -(-channels // self.groups // self.kernels.selective_scan_block_channels(A.shape[1]))
+        both_vary = B.dim() == 4 and C.dim() == 4
+        block = self.kernels.selective_scan_block_channels(A.shape[1], both_vary)
+        self.blocks = -(-channels // self.groups // block)
         self.segments = _segments(self.batch * self.groups * self.blocks, length)
         # Blocks of each group in one launch of backward; later launches add to what earlier ones left.
         wanted = -(-2 * BLOCKS // (self.batch * self.groups * self.segments))

@@ -6,7 +6,8 @@
 
 namespace bdam {
 
-int selective_scan_block_channels(int64_t states);
+// Channels of a block, for calls in which both B and C vary over time, or not.
+int selective_scan_block_channels(int64_t states, bool varies);
 
 void selective_scan_states(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
                            const Tensor& delta_bias, const Tensor& states, const Tensor& step_sums, bool delta_softplus,

@@ -337,9 +337,10 @@ struct Block {
       to.store(i, c < place.channels && n < t.size[3] ? F32::value(m.template load<F32>(m.offset(c, n))) : 0.0f);
     }
   }
-  // A lane's states of B or C, at a step of the tile or, constant over time, of the lane's channel k.
-  BDAM_DEVICE void read_coefficients(const Shared& tile, bool varies, int step, int k, float (&to)[KS]) const {
-    const int at = (varies ? step : lane.channel + k) * L::kStates + lane.state;
+  // A lane's states of B or C, at a step of the tile or, constant over time, of the lane's only channel.
+  BDAM_DEVICE void read_coefficients(const Shared& tile, bool varies, int step, float (&to)[KS]) const {
+    static_assert(kVaries || KC == 1);
+    const int at = (varies ? step : lane.channel) * L::kStates + lane.state;
 #pragma unroll
     for (int i = 0; i < KS; i += 4) {
       const Vec<4> part = tile.load<4>(at + i);
@@ -351,14 +352,16 @@ struct Block {
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Runs launch(Layout) with the smallest layout that has room for the states.
-template <class Launch>
+// Runs launch(Layout) with the smallest layout that has room for the states; with one channel a lane unless B and C vary
+// over time, as its states then differ from channel to channel.
+template <bool kVaries, class Launch>
 void with_layout(int64_t states, Launch launch) {
+  constexpr int KC = kVaries ? 2 : 1;
   if (states <= 8) return launch(Layout<2, 4, 1>());
-  if (states <= 16) return launch(Layout<4, 4, 2>());
-  if (states <= 32) return launch(Layout<8, 4, 2>());
-  if (states <= 64) return launch(Layout<16, 4, 2>());
-  return launch(Layout<32, 8, 1>());
+  if (states <= 16) return launch(Layout<4, 4, KC>());
+  if (states <= 32) return launch(Layout<8, 4, KC>());
+  if (states <= 64) return launch(Layout<16, 4, KC>());
+  launch(Layout<32, 8, 1>());
 }
 
 // A tensor with time as its last axis, seen from the end.

@@ -104,9 +104,9 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
       const int at = (first + i) * L::kRow + lane.channel;
       const Vec<KC> d = delta_tile.template load<KC>(at), x = u_tile.template load<KC>(at);
       float b[KS];
+      read_coefficients(B_tile, B_varies(), first + i, b);
 #pragma unroll
       for (int k = 0; k < KC; ++k) {
-        if (k == 0 || !kVaries) read_coefficients(B_tile, B_varies(), first + i, k, b);
 #pragma unroll
         for (int n = 0; n < KS; ++n) {
           decay[i].v[k][n] = exp2(d.v[k] * rates.v[k][n]);
@@ -156,14 +156,12 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
     const int at = step * L::kRow + lane.channel;
     const Vec<KC> d = delta_tile.template load<KC>(at), x = u_tile.template load<KC>(at), g = grad_tile.template load<KC>(at);
     float b[KS], c[KS];
+    read_coefficients(B_tile, B_varies(), step, b);
+    read_coefficients(C_tile, C_varies(), step, c);
 #pragma unroll
     for (int n = 0; n < 2 * KS; ++n) shared[n] = 0.0f;
 #pragma unroll
     for (int k = 0; k < KC; ++k) {
-      if (k == 0 || !kVaries) {
-        read_coefficients(B_tile, B_varies(), step, k, b);
-        read_coefficients(C_tile, C_varies(), step, k, c);
-      }
       from_B[k] = from_A[k] = y[k] = 0.0f;
 #pragma unroll
       for (int n = 0; n < KS; ++n) {
@@ -335,7 +333,7 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
 };
 
 template <class L, bool kVaries>
-BDAM_KERNEL(kThreads, kVaries ? 3 : 2) selective_scan_backward_kernel(BDAM_PARAMETER Backward p) {
+BDAM_KERNEL(kThreads, 2) selective_scan_backward_kernel(BDAM_PARAMETER Backward p) {
   const Place<L> place(p.call, p.window, p.first_block);
   if (place.channels <= 0) return;
   Walk<L, kVaries> walk(p, place);
@@ -370,9 +368,9 @@ BDAM_KERNEL(kThreads, 2) selective_scan_adjoints_kernel(BDAM_PARAMETER Backward 
       const int at = step * L::kRow + walk.lane.channel;
       const Vec<KC> d = walk.delta_tile.template load<KC>(at), g = walk.grad_tile.template load<KC>(at);
       float c[KS];
+      walk.read_coefficients(walk.C_tile, walk.C_varies(), step, c);
 #pragma unroll
       for (int k = 0; k < KC; ++k) {
-        walk.read_coefficients(walk.C_tile, walk.C_varies(), step, k, c);
 #pragma unroll
         for (int n = 0; n < KS; ++n) {
           walk.carry.v[k][n] = exp2(d.v[k] * walk.rates.v[k][n]) * (walk.carry.v[k][n] + c[n] * g.v[k]);
@@ -387,8 +385,17 @@ BDAM_KERNEL(kThreads, 2) selective_scan_adjoints_kernel(BDAM_PARAMETER Backward 
 }
 
 template <class L>
-int64_t grid(const Backward& p, int64_t batch) {
-  return batch * p.call.segments * p.call.groups * p.window;
+int64_t grid(const Backward& p) {
+  return p.grad_out.size[0] * p.call.segments * p.call.groups * p.window;
+}
+
+template <bool kVaries>
+void start(Backward& p, int64_t stream) {
+  with_layout<kVaries>(p.call.A.size[1], [&](auto layout) {
+    using L = decltype(layout);
+    if (!p.window) p.window = blocks_of<L>(p.call);
+    launch(selective_scan_backward_kernel<L, kVaries>, grid<L>(p), kThreads, Arrays<L>::kFloats, p, stream);
+  });
 }
 
 }  // namespace
@@ -404,10 +411,10 @@ void selective_scan_adjoints(const Tensor& delta, const Tensor& A, const Tensor&
   p.grad_out = reversed(grad_out, reverse);
   p.adjoints = adjoints;
   p.step_sums = step_sums;
-  with_layout(A.size[1], [&](auto layout) {
+  with_layout<false>(A.size[1], [&](auto layout) {
     using L = decltype(layout);
     p.window = blocks_of<L>(p.call);
-    launch(selective_scan_adjoints_kernel<L>, grid<L>(p, delta.size[0]), kThreads, Arrays<L>::kStarts, p, stream);
+    launch(selective_scan_adjoints_kernel<L>, grid<L>(p), kThreads, Arrays<L>::kStarts, p, stream);
   });
 }
 
@@ -425,18 +432,10 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
              reversed(grad_u, reverse), reversed(grad_delta, reverse), reversed(grad_z, reverse),
              states_of(grad_initial_state), partial_A, reversed(partial_B, reverse && B.dims == 4),
              reversed(partial_C, reverse && C.dims == 4), partial_D, partial_bias, static_cast<int>(first_block), 0};
-  with_layout(A.size[1], [&](auto layout) {
-    using L = decltype(layout);
-    const Tensor& shared = B.dims == 4 ? partial_B : partial_C;  // (B, groups * window, N, L) if either varies
-    const bool varies = B.dims == 4 || C.dims == 4;
-    p.window = varies ? static_cast<int>(shared.size[1]) / p.call.groups : blocks_of<L>(p.call);
-    const int64_t blocks = grid<L>(p, u.size[0]);
-    if (B.dims == 4 && C.dims == 4) {
-      launch(selective_scan_backward_kernel<L, true>, blocks, kThreads, Arrays<L>::kFloats, p, stream);
-    } else {
-      launch(selective_scan_backward_kernel<L, false>, blocks, kThreads, Arrays<L>::kFloats, p, stream);
-    }
-  });
+  // (B, groups * window, N, L) where they vary over time.
+  if (C.dims == 4) p.window = static_cast<int>(partial_C.size[1]) / p.call.groups;
+  if (B.dims == 4) p.window = static_cast<int>(partial_B.size[1]) / p.call.groups;
+  B.dims == 4 && C.dims == 4 ? start<true>(p, stream) : start<false>(p, stream);
 }
 
 }  // namespace bdam

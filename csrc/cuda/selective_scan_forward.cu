@@ -66,12 +66,10 @@ BDAM_KERNEL(kThreads, 4) selective_scan_forward_kernel(BDAM_PARAMETER Forward p)
         const int at = (first + i) * L::kRow + lane.channel;
         const Vec<KC> d = block.delta_tile.template load<KC>(at), x = block.u_tile.template load<KC>(at);
         float b[KS], c[KS];
+        block.read_coefficients(block.B_tile, block.B_varies(), first + i, b);
+        if (kOutput) block.read_coefficients(block.C_tile, block.C_varies(), first + i, c);
 #pragma unroll
         for (int k = 0; k < KC; ++k) {
-          if (k == 0 || !kVaries) {
-            block.read_coefficients(block.B_tile, block.B_varies(), first + i, k, b);
-            if (kOutput) block.read_coefficients(block.C_tile, block.C_varies(), first + i, k, c);
-          }
           const float drive = d.v[k] * x.v[k];
           float sum = 0.0f;
 #pragma unroll
@@ -115,18 +113,23 @@ BDAM_KERNEL(kThreads, 4) selective_scan_forward_kernel(BDAM_PARAMETER Forward p)
   }
 }
 
-template <class L, bool kVaries, bool kOutput>
-void start(const Forward& p, int64_t batch, int64_t stream) {
-  const int64_t blocks = batch * p.call.segments * p.call.groups * p.call.blocks;
-  launch(selective_scan_forward_kernel<L, kVaries, kOutput>, blocks, kThreads, Arrays<L>::kFloats, p, stream);
+template <bool kVaries, bool kOutput>
+void start(Forward& p, int64_t batch, int64_t stream) {
+  with_layout<kVaries>(p.call.A.size[1], [&](auto layout) {
+    using L = decltype(layout);
+    p.call.blocks = blocks_of<L>(p.call);
+    const int64_t blocks = batch * p.call.segments * p.call.groups * p.call.blocks;
+    launch(selective_scan_forward_kernel<L, kVaries, kOutput>, blocks, kThreads, Arrays<L>::kFloats, p, stream);
+  });
 }
 
 }  // namespace
 }  // namespace scan
 
-int selective_scan_block_channels(int64_t states) {
+int selective_scan_block_channels(int64_t states, bool varies) {
   int channels = 0;
-  scan::with_layout(states, [&](auto layout) { channels = decltype(layout)::kChannels; });
+  const auto read = [&](auto layout) { channels = decltype(layout)::kChannels; };
+  varies ? scan::with_layout<true>(states, read) : scan::with_layout<false>(states, read);
   return channels;
 }
 
@@ -137,11 +140,7 @@ void selective_scan_states(const Tensor& u, const Tensor& delta, const Tensor& A
   const Tensor none;
   Forward p{call_of({u, delta, A, B, none, none, none, delta_bias, none}, delta_softplus, reverse, states.size[1]),
             states, step_sums, none, none, none};
-  with_layout(A.size[1], [&](auto layout) {
-    using L = decltype(layout);
-    p.call.blocks = blocks_of<L>(p.call);
-    start<L, false, false>(p, u.size[0], stream);
-  });
+  start<false, false>(p, u.size[0], stream);
 }
 
 void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
@@ -152,12 +151,8 @@ void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& 
   const int64_t segments = states ? states.size[1] : 1;
   Forward p{call_of({u, delta, A, B, C, D, z, delta_bias, initial_state}, delta_softplus, reverse, segments),
             states, step_sums, reversed(out, reverse), states_of(last_state), checkpoints};
-  with_layout(A.size[1], [&](auto layout) {
-    using L = decltype(layout);
-    p.call.blocks = blocks_of<L>(p.call);
-    if (B.dims == 4 && C.dims == 4) return start<L, true, true>(p, u.size[0], stream);
-    start<L, false, true>(p, u.size[0], stream);
-  });
+  const bool varies = B.dims == 4 && C.dims == 4;
+  varies ? start<true, true>(p, u.size[0], stream) : start<false, true>(p, u.size[0], stream);
 }
 
 }  // namespace bdam
