@@ -5,9 +5,10 @@ import pytest
 import torch
 from cuda_host import build
 
-if os.environ.get("BDAM_CUDA_HOST") == "1":
+if flags := os.environ.get("BDAM_CUDA_HOST"):
     # The kernels that run on GPUs, compiled for this processor: they become the backend "cuda" of CPU tensors.
-    sys.modules["bdam_kernels._cuda"] = build.load(build.build_kernels(), "bdam_kernels._cuda")
+    module = build.build_kernels(*build.SANITIZERS) if flags == "sanitized" else build.build_kernels()
+    sys.modules["bdam_kernels._cuda"] = build.load(module, "bdam_kernels._cuda")
 
 
 @pytest.fixture(autouse=True)

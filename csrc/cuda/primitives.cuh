@@ -120,6 +120,9 @@ void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int s
 
 namespace bdam {
 
+// Floats of shared memory that a block has on every chip that we build for: 99 KiB, of sm_120.
+constexpr int kSharedFloats = 99 * 256;
+
 // use(F32()), use(BF16()) or use(F16()): once for a whole loop, which then has no branch on the dtype.
 template <class Use>
 BDAM_DEVICE void with_type(DType dtype, Use use) {

@@ -393,6 +393,7 @@ template <bool kVaries>
 void start(Backward& p, int64_t stream) {
   with_layout<kVaries>(p.call.A.size[1], [&](auto layout) {
     using L = decltype(layout);
+    static_assert(Arrays<L>::kFloats <= kSharedFloats);
     if (!p.window) p.window = blocks_of<L>(p.call);
     launch(selective_scan_backward_kernel<L, kVaries>, grid<L>(p), kThreads, Arrays<L>::kFloats, p, stream);
   });

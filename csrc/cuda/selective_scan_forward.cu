@@ -117,6 +117,7 @@ template <bool kVaries, bool kOutput>
 void start(Forward& p, int64_t batch, int64_t stream) {
   with_layout<kVaries>(p.call.A.size[1], [&](auto layout) {
     using L = decltype(layout);
+    static_assert(Arrays<L>::kFloats <= kSharedFloats);
     p.call.blocks = blocks_of<L>(p.call);
     const int64_t blocks = batch * p.call.segments * p.call.groups * p.call.blocks;
     launch(selective_scan_forward_kernel<L, kVaries, kOutput>, blocks, kThreads, Arrays<L>::kFloats, p, stream);

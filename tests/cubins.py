@@ -1,0 +1,46 @@
+"""What compiled GPU kernels need of a chip, read from their binaries."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Resources(NamedTuple):
+    kernel: str
+    arch: str
+    registers: int
+    stack: int
+    """Bytes of local memory a thread: spilled registers, or arrays that are indexed at run time."""
+    shared: int
+    """Bytes of static shared memory a block."""
+
+
+def cuobjdump() -> str | None:
+    """The CUDA toolkit's program that reads binaries, or the one that Triton's wheel carries."""
+    try:
+        import triton
+    except ImportError:
+        return shutil.which("cuobjdump")
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
+
+
+def resources(program: str, binary: Path) -> list[Resources]:
+    """Of every kernel in a cubin, object file or library, for every architecture in it."""
+    printed = subprocess.run(
+        [program, "--dump-resource-usage", str(binary)], capture_output=True, text=True, check=True
+    ).stdout
+    found = []
+    arch, kernel = "", ""
+    for line in printed.splitlines():
+        if match := re.search(r"arch = (sm_\w+)", line):
+            arch = match[1]
+        elif match := re.search(r"Function (\S+):", line):
+            kernel = match[1]
+        elif match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
+            registers, stack, shared, local = map(int, match.groups())
+            found.append(Resources(kernel, arch, registers, stack + local, shared))
+    return found
