@@ -44,3 +44,17 @@ def resources(program: str, binary: Path) -> list[Resources]:
             registers, stack, shared, local = map(int, match.groups())
             found.append(Resources(kernel, arch, registers, stack + local, shared))
     return found
+
+
+def print_table(title: str, found: list[Resources]) -> None:
+    """A line for every kernel: its variants, and over them and the architectures the most that one needs."""
+    print(f"\n{title}: of how many binaries, and the most registers, stack and static shared memory (bytes) of one")
+    for name in sorted({short_name(r.kernel) for r in found}):
+        of_kernel = [r for r in found if short_name(r.kernel) == name]
+        registers, stack, shared = (max(getattr(r, f) for r in of_kernel) for f in ("registers", "stack", "shared"))
+        print(f"  {name:40} {len(of_kernel):4} {registers:6} {stack:6} {shared:8}")
+
+
+def short_name(kernel: str) -> str:
+    """A kernel's name in the source: C++ compilers mangle it, Triton does not."""
+    return re.findall(r"[a-z_]+_kernel", kernel)[-1] if kernel.startswith("_ZN") else kernel

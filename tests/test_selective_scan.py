@@ -50,10 +50,14 @@ def make_inputs(
     return inputs
 
 
+def on_device(inputs: dict[str, Tensor | None], backend: str) -> dict[str, Tensor | None]:
+    return {name: None if t is None else t.detach().to(device_of(backend)) for name, t in inputs.items()}
+
+
 def run(inputs: dict[str, Tensor | None], weights: tuple[Tensor, Tensor], **options: object) -> dict[str, Tensor]:
     """Outputs and gradients by name, for the loss <out, weights[0]> + <last_state, weights[1]>, on the CPU."""
-    device = device_of(str(options.get("backend", "reference")))
-    leaves = {name: None if t is None else t.detach().to(device).requires_grad_() for name, t in inputs.items()}
+    moved = on_device(inputs, str(options.get("backend", "reference")))
+    leaves = {name: None if t is None else t.requires_grad_() for name, t in moved.items()}
     out, last = selective_scan(**leaves, delta_softplus=True, return_last_state=True, **options)
     torch.autograd.backward((out, last), (weights[0].to(out), weights[1].to(last)))
     grads = {f"grad_{name}": t.grad for name, t in leaves.items() if t is not None}
@@ -150,7 +154,7 @@ def test_strides(backend: str, reverse: bool, layout) -> None:  # type: ignore[n
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_expanded_gradient(backend: str) -> None:
-    inputs = make_inputs(2, 5, 9, 4)
+    inputs = on_device(make_inputs(2, 5, 9, 4), backend)
     leaf = inputs["u"].requires_grad_()
     selective_scan(**inputs, backend=require(backend)).sum().backward()
     double = {name: None if t is None else t.detach().double() for name, t in inputs.items()}
@@ -162,7 +166,7 @@ def test_expanded_gradient(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(0, 4, 5, 3), (2, 0, 5, 3), (2, 4, 0, 3), (2, 4, 5, 0)], ids=str)
 def test_empty(backend: str, shape: tuple[int, int, int, int]) -> None:
-    inputs = make_inputs(*shape)
+    inputs = on_device(make_inputs(*shape), backend)
     leaf = inputs["u"].requires_grad_()
     out, last = selective_scan(**inputs, return_last_state=True, backend=require(backend))
     assert out.shape == shape[:3] and last.shape == (shape[0], shape[1], shape[3])
@@ -173,7 +177,7 @@ def test_empty(backend: str, shape: tuple[int, int, int, int]) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_chunked_scan_is_the_scan(backend: str, reverse: bool) -> None:
-    inputs = make_inputs(2, 10, 50, 4, absent="initial_state")
+    inputs = on_device(make_inputs(2, 10, 50, 4, absent="initial_state"), backend)
     whole, whole_last = selective_scan(
         **inputs, delta_softplus=True, return_last_state=True, reverse=reverse, backend=require(backend)
     )
@@ -195,7 +199,7 @@ def test_chunked_scan_is_the_scan(backend: str, reverse: bool) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_reverse_is_flip_scan_flip(backend: str) -> None:
-    inputs = make_inputs(2, 7, 41, 4)
+    inputs = on_device(make_inputs(2, 7, 41, 4), backend)
     flipped = {n: t.flip(-1) if n in ("u", "delta", "z", "B", "C") else t for n, t in inputs.items()}
     reversed_scan = selective_scan(**inputs, delta_softplus=True, reverse=True, backend=require(backend))
     expected = selective_scan(**flipped, delta_softplus=True, backend=backend).flip(-1)
@@ -254,20 +258,22 @@ def test_gradcheck_and_second_derivative() -> None:
     assert torch.autograd.gradgradcheck(scan, leaves)
 
 
+@pytest.mark.parametrize("backend", BACKENDS[1:])
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain_grad_output", "grad_output_with_graph"])
-def test_second_derivative_of_the_kernel(weighted: bool) -> None:
-    require("cpu")
+def test_second_derivative_of_the_kernel(backend: str, weighted: bool) -> None:
+    require(backend)
 
-    def second(backend: str | None, dtype: torch.dtype) -> list[Tensor]:
+    def second(dtype: torch.dtype, **options: str) -> list[Tensor]:
         torch.manual_seed(0)
-        inputs = make_inputs(2, 5, 6, 3)
+        inputs = on_device(make_inputs(2, 5, 6, 3), backend)
         leaves = {n: t.to(dtype).requires_grad_() for n, t in inputs.items()}
-        out = selective_scan(**leaves, delta_softplus=True, backend=backend)
-        weight = torch.randn(out.shape).to(dtype).requires_grad_(weighted)
+        out = selective_scan(**leaves, delta_softplus=True, **options)
+        weight = torch.randn(out.shape).to(out).requires_grad_(weighted)
         grads = torch.autograd.grad(out, list(leaves.values()), weight, create_graph=True)
         return list(torch.autograd.grad(sum(g.square().sum() for g in grads), list(leaves.values())))
 
-    for name, a, e in zip(NAMES, second("cpu", torch.float32), second(None, torch.float64), strict=True):
+    actual, expected = second(torch.float32, backend=backend), second(torch.float64)
+    for name, a, e in zip(NAMES, actual, expected, strict=True):
         assert_matches(a, e, name)
 
 
@@ -284,7 +290,7 @@ def test_mixed_dtypes_and_autocast() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compile(backend: str) -> None:
-    inputs = make_inputs(2, 6, 11, 4)
+    inputs = on_device(make_inputs(2, 6, 11, 4), backend)
     leaf = inputs["u"].requires_grad_()
     expected = selective_scan(**inputs, delta_softplus=True, backend=require(backend))
     (expected_grad,) = torch.autograd.grad(expected.sum(), leaf)
@@ -295,22 +301,24 @@ def test_compile(backend: str) -> None:
     assert_matches(grad, expected_grad.double(), "grad_u")
 
 
-def test_opcheck() -> None:
-    require("cpu")
-    inputs = make_inputs(2, 6, 11, 4, groups=1)
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_opcheck(backend: str) -> None:
+    inputs = on_device(make_inputs(2, 6, 40, 4, groups=1), require(backend))
     tensors = [inputs[name] for name in NAMES]
+    options = (True, False, backend)
     forward = torch.ops.bdam.selective_scan_forward.default
-    torch.library.opcheck(forward, (*tensors, True, False))
-    grads = torch.randn(2, 6, 11), torch.randn(2, 6, 4)
+    torch.library.opcheck(forward, (*tensors, True, *options))
+    checkpoints = forward(*tensors, True, *options)[2]
+    grads = torch.randn(2, 6, 40, device=checkpoints.device), torch.randn(2, 6, 4, device=checkpoints.device)
     backward = torch.ops.bdam.selective_scan_backward.default
-    torch.library.opcheck(backward, (*tensors, *grads, True, False))
+    torch.library.opcheck(backward, (*tensors, checkpoints, *grads, *options))
 
 
-def test_infinite_and_nan_inputs_propagate() -> None:
-    require("cpu")
-    inputs = make_inputs(1, 3, 8, 4, absent="initial_state z")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_stays_in_its_channel(backend: str) -> None:
+    inputs = on_device(make_inputs(1, 3, 8, 4, absent="initial_state z"), backend)
     inputs["u"][0, 1, 3] = float("nan")
-    out = selective_scan(**inputs, backend="cpu")
+    out = selective_scan(**inputs, backend=require(backend))
     assert out[0, 1, 3:].isnan().all()
     assert out[0, [0, 2]].isfinite().all() and out[0, 1, :3].isfinite().all()
 

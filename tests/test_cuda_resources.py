@@ -1,0 +1,24 @@
+"""The CUDA kernels as compiled for every chip: nothing spilled, on every architecture that the build names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cubins import cuobjdump, print_table, resources
+
+import bdam_kernels
+
+ARCHITECTURES = {"sm_80", "sm_90a", "sm_100a", "sm_120"}
+
+
+def test_nothing_is_spilled(capsys: pytest.CaptureFixture[str]) -> None:
+    modules = list(Path(bdam_kernels.__file__).parent.glob("_cuda*.so"))
+    program = cuobjdump()
+    if not modules or program is None:
+        pytest.skip("the CUDA module was not built: nvcc was not found" if program else "cuobjdump was not found")
+    found = resources(program, modules[0])
+    with capsys.disabled():
+        print_table("CUDA kernels", found)
+    assert {r.arch for r in found} == ARCHITECTURES
+    assert not [r for r in found if r.stack]

@@ -1,0 +1,108 @@
+"""What only a GPU can show: graphs, streams, torch.compile with its own kernels, and large sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers import assert_matches, require
+from torch import Tensor
+
+from bdam_kernels import Mamba, selective_scan
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+GPU_BACKENDS = ("triton", "cuda")
+
+
+def make_step(backend: str, batch: int = 2, channels: int = 96, length: int = 70) -> Callable[[], list[Tensor]]:
+    """A call that returns the scan's output and all gradients, of inputs that stay where they are."""
+    u, delta, z, weight = torch.randn(4, batch, channels, length, device="cuda").unbind()
+    B, C = torch.randn(2, batch, 16, length, device="cuda").unbind()
+    A = -torch.rand(channels, 16, device="cuda")
+    D, bias = torch.randn(2, channels, device="cuda").unbind()
+    leaves = [t.detach().clone().requires_grad_() for t in (u, delta, A, B, C, D, z, bias)]
+
+    def step() -> list[Tensor]:
+        out = selective_scan(*leaves, delta_softplus=True, backend=backend)
+        return [out.detach(), *torch.autograd.grad(out, leaves, weight)]
+
+    return step
+
+
+def assert_equal(actual: list[Tensor], expected: list[Tensor]) -> None:
+    for a, e in zip(actual, expected, strict=True):
+        assert torch.equal(a, e)
+
+
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+@pytest.mark.parametrize("length", [70, 600])
+def test_graph(backend: str, length: int) -> None:
+    step = make_step(require(backend), length=length)
+    expected = step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for t in captured:
+        t.fill_(float("nan"))
+    graph.replay()
+    assert_equal(captured, expected)
+
+
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+def test_stream(backend: str) -> None:
+    step = make_step(require(backend))
+    expected = step()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        actual = step()
+    torch.cuda.current_stream().wait_stream(stream)
+    assert_equal(actual, expected)
+
+
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+def test_compile_fullgraph(backend: str) -> None:
+    step = make_step(require(backend))
+    leaf = torch.randn(2, 96, 70, device="cuda", requires_grad=True)
+    others = torch.randn(2, 2, 16, 70, device="cuda").unbind()
+    rates = -torch.rand(96, 16, device="cuda")
+
+    def model(u: Tensor) -> Tensor:
+        return selective_scan(u.sin(), u.abs(), rates, *others, backend=backend).cos().sum()
+
+    expected = torch.autograd.grad(model(leaf), leaf)
+    actual = torch.autograd.grad(torch.compile(model, fullgraph=True)(leaf), leaf)
+    assert_matches(actual[0], expected[0].double(), "grad")
+    assert_equal(step(), step())
+
+
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+@pytest.mark.parametrize("shape", [(2, 64, 4096), (1, 2048, 1024), (130, 512, 1)], ids=str)
+def test_large(backend: str, shape: tuple[int, int, int]) -> None:
+    batch, channels, length = shape
+    u, delta, z = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    B, C = (torch.randn(batch, 16, length, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    A = -torch.rand(channels, 16, device="cuda")
+    inputs = [t.requires_grad_() for t in (u, delta, A, B, C, z)]
+    double = [t.detach().double().requires_grad_() for t in inputs]
+
+    def run(leaves: list[Tensor], backend: str) -> list[Tensor]:
+        *before, z = leaves
+        out = selective_scan(*before, None, z, delta_softplus=True, backend=backend)
+        return [out, *torch.autograd.grad(out.sum(), leaves)]
+
+    names = ("out", "grad_u", "grad_delta", "grad_A", "grad_B", "grad_C", "grad_z")
+    for name, a, e in zip(names, run(inputs, require(backend)), run(double, "reference"), strict=True):
+        assert_matches(a, e, name, dtype=torch.bfloat16)
+
+
+def test_mamba_steps_are_the_whole() -> None:
+    layer = Mamba(64).cuda()
+    x = torch.randn(3, 9, 64, device="cuda")
+    with torch.no_grad():
+        whole = layer(x)
+        states = layer.allocate_inference_cache(3)
+        steps = [layer.step(x[:, t : t + 1], *states)[0] for t in range(9)]
+    assert_matches(torch.cat(steps, 1), whole.double(), "out")
