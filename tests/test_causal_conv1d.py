@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import assert_matches, require
+from helpers import assert_matches, device_of, require
 from torch import Tensor
 
 from bdam_kernels import causal_conv1d
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
 NAMES = ("x", "weight", "bias", "initial_state")
 
 
@@ -23,11 +23,12 @@ def make_inputs(batch: int, channels: int, length: int, width: int, dtype: torch
 
 
 def run(inputs: dict, weights: tuple[Tensor, Tensor], activation: str | None, backend: str | None) -> dict:
-    leaves = {name: None if t is None else t.detach().requires_grad_() for name, t in inputs.items()}
+    device = device_of(backend or "reference")
+    leaves = {name: None if t is None else t.detach().to(device).requires_grad_() for name, t in inputs.items()}
     out, final = causal_conv1d(**leaves, activation=activation, return_final_state=True, backend=backend)
-    torch.autograd.backward((out, final), (weights[0].to(out.dtype), weights[1].to(final.dtype)))
-    grads = {f"grad_{name}": t.grad for name, t in leaves.items() if t is not None}
-    return {"out": out.detach(), "final_state": final.detach(), **grads}
+    torch.autograd.backward((out, final), (weights[0].to(out), weights[1].to(final)))
+    grads = {f"grad_{name}": t.grad.cpu() for name, t in leaves.items() if t is not None}
+    return {"out": out.detach().cpu(), "final_state": final.detach().cpu(), **grads}
 
 
 def check(inputs: dict, backend: str, activation: str | None) -> None:
@@ -64,9 +65,9 @@ def test_strides(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_steps_are_the_whole(backend: str) -> None:
-    inputs = {**make_inputs(2, 3, 9, 4), "initial_state": None}
+    inputs = {n: t.to(device_of(backend)) for n, t in make_inputs(2, 3, 9, 4).items()} | {"initial_state": None}
     whole = causal_conv1d(**inputs, activation="silu", backend=require(backend))
-    state, steps = torch.zeros(2, 3, 3), []
+    state, steps = torch.zeros_like(whole[..., :3]), []
     for t in range(9):
         step = {**inputs, "x": inputs["x"][..., t : t + 1], "initial_state": state}
         out, state = causal_conv1d(**step, activation="silu", return_final_state=True, backend=backend)
@@ -77,7 +78,8 @@ def test_steps_are_the_whole(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(0, 3, 5), (2, 0, 5), (2, 3, 0)], ids=str)
 def test_empty(backend: str, shape: tuple[int, int, int]) -> None:
-    out, final = causal_conv1d(**make_inputs(*shape, 4), return_final_state=True, backend=require(backend))
+    inputs = {n: t.to(device_of(backend)) for n, t in make_inputs(*shape, 4).items()}
+    out, final = causal_conv1d(**inputs, return_final_state=True, backend=require(backend))
     assert out.shape == shape and final.shape == (*shape[:2], 3)
 
 
@@ -107,7 +109,7 @@ def test_second_derivative_of_the_kernel() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compile(backend: str) -> None:
-    inputs = make_inputs(2, 4, 10, 4)
+    inputs = {n: t.to(device_of(backend)) for n, t in make_inputs(2, 4, 10, 4).items()}
     compiled = torch.compile(causal_conv1d, fullgraph=True, backend="aot_eager")
     expected = causal_conv1d(**inputs, activation="silu", backend=require(backend))
     assert_matches(compiled(**inputs, activation="silu", backend=backend), expected.double(), "out")
@@ -116,9 +118,9 @@ def test_compile(backend: str) -> None:
 def test_opcheck() -> None:
     require("cpu")
     inputs = tuple(make_inputs(2, 4, 10, 4).values())
-    torch.library.opcheck(torch.ops.bdam.causal_conv1d_forward.default, (*inputs, True))
+    torch.library.opcheck(torch.ops.bdam.causal_conv1d_forward.default, (*inputs, True, "cpu"))
     grads = torch.randn(2, 4, 10), torch.randn(2, 4, 3)
-    torch.library.opcheck(torch.ops.bdam.causal_conv1d_backward.default, (*inputs, *grads, True))
+    torch.library.opcheck(torch.ops.bdam.causal_conv1d_backward.default, (*inputs, *grads, True, "cpu"))
 
 
 @pytest.mark.parametrize(

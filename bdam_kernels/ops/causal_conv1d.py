@@ -13,32 +13,38 @@ from bdam_kernels.autograd import reference_gradients, wants_double_backward
 
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state"
 torch.library.define(
-    "bdam::causal_conv1d_forward", f"({_INPUTS}, bool silu) -> (Tensor out, Tensor final_state)"
+    "bdam::causal_conv1d_forward", f"({_INPUTS}, bool silu, str backend) -> (Tensor out, Tensor final_state)"
 )
 torch.library.define(
     "bdam::causal_conv1d_backward",
-    f"({_INPUTS}, Tensor grad_out, Tensor? grad_final_state, bool silu) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"({_INPUTS}, Tensor grad_out, Tensor? grad_final_state, bool silu, str backend) -> "
+    "(Tensor, Tensor, Tensor, Tensor)",
 )
 
 
-@torch.library.impl("bdam::causal_conv1d_forward", "cpu")
+@torch.library.impl("bdam::causal_conv1d_forward", ("cpu", "cuda"))
 def _causal_conv1d_forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    out, final_state = _causal_conv1d_forward_fake(x, weight, bias, initial_state, silu)
-    tensors = map(backends.native, (x, weight, bias, initial_state, out, final_state))
-    backends.cpu().causal_conv1d_forward(*tensors, silu, torch.get_num_threads())
+    out, final_state = _causal_conv1d_forward_fake(x, weight, bias, initial_state, silu, backend)
+    tensors = (x, weight, bias, initial_state, out, final_state)
+    if backend == "cpu":
+        backends.cpu().causal_conv1d_forward(*map(backends.native, tensors), silu, torch.get_num_threads())
+    else:
+        with torch.cuda.device_of(x):
+            kernels = backends.gpu_module(backend, "causal_conv1d")
+            backends.launch(kernels.causal_conv1d_forward, *tensors, silu)
     return out, final_state
 
 
 @torch.library.register_fake("bdam::causal_conv1d_forward")
 def _causal_conv1d_forward_fake(
-    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), x.new_empty(*x.shape[:2], weight.shape[1] - 1)
 
 
-@torch.library.impl("bdam::causal_conv1d_backward", "cpu")
+@torch.library.impl("bdam::causal_conv1d_backward", ("cpu", "cuda"))
 def _causal_conv1d_backward(
     x: Tensor,
     weight: Tensor,
@@ -47,12 +53,18 @@ def _causal_conv1d_backward(
     grad_out: Tensor,
     grad_final_state: Tensor | None,
     silu: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inputs = (x, weight, bias, initial_state)
-    grads = _causal_conv1d_backward_fake(*inputs, grad_out, grad_final_state, silu)
+    grads = _causal_conv1d_backward_fake(*inputs, grad_out, grad_final_state, silu, backend)
     present = [g if i is not None else None for g, i in zip(grads, inputs, strict=True)]
-    tensors = map(backends.native, (*inputs, grad_out, grad_final_state, *present))
-    backends.cpu().causal_conv1d_backward(*tensors, silu, torch.get_num_threads())
+    tensors = (*inputs, grad_out, grad_final_state, *present)
+    if backend == "cpu":
+        backends.cpu().causal_conv1d_backward(*map(backends.native, tensors), silu, torch.get_num_threads())
+    else:
+        with torch.cuda.device_of(x):
+            kernels = backends.gpu_module(backend, "causal_conv1d")
+            backends.launch(kernels.causal_conv1d_backward, *tensors, silu)
     return grads
 
 
@@ -65,6 +77,7 @@ def _causal_conv1d_backward_fake(
     grad_out: Tensor,
     grad_final_state: Tensor | None,
     silu: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A gradient per input, in order; empty where the input is absent."""
     grad_bias, grad_initial = (
@@ -76,11 +89,11 @@ def _causal_conv1d_backward_fake(
 
 class _CausalConv1d(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, initial_state, silu):  # type: ignore[no-untyped-def]
-        ctx.silu = silu
+    def forward(ctx, x, weight, bias, initial_state, silu, backend):  # type: ignore[no-untyped-def]
+        ctx.silu, ctx.backend = silu, backend
         ctx.save_for_backward(x, weight, bias, initial_state)
         ctx.set_materialize_grads(False)
-        return torch.ops.bdam.causal_conv1d_forward(x, weight, bias, initial_state, silu)
+        return torch.ops.bdam.causal_conv1d_forward(x, weight, bias, initial_state, silu, backend)
 
     @staticmethod
     def backward(ctx, grad_out, grad_final_state):  # type: ignore[no-untyped-def]
@@ -91,11 +104,11 @@ class _CausalConv1d(torch.autograd.Function):
                 inputs,
                 (grad_out, grad_final_state),
             )
-            return *grads, None
+            return *grads, None, None
         if grad_out is None:
             grad_out = torch.zeros_like(inputs[0])
-        grads = torch.ops.bdam.causal_conv1d_backward(*inputs, grad_out, grad_final_state, ctx.silu)
-        return *(None if i is None else g for g, i in zip(grads, inputs, strict=True)), None
+        grads = torch.ops.bdam.causal_conv1d_backward(*inputs, grad_out, grad_final_state, ctx.silu, ctx.backend)
+        return *(None if i is None else g for g, i in zip(grads, inputs, strict=True)), None, None
 
 
 @overload
@@ -148,7 +161,8 @@ def causal_conv1d(  # type: ignore[misc]
             raise ValueError(f"{name} must be on {x.device} like x, got {tensor.device}")
 
     silu = activation is not None
-    chosen = backends.choose(backend, x.device, {"cpu": backends.dtype_reason(x, weight, bias, initial_state)})
+    reason = backends.dtype_reason(x, weight, bias, initial_state)
+    chosen = backends.choose(backend, x.device, {"cpu": reason, "triton": reason})
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     parameters = (weight.to(compute), None if bias is None else bias.to(compute))
     if chosen == "reference" or x.numel() == 0:
@@ -158,5 +172,5 @@ def causal_conv1d(  # type: ignore[misc]
     else:
         state = None if initial_state is None else initial_state.to(x.dtype)
         weight, bias = parameters
-        out, final_state = _CausalConv1d.apply(x, weight.contiguous(), bias, state, silu)
+        out, final_state = _CausalConv1d.apply(x, weight.contiguous(), bias, state, silu, chosen)
     return (out, final_state) if return_final_state else out

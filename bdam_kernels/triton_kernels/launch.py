@@ -1,0 +1,47 @@
+"""How operators describe a launch of a Triton kernel, so that tests compile ahead of time just what calls run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Dtypes that kernels are compiled for: of the tensors that stream over time."""
+
+_TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+
+
+def kernel(function: Callable[..., None]) -> Any:
+    """`triton.jit` without variants for the values of arguments: few kernels, known before the first call."""
+    parameters = inspect.signature(function).parameters
+    names = [name for name, parameter in parameters.items() if "constexpr" not in str(parameter.annotation)]
+    return triton.jit(do_not_specialize=names, do_not_specialize_on_alignment=names)(function)
+
+
+device: Any = (lambda function: function) if triton.knobs.runtime.interpret else triton.jit
+"""`triton.jit` for functions that kernels call; Triton's interpreter takes half of its time for such calls, unless
+they are plain functions."""
+
+
+class Launch(NamedTuple):
+    """A kernel with all that it is launched with."""
+
+    kernel: Any
+    programs: int
+    args: tuple[Any, ...]
+    constants: dict[str, Any]
+    num_warps: int = 1
+
+    def run(self) -> None:
+        self.kernel[(self.programs,)](*self.args, **self.constants, num_warps=self.num_warps)
+
+    def signature(self) -> dict[str, str]:
+        """Types of the kernel's parameters, as the compiler names them."""
+        types = [_TYPES[a.dtype] if isinstance(a, Tensor) else "i32" for a in self.args]
+        names = inspect.signature(self.kernel.fn).parameters
+        return dict(zip(names, types + ["constexpr"] * len(self.constants), strict=True))
