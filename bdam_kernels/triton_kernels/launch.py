@@ -23,7 +23,9 @@ def kernel(function: Callable[..., None]) -> Any:
     return triton.jit(do_not_specialize=names, do_not_specialize_on_alignment=names)(function)
 
 
-device: Any = (lambda function: function) if triton.knobs.runtime.interpret else triton.jit
+INTERPRETED = triton.knobs.runtime.interpret
+
+device: Any = (lambda function: function) if INTERPRETED else triton.jit
 """`triton.jit` for functions that kernels call; Triton's interpreter takes half of its time for such calls, unless
 they are plain functions."""
 
