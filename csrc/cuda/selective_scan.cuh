@@ -50,12 +50,8 @@ struct Matrix {
         step_stride(steps) {}
   BDAM_DEVICE int64_t offset(int row, int step) const { return row * row_stride + step * step_stride; }
   template <class Type>
-  BDAM_DEVICE typename Type::Bits load(int64_t at) const {
-    return reinterpret_cast<const typename Type::Bits*>(data)[at];
-  }
-  template <class Type>
-  BDAM_DEVICE void store(int64_t at, float value) const {
-    reinterpret_cast<typename Type::Bits*>(data)[at] = Type::bits(value);
+  BDAM_DEVICE typename Type::Bits* at(int row, int step) const {
+    return reinterpret_cast<typename Type::Bits*>(data) + offset(row, step);
   }
 };
 
@@ -104,46 +100,61 @@ struct Lane {
   }
 };
 
-// A thread's elements of a tile of kRows rows by kTile steps: neighbours in memory go to neighbouring threads.
-template <int kRows>
+// A thread's elements of a tile of kRows rows by kTile steps. Neighbouring threads have neighbouring rows or steps, whichever
+// are neighbours in memory.
+template <int kRows, bool kRowsFast>
 struct Elements {
+  static_assert(!kRowsFast || kRows <= kThreads);
   static constexpr int kCount = (kRows * kTile + kThreads - 1) / kThreads;
-  int row, step, row_increment, step_increment;
+  static constexpr int kRowIncrement = kRowsFast ? 0 : kThreads / kTile;
+  static constexpr int kStepIncrement = kRowsFast ? kThreads / kRows : 0;
+  const int thread = opaque(thread_index());
+  const int row = kRowsFast ? thread % kRows : thread / kTile, step = kRowsFast ? thread / kRows : thread % kTile;
 
-  // The strides of the matrix, or of one that decides for several.
-  BDAM_DEVICE Elements(int64_t row_stride, int64_t step_stride) {
-    const int thread = opaque(thread_index());
-    const bool rows_are_neighbours = row_stride == 1 && step_stride != 1 && kRows <= kThreads;
-    row = rows_are_neighbours ? thread % kRows : thread / kTile;
-    step = rows_are_neighbours ? thread / kRows : thread % kTile;
-    row_increment = rows_are_neighbours ? 0 : kThreads / kTile;
-    step_increment = rows_are_neighbours ? kThreads / kRows : 0;
-  }
   // visit(i, row, step) for each of them.
   template <class Visit>
   BDAM_DEVICE void each(Visit visit) const {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      const int r = row + i * row_increment, s = step + i * step_increment;
+      const int r = row + i * kRowIncrement, s = step + i * kStepIncrement;
       if (kRows * kTile >= kThreads || (r < kRows && s < kTile)) visit(i, r, s);
     }
   }
+  // visit(i, row, step, address) with the address of each in a matrix of the type, whose first step is `time`.
+  template <class Type, class Visit>
+  BDAM_DEVICE void each_in(const Matrix& m, int time, Visit visit) const {
+    auto* address = m.template at<Type>(row, time + step);
+    const int64_t increment = m.offset(kRowIncrement, kStepIncrement);
+    each([&](int i, int r, int s) {
+      visit(i, r, s, address);
+      address += increment;
+    });
+  }
 };
+
+// How the matrices of channels by time are accessed.
+template <class Type_, bool kRowsFast_>
+struct Access {
+  using Type = Type_;
+  static constexpr bool kRowsFast = kRowsFast_;
+};
+
+// use(Access) for a tensor (B, D, L): once for a whole tile, which then has no branch on dtype or strides.
+template <class Use>
+BDAM_DEVICE void with_access(const Tensor& t, Use use) {
+  with_type(t.dtype, [&](auto type) {
+    if (t.stride[1] == 1) {
+      use(Access<decltype(type), true>());
+    } else {
+      use(Access<decltype(type), false>());
+    }
+  });
+}
 
 // A thread's part of a tile on its way from memory: bits, so that nothing waits for them before they are used.
 template <int kRows>
 struct Fetched {
-  uint32_t bits[Elements<kRows>::kCount];
-
-  // Zero beyond the last row and step.
-  template <class Type>
-  BDAM_DEVICE void fetch(const Matrix& m, const Elements<kRows>& elements, int rows, int time, int end) {
-    int64_t at = m.offset(elements.row, time + elements.step);
-    elements.each([&](int i, int r, int s) {
-      bits[i] = r < rows && time + s < end ? m.template load<Type>(at) : 0;
-      at += m.offset(elements.row_increment, elements.step_increment);
-    });
-  }
+  uint32_t bits[Elements<kRows, false>::kCount];
 };
 
 // log(1 + e^x), relative error about 1e-7: max(x, 0) + log(1 + e), e = e^-|x|, by log(1 + e) = 2 atanh(e / (2 + e)).
@@ -292,24 +303,26 @@ struct Block {
   BDAM_DEVICE bool B_varies() const { return kVaries || call.B_varies; }
   BDAM_DEVICE bool C_varies() const { return kVaries || call.C_varies; }
   BDAM_DEVICE bool exists(int c, int time) const { return c < place.channels && time < place.end; }
-  // Of every matrix of channels by time.
-  BDAM_DEVICE Elements<L::kChannels> elements() const {
-    return Elements<L::kChannels>(call.delta.stride[1], call.delta.stride[2]);
-  }
+  template <class Access>
+  using ChannelElements = Elements<L::kChannels, Access::kRowsFast>;
 
-  template <class Type>
+  // Zero beyond the last channel and step.
+  template <class Access>
   BDAM_DEVICE void fetch(const Tensor& t, int time, Fetched<L::kChannels>& to) const {
-    to.template fetch<Type>(place.over_time(t), elements(), place.channels, time, place.end);
+    ChannelElements<Access>().template each_in<typename Access::Type>(
+        place.over_time(t), time, [&](int i, int c, int s, auto* from) { to.bits[i] = exists(c, time + s) ? *from : 0; });
   }
-  template <class Type>
+  template <class Access>
   BDAM_DEVICE void store_u(const Fetched<L::kChannels>& from) const {
-    elements().each([&](int i, int c, int s) { u_tile.store(s * L::kRow + c, Type::value(from.bits[i])); });
+    ChannelElements<Access>().each([&](int i, int c, int s) {
+      u_tile.store(s * L::kRow + c, Access::Type::value(from.bits[i]));
+    });
   }
   // The step sizes: with bias and softplus, and zero where there is no such step or channel, which leaves states as they are.
-  template <class Type>
+  template <class Access>
   BDAM_DEVICE void store_delta(const Fetched<L::kChannels>& from, int time) const {
-    elements().each([&](int i, int c, int s) {
-      const float x = Type::value(from.bits[i]) + bias.load(c), soft = softplus(x);
+    ChannelElements<Access>().each([&](int i, int c, int s) {
+      const float x = Access::Type::value(from.bits[i]) + bias.load(c), soft = softplus(x);
       delta_tile.store(s * L::kRow + c, exists(c, time + s) ? (call.delta_softplus ? soft : x) : 0.0f);
     });
   }
@@ -317,24 +330,24 @@ struct Block {
   // A tile of B or C, transposed: kStates floats a step, zero beyond the last state and step.
   template <class Type>
   BDAM_DEVICE void load_coefficients(const Tensor& t, int time, const Shared& to) const {
-    const Elements<L::kStates> elements(t.stride[2], t.stride[3]);
     const Matrix m = place.coefficients(t, true);
-    int64_t at = m.offset(elements.row, time + elements.step);
-    constexpr int kCount = Elements<L::kStates>::kCount;
-#pragma unroll kCount > 4 ? 4 : kCount
-    for (int i = 0; i < kCount; ++i) {
-      const int n = elements.row + i * elements.row_increment, s = elements.step + i * elements.step_increment;
-      const bool exists = n < t.size[2] && time + s < place.end;
-      to.store(s * L::kStates + n, exists ? Type::value(m.template load<Type>(at)) : 0.0f);
-      at += m.offset(elements.row_increment, elements.step_increment);
+    const auto load = [&](auto elements) {
+      elements.template each_in<Type>(m, time, [&](int, int n, int s, auto* from) {
+        const bool exists = n < static_cast<int>(t.size[2]) && time + s < place.end;
+        to.store(s * L::kStates + n, exists ? Type::value(*from) : 0.0f);
+      });
+    };
+    if constexpr (L::kStates <= kThreads) {
+      if (t.stride[2] == 1) return load(Elements<L::kStates, true>());
     }
+    load(Elements<L::kStates, false>());
   }
   // B or C constant over time: kStates floats a channel.
   BDAM_DEVICE void load_constant(const Tensor& t, const Shared& to) const {
     const Matrix m = place.coefficients(t, false);
     for (int i = thread_index(); i < L::kChannels * L::kStates; i += kThreads) {
       const int c = i / L::kStates, n = i % L::kStates;
-      to.store(i, c < place.channels && n < t.size[3] ? F32::value(m.template load<F32>(m.offset(c, n))) : 0.0f);
+      to.store(i, c < place.channels && n < t.size[3] ? F32::value(*m.template at<F32>(c, n)) : 0.0f);
     }
   }
   // A lane's states of B or C, at a step of the tile or, constant over time, of the lane's only channel.

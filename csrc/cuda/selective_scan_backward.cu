@@ -35,7 +35,7 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
   using A = Arrays<L>;
   using Base = Block<L, A, kVaries>;
   using Base::call, Base::place, Base::lane, Base::rates, Base::D, Base::B_varies, Base::C_varies, Base::exists;
-  using Base::u_tile, Base::delta_tile, Base::B_tile, Base::C_tile, Base::elements, Base::read_coefficients;
+  using Base::u_tile, Base::delta_tile, Base::B_tile, Base::C_tile, Base::read_coefficients;
   static constexpr int KC = L::KC, KS = L::KS;
 
   const Backward& p;
@@ -51,27 +51,28 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
     for (States<L>* sum : {&sum_A, &sum_B, &sum_C}) sum->clear();
   }
 
-  template <class Type>
+  template <class Access>
   BDAM_DEVICE void load_delta(int time) {
     Fetched<L::kChannels> bits;
-    this->template fetch<Type>(call.delta, time, bits);
-    this->template store_delta<Type>(bits, time);
+    this->template fetch<Access>(call.delta, time, bits);
+    this->template store_delta<Access>(bits, time);
   }
 
-  template <class Type>
+  template <class Access>
   BDAM_DEVICE void load_u(int time) {
     Fetched<L::kChannels> bits;
-    this->template fetch<Type>(call.u, time, bits);
-    this->template store_u<Type>(bits);
+    this->template fetch<Access>(call.u, time, bits);
+    this->template store_u<Access>(bits);
   }
 
   // The gradient behind the gate: grad_out silu(z).
-  template <class Type>
+  template <class Access>
   BDAM_DEVICE void load_grad(int time) {
+    using Type = typename Access::Type;
     Fetched<L::kChannels> bits, z_bits;
-    this->template fetch<Type>(p.grad_out, time, bits);
-    if (call.z) this->template fetch<Type>(call.z, time, z_bits);
-    elements().each([&](int i, int c, int s) {
+    this->template fetch<Access>(p.grad_out, time, bits);
+    if (call.z) this->template fetch<Access>(call.z, time, z_bits);
+    Elements<L::kChannels, Access::kRowsFast>().each([&](int i, int c, int s) {
       float g = Type::value(bits.bits[i]);
       if (call.z) {
         const float x = Type::value(z_bits.bits[i]);
@@ -84,14 +85,15 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
   // What the way forward needs, and with `all` the way back too.
   BDAM_DEVICE void load_tiles(int time, bool all) {
     barrier();
-    with_type(call.delta.dtype, [&](auto type) {
-      using Type = decltype(type);
+    with_access(call.delta, [&](auto access) {
+      using Access = decltype(access);
+      using Type = typename Access::Type;
       if (B_varies()) this->template load_coefficients<Type>(call.B, time, B_tile);
-      load_delta<Type>(time);
-      load_u<Type>(time);
+      load_delta<Access>(time);
+      load_u<Access>(time);
       if (!all) return;
       if (C_varies()) this->template load_coefficients<Type>(call.C, time, C_tile);
-      load_grad<Type>(time);
+      load_grad<Access>(time);
     });
     barrier();
   }
@@ -265,27 +267,34 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
   }
 
   BDAM_DEVICE void store_gradients(int time) {
-    with_type(call.delta.dtype, [&](auto type) {
-      using Type = decltype(type);
-      const Matrix grad_u = place.over_time(p.grad_u), grad_delta = place.over_time(p.grad_delta);
-      elements().each([&](int, int c, int s) {
-        if (!exists(c, time + s)) return;
-        const int at = s * L::kRow + c;
-        grad_u.template store<Type>(grad_u.offset(c, time + s), u_tile.load(at));
-        grad_delta.template store<Type>(grad_delta.offset(c, time + s), delta_tile.load(at));
-      });
-      if (!call.z) return;
-      Fetched<L::kChannels> bits, z_bits;
-      this->template fetch<Type>(p.grad_out, time, bits);
-      this->template fetch<Type>(call.z, time, z_bits);
-      const Matrix grad_z = place.over_time(p.grad_z);
-      elements().each([&](int i, int c, int s) {
-        if (!exists(c, time + s)) return;
-        const float x = Type::value(z_bits.bits[i]), sx = sigmoid(x), g = Type::value(bits.bits[i]);
-        const float slope = sx * (1.0f + x * (1.0f - sx));
-        grad_z.template store<Type>(grad_z.offset(c, time + s), g * grad_tile.load(s * L::kRow + c) * slope);
-      });
+    with_access(call.delta, [&](auto access) {
+      store_tile<decltype(access)>(p.grad_u, time, u_tile);
+      store_tile<decltype(access)>(p.grad_delta, time, delta_tile);
+      if (call.z) store_grad_z<decltype(access)>(time);
     });
+  }
+
+  template <class Access>
+  BDAM_DEVICE void store_tile(const Tensor& t, int time, const Shared& tile) {
+    Elements<L::kChannels, Access::kRowsFast>().template each_in<typename Access::Type>(
+        place.over_time(t), time, [&](int, int c, int s, auto* to) {
+          if (exists(c, time + s)) *to = Access::Type::bits(tile.load(s * L::kRow + c));
+        });
+  }
+
+  // Of y, which is where the gradient was: grad_out y silu'(z).
+  template <class Access>
+  BDAM_DEVICE void store_grad_z(int time) {
+    using Type = typename Access::Type;
+    Fetched<L::kChannels> bits, z_bits;
+    this->template fetch<Access>(p.grad_out, time, bits);
+    this->template fetch<Access>(call.z, time, z_bits);
+    Elements<L::kChannels, Access::kRowsFast>().template each_in<Type>(
+        place.over_time(p.grad_z), time, [&](int i, int c, int s, auto* to) {
+          const float x = Type::value(z_bits.bits[i]), sx = sigmoid(x), slope = sx * (1.0f + x * (1.0f - sx));
+          const float g = Type::value(bits.bits[i]) * grad_tile.load(s * L::kRow + c) * slope;
+          if (exists(c, time + s)) *to = Type::bits(g);
+        });
   }
 
   // A chunk's states before each of its groups, tile by tile, then the way back.
@@ -356,11 +365,11 @@ BDAM_KERNEL(kThreads, 2) selective_scan_adjoints_kernel(BDAM_PARAMETER Backward 
   float steps[KC] = {};
   for (int time = (place.end - 1) / kTile * kTile; time >= place.begin; time -= kTile) {
     barrier();
-    with_type(p.call.delta.dtype, [&](auto type) {
-      using Type = decltype(type);
-      if (walk.C_varies()) walk.template load_coefficients<Type>(p.call.C, time, walk.C_tile);
-      walk.template load_delta<Type>(time);
-      walk.template load_grad<Type>(time);
+    with_access(p.call.delta, [&](auto access) {
+      using Access = decltype(access);
+      if (walk.C_varies()) walk.template load_coefficients<typename Access::Type>(p.call.C, time, walk.C_tile);
+      walk.template load_delta<Access>(time);
+      walk.template load_grad<Access>(time);
     });
     barrier();
 #pragma unroll 4

@@ -38,23 +38,24 @@ BDAM_KERNEL(kThreads, 4) selective_scan_forward_kernel(BDAM_PARAMETER Forward p)
   float steps[KC] = {};
 
   Fetched<L::kChannels> next_u, next_delta, gate;
-  const auto fetch_next = [&](auto type, int time) {
-    block.template fetch<decltype(type)>(call.u, time, next_u);
-    block.template fetch<decltype(type)>(call.delta, time, next_delta);
+  const auto fetch_next = [&](auto access, int time) {
+    block.template fetch<decltype(access)>(call.u, time, next_u);
+    block.template fetch<decltype(access)>(call.delta, time, next_delta);
   };
-  with_type(call.u.dtype, [&](auto type) { fetch_next(type, place.begin); });
+  with_access(call.u, [&](auto access) { fetch_next(access, place.begin); });
   for (int time = place.begin; time < place.end; time += kTile) {
     if (kOutput && time > 0 && time % kChunk == 0) h.save(p.checkpoints, place, lane, time / kChunk - 1);
     barrier();
-    with_type(call.u.dtype, [&](auto type) {
-      using Type = decltype(type);
+    with_access(call.u, [&](auto access) {
+      using Access = decltype(access);
+      using Type = typename Access::Type;
       if (block.B_varies()) block.template load_coefficients<Type>(call.B, time, block.B_tile);
       if (kOutput && block.C_varies()) block.template load_coefficients<Type>(call.C, time, block.C_tile);
-      block.template store_delta<Type>(next_delta, time);
-      block.template store_u<Type>(next_u);
+      block.template store_delta<Access>(next_delta, time);
+      block.template store_u<Access>(next_u);
       // These are on their way while the tile is walked.
-      if (kOutput && call.z) block.template fetch<Type>(call.z, time, gate);
-      if (time + kTile < place.end) fetch_next(type, time + kTile);
+      if (kOutput && call.z) block.template fetch<Access>(call.z, time, gate);
+      if (time + kTile < place.end) fetch_next(access, time + kTile);
     });
     barrier();
 
@@ -89,18 +90,18 @@ BDAM_KERNEL(kThreads, 4) selective_scan_forward_kernel(BDAM_PARAMETER Forward p)
     }
     if constexpr (kOutput) {
       barrier();
-      with_type(call.u.dtype, [&](auto type) {
-        using Type = decltype(type);
-        const Matrix out = place.over_time(p.out);
-        block.elements().each([&](int i, int c, int s) {
-          if (!block.exists(c, time + s)) return;
-          float y = y_tile.load(s * L::kRow + c) + block.D.load(c) * block.u_tile.load(s * L::kRow + c);
-          if (call.z) {
-            const float x = Type::value(gate.bits[i]);
-            y *= x * sigmoid(x);
-          }
-          out.template store<Type>(out.offset(c, time + s), y);
-        });
+      with_access(call.u, [&](auto access) {
+        using Type = typename decltype(access)::Type;
+        Elements<L::kChannels, decltype(access)::kRowsFast>().template each_in<Type>(
+            place.over_time(p.out), time, [&](int i, int c, int s, auto* to) {
+              if (!block.exists(c, time + s)) return;
+              float y = y_tile.load(s * L::kRow + c) + block.D.load(c) * block.u_tile.load(s * L::kRow + c);
+              if (call.z) {
+                const float x = Type::value(gate.bits[i]);
+                y *= x * sigmoid(x);
+              }
+              *to = Type::bits(y);
+            });
       });
     }
   }
