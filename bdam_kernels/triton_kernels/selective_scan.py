@@ -13,7 +13,7 @@ from bdam_kernels.triton_kernels import selective_scan_device as device
 from bdam_kernels.triton_kernels import selective_scan_kernels as kernels
 from bdam_kernels.triton_kernels.launch import DTYPES, INTERPRETED, Launch
 
-BLOCKS = {8: (16, 1), 16: (8, 1), 32: (4, 2), 64: (2, 4), 256: (1, 8)}
+BLOCKS = {8: (16, 2), 16: (8, 1), 32: (4, 2), 64: (2, 4), 256: (1, 8)}
 """Channels and warps of a program, by padded number of states: as large as leaves backward, which keeps some 20 tiles,
 without spills."""
 

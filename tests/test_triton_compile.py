@@ -1,0 +1,58 @@
+"""Every Triton kernel that a call may choose, compiled ahead of time for three chips: nothing spilled, and it fits."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+from cubins import Resources, cuobjdump, print_table, resources
+
+OPS = ("selective_scan", "causal_conv1d")
+SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
+"""Bytes of shared memory that a block may have."""
+
+
+def _launches(op: str) -> list:
+    return list(importlib.import_module(f"bdam_kernels.triton_kernels.{op}").variants())
+
+
+def _compile(op: str, index: int, arch: str, folder: Path) -> tuple[Resources, int]:
+    """What a variant needs of a chip, and its dynamic shared memory."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    launch = _launches(op)[index]
+    source = ASTSource(launch.kernel, launch.signature(), launch.constants)
+    target = GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
+    compiled = triton.compile(source, target=target, options={"num_warps": launch.num_warps})
+    cubin = folder / f"{op}_{index}_{arch}.cubin"
+    cubin.write_bytes(compiled.asm["cubin"])
+    (found,) = resources(cuobjdump(), cubin)
+    return found, compiled.metadata.shared
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_nothing_is_spilled(
+    op: str, workers: ProcessPoolExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("triton")
+    if importlib.import_module("bdam_kernels.triton_kernels.launch").INTERPRETED:
+        pytest.skip("Triton's interpreter is on, whose kernels cannot be compiled")
+    jobs = [(op, index, arch, tmp_path) for arch in SHARED_MEMORY for index in range(len(_launches(op)))]
+    found = list(workers.map(_compile, *zip(*jobs, strict=True), chunksize=4))
+    with capsys.disabled():
+        print_table(f"Triton kernels of {op}", [r for r, _ in found])
+    assert not [r for r, _ in found if r.stack]
+    assert all(shared <= SHARED_MEMORY[arch] for (_, shared), (_, _, arch, _) in zip(found, jobs, strict=True))
