@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import pytest
 import torch
 from helpers import assert_matches, device_of, require
@@ -77,7 +80,7 @@ def check(inputs: dict[str, Tensor | None], backend: str, **options: object) -> 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("length", [1, 2, 15, 31, 32, 33, 64, 97])
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 31, 32, 33, 64, 97, 129])
 def test_lengths_around_tile_edges(backend: str, reverse: bool, length: int) -> None:
     check(make_inputs(2, 19, length, 5), require(backend), reverse=reverse)
 
@@ -176,13 +179,14 @@ def test_empty(backend: str, shape: tuple[int, int, int, int]) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_chunked_scan_is_the_scan(backend: str, reverse: bool) -> None:
+@pytest.mark.parametrize("cuts", [(0, 1, 20, 50), range(51)], ids=["chunks", "steps"])
+def test_scan_of_pieces_is_the_scan(backend: str, reverse: bool, cuts: Sequence[int]) -> None:
     inputs = on_device(make_inputs(2, 10, 50, 4, absent="initial_state"), backend)
     whole, whole_last = selective_scan(
         **inputs, delta_softplus=True, return_last_state=True, reverse=reverse, backend=require(backend)
     )
     pieces, state = [], None
-    splits = [slice(0, 1), slice(1, 20), slice(20, 50)]
+    splits = list(itertools.starmap(slice, itertools.pairwise(cuts)))
     for piece in reversed(splits) if reverse else splits:
         part = {n: t[..., piece] if n in ("u", "delta", "z", "B", "C") else t for n, t in inputs.items()}
         out, state = selective_scan(
