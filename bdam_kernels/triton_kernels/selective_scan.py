@@ -104,7 +104,7 @@ def _forward(
     flags = _flags(
         (device.SOFTPLUS, delta_softplus), (device.REVERSE, reverse), (device.HAS_D, D is not None),
         (device.HAS_Z, z is not None), (device.HAS_BIAS, delta_bias is not None),
-        (device.HAS_INITIAL_STATE, initial_state is not None),
+        (device.HAS_INITIAL_STATE, initial_state is not None), (device.HAS_CHECKPOINTS, checkpoints.shape[1] > 0),
         (device.CONSTANT_B, not _varies(B)), (device.CONSTANT_C, not _varies(C)),
     )  # fmt: skip
     segments = 1 if states is None else states.shape[1]

@@ -39,6 +39,7 @@ HAS_INITIAL_STATE = tl.constexpr(32)
 HAS_GRAD_LAST_STATE = tl.constexpr(64)
 CONSTANT_B = tl.constexpr(128)
 CONSTANT_C = tl.constexpr(256)
+HAS_CHECKPOINTS = tl.constexpr(512)
 
 
 @device

@@ -20,6 +20,7 @@ from bdam_kernels.triton_kernels.selective_scan_device import (
     GROUP,
     GROUPS,
     HAS_BIAS,
+    HAS_CHECKPOINTS,
     HAS_D,
     HAS_GRAD_LAST_STATE,
     HAS_INITIAL_STATE,
@@ -119,7 +120,8 @@ def selective_scan_forward_kernel(
     for step in range(start, end, GROUP):
         chunk = step // CHUNK
         checkpoint = batch * ((length - 1) // CHUNK) + chunk - 1
-        store_tile(checkpoints, checkpoint, block, h, (step > 0) & (step == chunk * CHUNK))
+        is_kept = ((flags & HAS_CHECKPOINTS) != 0) & (step > 0) & (step == chunk * CHUNK)
+        store_tile(checkpoints, checkpoint, block, h, is_kept)
         us = load_group(u_stream, step, clock)
         dt = step_sizes(load_group(delta_stream, step, clock) + bias[:, None], step, clock, flags)
         zs = load_group(z_stream, step, clock)
