@@ -161,8 +161,6 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
     read_coefficients(B_tile, B_varies(), step, b);
     read_coefficients(C_tile, C_varies(), step, c);
 #pragma unroll
-    for (int n = 0; n < 2 * KS; ++n) shared[n] = 0.0f;
-#pragma unroll
     for (int k = 0; k < KC; ++k) {
       from_B[k] = from_A[k] = y[k] = 0.0f;
 #pragma unroll
@@ -173,8 +171,8 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
           sum_B.v[k][n] += grad_b;
           sum_C.v[k][n] += grad_c;
         }
-        shared[n] += grad_b;
-        shared[KS + n] += grad_c;
+        shared[n] = k ? shared[n] + grad_b : grad_b;
+        shared[KS + n] = k ? shared[KS + n] + grad_c : grad_c;
         from_B[k] += dh * b[n];
         y[k] += c[n] * after.v[k][n];
         carry.v[k][n] = dh * decay.v[k][n];
