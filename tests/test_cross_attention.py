@@ -133,6 +133,15 @@ def test_large_scores_pick_one_key(backend: str) -> None:
 
 
 @FORCED
+@DTYPES
+def test_gradients_of_large_scores_of_an_odd_number_of_queries(backend: str, dtype: torch.dtype) -> None:
+    inputs = make_inputs(1, 1, 15, 16, 16, dtype)
+    inputs["q_a"] = (1e4 * torch.eye(16)[:15][None, None]).to(dtype)
+    inputs["k_b"] = torch.eye(16)[None, None].to(dtype)
+    check(inputs, require(backend))
+
+
+@FORCED
 def test_nan_stays_in_its_head(backend: str) -> None:
     inputs = make_inputs(1, 3, 9, 20, 32)
     inputs["k_b"][0, 1, 4] = torch.nan

@@ -26,6 +26,7 @@ constexpr float kLog2E = 1.44269504f;
 struct Direction {
   Tensor query, key, value, key_padding_mask, probabilities, row_factors, out;
   Tensor grad_out, grad_query, grad_key, grad_value;
+  Tensor key_weights;  // of the pooled form
 };
 
 struct Options {
@@ -117,6 +118,8 @@ class Head {
 
   void forward(const Head& next) const;
   void backward(const Head& next) const;
+  void pooled_forward(const Head& next) const;
+  void pooled_backward(const Head& next) const;
 
  private:
   static constexpr int kG = kGroup<E>;
@@ -131,8 +134,14 @@ class Head {
     return {x_.probabilities.template as<E>() + index_ * rows * key_ld_, rows, key_ld_, key_ld_};
   }
   float* row_factors() const { return x_.row_factors.template as<float>() + index_ * queries_; }
+  float* key_weights() const { return x_.key_weights.template as<float>() + index_ * keys_; }
   int64_t drops() const { return options_.dropout_threshold; }
   int64_t blocks() const { return ceil_div(queries_, kBlockRows); }
+  // Queries whose P and dS are in L2 together; even.
+  int64_t chunk_queries() const {
+    const int64_t limit = std::max<int64_t>(1, kChunkBytes / (8 * key_ld_ * kBlockRows)) * kBlockRows;
+    return std::min(limit, ceil_div(queries_, 2) * 2);
+  }
 
   const float* key_bias() const;
   void weights(Left<E, false> query, Right<E> key, const float* bias, int64_t first_query, int64_t rows,
@@ -143,6 +152,12 @@ class Head {
   template <bool kDropout>
   void grad_scores(int64_t rows, const float* grad_p, const float* factors, const E* signed_p, E* kept_p, E* left,
                    E* right) const;
+  void contract_chunk(Left<E, true> left, Right<E> right, int64_t begin, float* total, const MatrixView<T>& grad,
+                      float factor, Prefetcher& prefetcher) const;
+  void grad_mean_weights(float* grad_weights, float* grad_out) const;
+  template <bool kDropout>
+  void pooled_grad_scores(int64_t rows, const float* grad_weights, const float* factors, const E* signed_p, E* left,
+                          E* right) const;
 
   const Direction& x_;
   const Options& options_;
@@ -184,6 +199,8 @@ void Head<E, T>::weights(Left<E, false> query, Right<E> key, const float* bias, 
     for (int64_t j = 0; j < n; j += kLanes) m = max(load(s + j), m);
     maxima[i] = lane_max(m);
   }
+  // Exponentials come in pairs of rows: one without a partner is its own.
+  if (rows % 2) maxima[rows] = maxima[rows - 1];
   const auto run = drops() ? &Head::exponentials<true> : &Head::exponentials<false>;
   (this->*run)(first_query, rows, scores, maxima, left, signed_p, factors);
 }
@@ -225,6 +242,24 @@ void Head<E, T>::exponentials(int64_t first_query, int64_t rows, const float* sc
     factors[i] = total0 == 0.0f ? 0.0f : 1.0f / total0;
     factors[i + 1] = total1 == 0.0f ? 0.0f : 1.0f / total1;
   }
+}
+
+// Adds left^T right, contracted over the chunk of queries from `begin`, to the sums of the chunks before it in total;
+// after the last chunk, factor times the sum is the gradient.
+template <class E, class T>
+void Head<E, T>::contract_chunk(Left<E, true> left, Right<E> right, int64_t begin, float* total,
+                                const MatrixView<T>& grad, float factor, Prefetcher& prefetcher) const {
+  const int64_t count = std::min(chunk_queries(), queries_ - begin);
+  const bool first = begin == 0, last = begin + count == queries_;
+  multiply(left, right, keys_, ceil_div(count, kG), width_, prefetcher,
+           [=, total_ld = width_ld_, width = width_](int64_t i, int64_t j, vf x) {
+             if (!first) x += load(total + i * total_ld + j);
+             if (last) {
+               store(grad.row(i) + j, x * factor, width - j);
+             } else {
+               store(total + i * total_ld + j, x);
+             }
+           });
 }
 
 // Calls body(head, the head that this thread is likely to do next) for every head of both directions.

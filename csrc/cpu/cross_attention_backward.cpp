@@ -45,9 +45,7 @@ template <class E, class T>
 void Head<E, T>::backward(const Head& next) const {
   const bool recompute = !x_.probabilities;
   const float scale = options_.scale;
-  const int64_t chunk_limit = std::max<int64_t>(1, kChunkBytes / (8 * key_ld_ * kBlockRows)) * kBlockRows;
-  const int64_t chunk = std::min(chunk_limit, ceil_div(queries_, 2) * 2);
-  const int64_t chunk_elements = chunk / kG * key_ld_;
+  const int64_t chunk = chunk_queries(), chunk_elements = chunk / kG * key_ld_;
 
   scratch.restart();
   const Right<E> value = pack_transposed(view(x_.value), scratch.take<E>(width_depth_ * key_ld_));
@@ -106,28 +104,16 @@ void Head<E, T>::backward(const Head& next) const {
     }
 
     Prefetcher prefetcher;
-    const bool last = begin + chunk >= queries_;
-    if (last) {
+    if (begin + chunk >= queries_) {
       prefetcher.add(grad_value);
       prefetcher.add(grad_key);
       for (const Tensor* t : {&next.x_.value, &next.x_.key, &next.x_.query, &next.x_.grad_out}) {
         prefetcher.add(next.view(*t));
       }
     }
-    const auto contract = [&](Left<E, true> left, Right<E> right, float* total, const MatrixView<T>& grad,
-                              float factor) {
-      multiply(left, right, keys_, ceil_div(count, kG), width_, prefetcher,
-               [=, total_ld = width_ld_, width = width_](int64_t i, int64_t j, vf x) {
-                 if (begin > 0) x += load(total + i * total_ld + j);
-                 if (last) {
-                   store(grad.row(i) + j, x * factor, width - j);
-                 } else {
-                   store(total + i * total_ld + j, x);
-                 }
-               });
-    };
-    contract({drops() ? p_chunk : signed_p, key_ld_}, {grad_right, width_ld_}, total_value, grad_value, 1.0f);
-    contract({ds_right, key_ld_}, query_right, total_key, grad_key, scale);
+    contract_chunk({drops() ? p_chunk : signed_p, key_ld_}, {grad_right, width_ld_}, begin, total_value, grad_value,
+                   1.0f, prefetcher);
+    contract_chunk({ds_right, key_ld_}, query_right, begin, total_key, grad_key, scale, prefetcher);
   }
 }
 
