@@ -5,6 +5,7 @@ from bdam_kernels.modules import BidirectionalCrossAttention, HSICLoss, Mamba
 from bdam_kernels.ops.causal_conv1d import causal_conv1d
 from bdam_kernels.ops.cross_attention import bidirectional_cross_attention
 from bdam_kernels.ops.hsic import hsic
+from bdam_kernels.ops.pooled_cross_attention import pooled_bidirectional_cross_attention
 from bdam_kernels.ops.selective_scan import selective_scan
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "bidirectional_cross_attention",
     "causal_conv1d",
     "hsic",
+    "pooled_bidirectional_cross_attention",
     "selective_scan",
 ]

@@ -101,20 +101,56 @@ def bidirectional_cross_attention(
         dropout_threshold: a weight is dropped if its 16 random bits are below.
         seed: int64 scalar, on the CPU.
     """
-    factors: list[Tensor | None] = [None, None]
-    if dropout_threshold and seed is not None:
-        keep_scale = 65536 / (65536 - dropout_threshold)
-        for direction, (q, k) in enumerate(((q_a, k_b), (q_b, k_a))):
-            shape = (*q.shape[:3], k.shape[2])
-            factors[direction] = keep_scale * dropout_keep(shape, direction, dropout_threshold, seed.to(q.device))
+    factor_a, factor_b = _dropout_factors((q_a, k_b), (q_b, k_a), dropout_threshold, seed)
     return (
-        _attention(q_a, k_b, v_b, key_padding_mask_b, scale, factors[0]),
-        _attention(q_b, k_a, v_a, key_padding_mask_a, scale, factors[1]),
+        _attention_weights(q_a, k_b, key_padding_mask_b, scale, factor_a) @ v_b,
+        _attention_weights(q_b, k_a, key_padding_mask_a, scale, factor_b) @ v_a,
     )
 
 
-def _attention(
-    q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, scale: float, factor: Tensor | None
+def pooled_bidirectional_cross_attention(
+    q_a: Tensor,
+    k_a: Tensor,
+    v_a: Tensor,
+    q_b: Tensor,
+    k_b: Tensor,
+    v_b: Tensor,
+    key_padding_mask_a: Tensor | None,
+    key_padding_mask_b: Tensor | None,
+    scale: float,
+    dropout_threshold: int = 0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The means over queries of `bidirectional_cross_attention`, (B, H, d) each: the mean weights times the values.
+
+    Args: as `bidirectional_cross_attention`.
+    """
+    factor_a, factor_b = _dropout_factors((q_a, k_b), (q_b, k_a), dropout_threshold, seed)
+    return (
+        _query_mean(_attention_weights(q_a, k_b, key_padding_mask_b, scale, factor_a), v_b),
+        _query_mean(_attention_weights(q_b, k_a, key_padding_mask_a, scale, factor_b), v_a),
+    )
+
+
+def _query_mean(weights: Tensor, v: Tensor) -> Tensor:
+    # Without queries there is nothing to take a mean of: 0, as for a query without keys.
+    return (weights.sum(2, keepdim=True) / max(weights.shape[2], 1) @ v).squeeze(2)
+
+
+def _dropout_factors(
+    a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], threshold: int, seed: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """What dropout multiplies the weights of each direction's queries and keys with."""
+    if not threshold or seed is None:
+        return None, None
+    keep_scale = 65536 / (65536 - threshold)
+    shapes = [(*q.shape[:3], k.shape[2]) for q, k in (a, b)]
+    keep_a, keep_b = (dropout_keep(shapes[d], d, threshold, seed.to(a[0].device)) for d in range(2))
+    return keep_scale * keep_a, keep_scale * keep_b
+
+
+def _attention_weights(
+    q: Tensor, k: Tensor, key_padding_mask: Tensor | None, scale: float, factor: Tensor | None
 ) -> Tensor:
     scores = scale * (q @ k.transpose(-1, -2))
     if key_padding_mask is None:
@@ -124,7 +160,7 @@ def _attention(
         any_key = keep.any(-1, keepdim=True)
         # softmax over no key at all would be NaN, in the gradient too: such rows attend to everything, times zero.
         weights = torch.softmax(scores.masked_fill(~keep & any_key, -math.inf), -1) * any_key
-    return (weights if factor is None else weights * factor.to(weights.dtype)) @ v
+    return weights if factor is None else weights * factor.to(weights.dtype)
 
 
 def dropout_keep(shape: tuple[int, int, int, int], direction: int, threshold: int, seed: Tensor) -> Tensor:

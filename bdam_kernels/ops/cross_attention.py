@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -134,13 +135,14 @@ def _reference(
     scale: float,
     dropout_threshold: int,
     seed: Tensor | None,
+    function: Callable[..., tuple[Tensor, Tensor]] = reference.bidirectional_cross_attention,
 ) -> tuple[Tensor, Tensor]:
     """The reference in float32, or float64 for float64 inputs, whatever autocast says; outputs in the inputs' dtype."""
     dtype = inputs[0].dtype
     wide: Any = [t.to(torch.float64 if dtype == torch.float64 else torch.float32) for t in inputs]
     options: Any = (mask_a, mask_b, scale, dropout_threshold, seed)
     with torch.autocast(inputs[0].device.type, enabled=False):
-        out_a, out_b = reference.bidirectional_cross_attention(*wide, *options)
+        out_a, out_b = function(*wide, *options)
     return out_a.to(dtype), out_b.to(dtype)
 
 
@@ -179,15 +181,10 @@ def bidirectional_cross_attention(
     """
     inputs: tuple[Tensor, ...] = (q_a, k_a, v_a, q_b, k_b, v_b)
     masks = (key_padding_mask_a, key_padding_mask_b)
-    _check_shapes(inputs, masks)
-    inputs = _cast_as_autocast(inputs)
-    _check_dtypes(inputs, masks)
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"dropout_p must be at least 0 and below 1, got {dropout_p}")
+    inputs = _validated(inputs, masks)
     if scale is None:
         scale = max(q_a.shape[3], 1) ** -0.5
-    threshold = min(round(65536 * dropout_p), 65535)
-    seed = torch.randint(-(2**63), 2**63 - 1, ()) if threshold else None
+    threshold, seed = _draw_dropout(dropout_p)
 
     chosen = backends.choose(backend, q_a.device, {"cpu": backends.dtype_reason(*inputs)})
     if chosen == "reference" or any(t.numel() == 0 for t in inputs):
@@ -196,6 +193,22 @@ def bidirectional_cross_attention(
         return _CrossAttention.apply(*inputs, *masks, scale, threshold, seed)
     out_a, out_b, *_ = torch.ops.bdam.cross_attention_forward(*inputs, *masks, scale, threshold, seed, False)
     return out_a, out_b
+
+
+def _validated(inputs: tuple[Tensor, ...], masks: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    """The inputs as autocast wants them."""
+    _check_shapes(inputs, masks)
+    inputs = _cast_as_autocast(inputs)
+    _check_dtypes(inputs, masks)
+    return inputs
+
+
+def _draw_dropout(dropout_p: float) -> tuple[int, Tensor | None]:
+    """Threshold of the weights' 16 random bits, and a seed for them."""
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"dropout_p must be at least 0 and below 1, got {dropout_p}")
+    threshold = min(round(65536 * dropout_p), 65535)
+    return threshold, torch.randint(-(2**63), 2**63 - 1, ()) if threshold else None
 
 
 def _cast_as_autocast(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -35,6 +35,8 @@ PYBIND11_MODULE(BDAM_CONCAT(_cpu_, BDAM_ISA), m) {
   m.def("causal_conv1d_backward", &bdam::causal_conv1d_backward, unlocked);
   m.def("cross_attention_forward", &bdam::cross_attention_forward, unlocked);
   m.def("cross_attention_backward", &bdam::cross_attention_backward, unlocked);
+  m.def("pooled_cross_attention_forward", &bdam::pooled_cross_attention_forward, unlocked);
+  m.def("pooled_cross_attention_backward", &bdam::pooled_cross_attention_backward, unlocked);
   m.def("hsic_forward", &bdam::hsic_forward, unlocked);
   m.def("hsic_backward", &bdam::hsic_backward, unlocked);
 }

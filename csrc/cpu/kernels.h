@@ -46,5 +46,24 @@ void cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor
                               const Tensor& grad_v_a, const Tensor& grad_q_b, const Tensor& grad_k_b,
                               const Tensor& grad_v_b, float scale, int dropout_threshold, int64_t seed, int threads);
 
+// The means of both outputs, (B, H, 1, d), from the mean weights (B, H, keys) of the other stream's keys.
+void pooled_cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
+                                    const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
+                                    const Tensor& out_a, const Tensor& out_b, const Tensor& key_weights_a,
+                                    const Tensor& key_weights_b, const Tensor& probabilities_a,
+                                    const Tensor& probabilities_b, const Tensor& row_factors_a,
+                                    const Tensor& row_factors_b, float scale, int dropout_threshold, int64_t seed,
+                                    int threads);
+
+void pooled_cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
+                                     const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
+                                     const Tensor& key_weights_a, const Tensor& key_weights_b,
+                                     const Tensor& probabilities_a, const Tensor& probabilities_b,
+                                     const Tensor& row_factors_a, const Tensor& row_factors_b,
+                                     const Tensor& grad_out_a, const Tensor& grad_out_b, const Tensor& grad_q_a,
+                                     const Tensor& grad_k_a, const Tensor& grad_v_a, const Tensor& grad_q_b,
+                                     const Tensor& grad_k_b, const Tensor& grad_v_b, float scale,
+                                     int dropout_threshold, int64_t seed, int threads);
+
 }  // namespace BDAM_ISA
 }  // namespace bdam
