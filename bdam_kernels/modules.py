@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from bdam_kernels.ops.causal_conv1d import causal_conv1d
 from bdam_kernels.ops.cross_attention import bidirectional_cross_attention
 from bdam_kernels.ops.hsic import hsic
+from bdam_kernels.ops.pooled_cross_attention import pooled_bidirectional_cross_attention
 from bdam_kernels.ops.selective_scan import selective_scan
 
 
@@ -66,14 +68,37 @@ class BidirectionalCrossAttention(nn.Module):
         key_padding_mask_b: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(B, La, dim), (B, Lb, dim), bool masks (B, La), (B, Lb) with True for padding -> the same shapes as a, b."""
-        out_a, out_b = bidirectional_cross_attention(
+        out_a, out_b = self._attend(bidirectional_cross_attention, a, b, key_padding_mask_a, key_padding_mask_b)
+        return self.out_a(out_a.transpose(1, 2).flatten(2)), self.out_b(out_b.transpose(1, 2).flatten(2))
+
+    def pooled(
+        self,
+        a: Tensor,
+        b: Tensor,
+        key_padding_mask_a: Tensor | None = None,
+        key_padding_mask_b: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The means of forward's outputs over all tokens, padding too, for less: -> two (B, dim)."""
+        out_a, out_b = self._attend(
+            pooled_bidirectional_cross_attention, a, b, key_padding_mask_a, key_padding_mask_b
+        )
+        return self.out_a(out_a.flatten(1)), self.out_b(out_b.flatten(1))
+
+    def _attend(
+        self,
+        function: Callable[..., tuple[Tensor, Tensor]],
+        a: Tensor,
+        b: Tensor,
+        key_padding_mask_a: Tensor | None,
+        key_padding_mask_b: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        return function(
             *self._heads(self.qkv_a(a)),
             *self._heads(self.qkv_b(b)),
             key_padding_mask_a=key_padding_mask_a,
             key_padding_mask_b=key_padding_mask_b,
             dropout_p=self.dropout if self.training else 0.0,
         )
-        return self.out_a(out_a.transpose(1, 2).flatten(2)), self.out_b(out_b.transpose(1, 2).flatten(2))
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
         """(B, L, 3 dim) -> three views (B, H, L, d)."""

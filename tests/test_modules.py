@@ -116,6 +116,26 @@ def test_cross_attention_layer_against_multi_head_attention() -> None:
         BidirectionalCrossAttention(12, 5)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_pooled_cross_attention_layer_is_the_mean_over_tokens(bias: bool) -> None:
+    layer = BidirectionalCrossAttention(12, 3, dropout=0.2, bias=bias)
+    double = BidirectionalCrossAttention(12, 3, dropout=0.2, bias=bias).double()
+    double.load_state_dict(layer.state_dict())
+    a, b = torch.randn(2, 7, 12), torch.randn(2, 5, 12)
+    padding = torch.tensor([[False] * 5, [False, False, False, True, True]])
+    torch.manual_seed(0)
+    pooled = layer.pooled(a, b, key_padding_mask_b=padding)
+    torch.manual_seed(0)
+    outputs = double(a.double(), b.double(), key_padding_mask_b=padding)
+    for actual, out in zip(pooled, outputs, strict=True):
+        assert_matches(actual, out.mean(1), "pooled")
+    weights = torch.randn(2, 2, 12)
+    torch.autograd.backward(pooled, tuple(weights))
+    torch.autograd.backward([out.mean(1) for out in outputs], tuple(weights.double()))
+    for (name, p), q in zip(layer.named_parameters(), double.parameters(), strict=True):
+        assert_matches(p.grad, q.grad, f"grad of {name}")
+
+
 def test_hsic_loss_is_the_function() -> None:
     x, y = torch.randn(9, 4), torch.randn(9, 5)
     options = {"kernel": "rbf", "sigma": 1.5, "estimator": "unbiased", "normalize": True}
