@@ -61,6 +61,10 @@ class BDAMConfig:
     heads: int = 12
     dropout: float = 0.1
     gate: bool = True
+    pooled_last: bool = False
+    """The last cross-attention layer normalises its input instead of its output. Then nothing non-linear comes
+    between its attention and the pooling, and the fused kernel pools without an output for each token. There are no
+    tokens after it, so `fusion.tokens` cannot be "sequence"."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +252,12 @@ def check_config(config: Config) -> None:
     ):
         if matters and values[whole] % values[part]:
             raise ConfigError(f"--{whole} must be a multiple of --{part}, got {values[whole]} and {values[part]}")
+    if config.bdam.pooled_last and config.bdam.cross_layers == 0:
+        raise ConfigError("--bdam.pooled-last needs a cross-attention layer, got --bdam.cross-layers 0")
+    if config.bdam.pooled_last and config.fusion.tokens == "sequence":
+        raise ConfigError(
+            "--bdam.pooled-last leaves no image tokens for --fusion.tokens sequence: choose one of them, got both"
+        )
 
 
 def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import assert_matches
 from naive import HEADS, WIDTH, attention, close, linear, norm, random
 from torch import Tensor
 
 from bdam_kernels import BidirectionalCrossAttention
 from bdam_reid.config import BDAMConfig
 from bdam_reid.models import BDAM
-from bdam_reid.models.bdam import CrossAttentionLayer, SelfAttentionLayer
+from bdam_reid.models.bdam import CrossAttentionLayer, PooledCrossAttentionLayer, SelfAttentionLayer
 
 
 def test_self_attention_layer() -> None:
@@ -30,6 +31,11 @@ def naive_bdam(bdam: BDAM, tokens: Tensor) -> dict[str, Tensor]:
         attended = attention(*linear(layer.qkv, clothing).chunk(3, dim=-1))
         clothing = norm(layer.norm, clothing + linear(layer.out, attended))
     for layer in bdam.cross_layers:
+        if isinstance(layer, PooledCrossAttentionLayer):
+            normed = norm(layer.identity_norm, identity), norm(layer.clothing_norm, clothing)
+            from_clothing, from_identity = naive_cross_attention(layer.attention, *normed)
+            identity, clothing = identity + from_clothing, clothing + from_identity
+            continue
         from_clothing, from_identity = naive_cross_attention(layer.attention, identity, clothing)
         identity, clothing = (
             norm(layer.identity_norm, identity + from_clothing),
@@ -63,8 +69,10 @@ def naive_cross_attention(module: BidirectionalCrossAttention, a: Tensor, b: Ten
         BDAMConfig(self_layers=2, cross_layers=2, heads=HEADS, gate=False),
         BDAMConfig(self_layers=0, cross_layers=1, heads=HEADS),
         BDAMConfig(self_layers=1, cross_layers=0, heads=HEADS),
+        BDAMConfig(heads=HEADS, pooled_last=True),
+        BDAMConfig(self_layers=1, cross_layers=1, heads=HEADS, gate=False, pooled_last=True),
     ],
-    ids=["paper", "no-gate", "no-self", "no-cross"],
+    ids=["paper", "no-gate", "no-self", "no-cross", "pooled-last", "pooled-only"],
 )
 def test_bdam(config: BDAMConfig) -> None:
     torch.manual_seed(0)
@@ -72,11 +80,43 @@ def test_bdam(config: BDAMConfig) -> None:
     actual = bdam(tokens)._asdict()
     if not config.gate:
         assert actual.pop("gate") is None
+    if config.pooled_last:
+        assert actual.pop("tokens") is None
     for i, image in enumerate(tokens):
         expected = naive_bdam(bdam, image)
+        if config.pooled_last:
+            del expected["tokens"]
         assert expected.keys() == actual.keys()
         for name, value in expected.items():
             close(actual[name][i], value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_pooled_layer_is_the_mean_of_its_tokens(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = PooledCrossAttentionLayer(WIDTH, HEADS, dropout=0.0).to(dtype)
+    streams = [random(3, 17, WIDTH, seed=seed).to(dtype).requires_grad_() for seed in range(2)]
+    weights = [random(3, WIDTH, seed=seed).to(dtype) for seed in range(2, 4)]
+    pooled = layer(*streams)
+    outputs = layer.attention(layer.identity_norm(streams[0]), layer.clothing_norm(streams[1]))
+    unpooled = [(x + out).mean(1) for x, out in zip(streams, outputs, strict=True)]
+    for actual, expected in zip(pooled, unpooled, strict=True):
+        assert_matches(actual, expected.double(), "pooled")
+    leaves = {"identity": streams[0], "clothing": streams[1], **dict(layer.named_parameters())}
+    actual_grads, expected_grads = (
+        torch.autograd.grad(results, list(leaves.values()), weights) for results in (pooled, unpooled)
+    )
+    for name, actual, expected in zip(leaves, actual_grads, expected_grads, strict=True):
+        assert_matches(actual, expected.double(), f"grad of {name}")
+
+
+def test_pooled_layer_drops_whole_features() -> None:
+    layer = PooledCrossAttentionLayer(WIDTH, HEADS, dropout=0.5).double()
+    streams = random(2, 7, WIDTH), random(2, 7, WIDTH, seed=1)
+    kept = [x - stream.mean(1) for x, stream in zip(layer.eval()(*streams), streams, strict=True)]
+    for x, stream, all_of_it in zip(layer.train()(*streams), streams, kept, strict=True):
+        factor = (x - stream.mean(1)) / all_of_it
+        assert set(factor.round(decimals=6).abs().unique().tolist()) == {0.0, 2.0}
 
 
 def test_both_streams_update_from_the_previous_state_of_the_other() -> None:
@@ -129,6 +169,13 @@ def test_shared_parameters() -> None:
     ]
     flat = BDAM(WIDTH, BDAMConfig(heads=HEADS, cross_layers=0))
     assert flat.shared_parameters() == [flat.projection.weight, flat.projection.bias]
+
+
+def test_shared_parameters_of_a_pooled_last_layer() -> None:
+    bdam = BDAM(WIDTH, BDAMConfig(heads=HEADS, pooled_last=True))
+    assert isinstance(bdam.cross_layers[2], PooledCrossAttentionLayer)
+    last = bdam.cross_layers[2].attention
+    assert bdam.shared_parameters() == [*last.out_a.parameters(), *last.out_b.parameters()]
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:

@@ -92,6 +92,11 @@ def test_command_line_mistakes_exit_with_2(
         ("--text.heads 7", "--text.width must be a multiple of --text.heads"),
         ("--bdam.heads 7", "--image.width must be a multiple of --bdam.heads"),
         ("--bdam.dropout 1", "--bdam.dropout must be at most 0.99"),
+        ("--bdam.pooled-last True --bdam.cross-layers 0", "--bdam.pooled-last needs a cross-attention layer"),
+        (
+            "--bdam.pooled-last True --fusion.tokens sequence",
+            "--bdam.pooled-last leaves no image tokens for --fusion.tokens sequence",
+        ),
         ("--fusion.kind transformer --fusion.heads 7", "--fusion.width must be a multiple of --fusion.heads"),
     ],
 )

@@ -64,6 +64,15 @@ def make_model(config: Config = CONFIG) -> BDAMReID:
     return BDAMReID(config, vocab_size=40)
 
 
+def test_pooled_last_layer_leaves_no_tokens() -> None:
+    model, batch = make_model(replace(CONFIG, bdam=replace(CONFIG.bdam, pooled_last=True))), make_batch()
+    image, _, fused, _ = model(batch)
+    assert image.tokens is None
+    assert image.identity.shape == (6, WIDTH) and fused.shape == (6, 10)
+    fused.sum().backward()
+    assert all(p.grad is not None for p in model.bdam.cross_layers.parameters())
+
+
 def test_features_of_the_model() -> None:
     model, batch = make_model().double().eval(), make_batch()
     image, text, fused, weights = model(replace(batch, images=batch.images.double()))

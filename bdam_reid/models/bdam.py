@@ -23,8 +23,8 @@ class Disentangled(NamedTuple):
     """Clothing feature before the gate, (B, D)."""
     gate: Tensor | None
     """g in (0, 1), (B, D); None without a gate."""
-    tokens: Tensor
-    """Tokens of the identity stream before pooling and gate, (B, L, D)."""
+    tokens: Tensor | None
+    """Tokens of the identity stream before pooling and gate, (B, L, D); None where the last layer pools."""
 
 
 class SelfAttentionLayer(nn.Module):
@@ -67,16 +67,41 @@ class CrossAttentionLayer(nn.Module):
         )
 
 
+class PooledCrossAttentionLayer(nn.Module):
+    """The mean over tokens of x + attention(LayerNorm(x)), each stream attending to the other's state.
+
+    With the LayerNorm before the attention, all that follows is linear, and the mean is taken inside the attention.
+    Dropout acts on the mean of the attention's outputs, with one mask for all tokens: a mask for each would need the
+    output of each.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = BidirectionalCrossAttention(width, heads)
+        self.dropout = nn.Dropout(dropout)
+        self.identity_norm = nn.LayerNorm(width)
+        self.clothing_norm = nn.LayerNorm(width)
+
+    def forward(self, identity: Tensor, clothing: Tensor) -> tuple[Tensor, Tensor]:
+        """Two (B, L, D) -> two (B, D)."""
+        to_identity, to_clothing = self.attention.pooled(self.identity_norm(identity), self.clothing_norm(clothing))
+        return (
+            identity.mean(dim=1) + self.dropout(to_identity),
+            clothing.mean(dim=1) + self.dropout(to_clothing),
+        )
+
+
 class BDAM(nn.Module):
     """Two streams of self-attention, cross-attention between them, average pooling, and a gate.
 
     g = sigmoid(W [pooled_id; pooled_clo] + b), f_id = g pooled_id, f_clo = (1 - g) pooled_clo; without the
-    gate (an ablation) both pooled features are given as they are.
+    gate (an ablation) both pooled features are given as they are. With `pooled_last` the last cross-attention does the
+    pooling (a variant of this project's).
     Source: seeds 001 section III-B, 002 section 3.2.
 
     Args:
         width: D of the tokens.
-        config: depths, heads, dropout, gate.
+        config: depths, heads, dropout, gate, form of the last layer.
     Raises: ValueError if the heads do not divide the width.
     """
 
@@ -87,9 +112,11 @@ class BDAM(nn.Module):
         self.projection = nn.Linear(width, 2 * width)
         self.identity_layers = _self_attention(width, config)
         self.clothing_layers = _self_attention(width, config)
-        self.cross_layers = nn.ModuleList(
-            CrossAttentionLayer(width, config.heads, config.dropout) for _ in range(config.cross_layers)
-        )
+        kinds: list[type[nn.Module]] = [CrossAttentionLayer] * config.cross_layers
+        if config.pooled_last:
+            kinds[-1] = PooledCrossAttentionLayer
+        self.cross_layers = nn.ModuleList(kind(width, config.heads, config.dropout) for kind in kinds)
+        self.pooled_last = config.pooled_last
         self.gate = nn.Linear(2 * width, width) if config.gate else None
 
     def forward(self, tokens: Tensor) -> Disentangled:
@@ -99,16 +126,19 @@ class BDAM(nn.Module):
         clothing = self.clothing_layers(clothing)
         for layer in self.cross_layers:
             identity, clothing = layer(identity, clothing)
-        pooled_identity, pooled_clothing = identity.mean(dim=1), clothing.mean(dim=1)
+        if self.pooled_last:
+            last_tokens, pooled_identity, pooled_clothing = None, identity, clothing
+        else:
+            last_tokens, pooled_identity, pooled_clothing = identity, identity.mean(dim=1), clothing.mean(dim=1)
         if self.gate is None:
-            return Disentangled(pooled_identity, pooled_clothing, pooled_clothing, gate=None, tokens=identity)
+            return Disentangled(pooled_identity, pooled_clothing, pooled_clothing, gate=None, tokens=last_tokens)
         gate = self.gate(torch.cat((pooled_identity, pooled_clothing), dim=-1)).sigmoid()
         return Disentangled(
             identity=gate * pooled_identity,
             clothing=(1 - gate) * pooled_clothing,
             pooled_clothing=pooled_clothing,
             gate=gate,
-            tokens=identity,
+            tokens=last_tokens,
         )
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -119,7 +149,7 @@ class BDAM(nn.Module):
         """
         if not len(self.cross_layers):
             return list(self.projection.parameters())
-        attention = cast(CrossAttentionLayer, self.cross_layers[-1]).attention
+        attention = cast(CrossAttentionLayer | PooledCrossAttentionLayer, self.cross_layers[-1]).attention
         return [*attention.out_a.parameters(), *attention.out_b.parameters()]
 
 

@@ -27,8 +27,8 @@ class ImageFeatures(NamedTuple):
     """Clothing feature before the gate, (B, D)."""
     gate: Tensor | None
     """Gate g, (B, D); None where the config has no gate."""
-    tokens: Tensor
-    """Tokens of the identity stream, before the gate, (B, L, D)."""
+    tokens: Tensor | None
+    """Tokens of the identity stream, before the gate, (B, L, D); None where the last layer of BDAM pools."""
     identity_embedding: Tensor
     """Unit vectors to match with texts, (B, E): projection of `identity`."""
     clothing_embedding: Tensor
@@ -107,7 +107,7 @@ class BDAMReID(nn.Module):
 
         The clothing feature is left out, as both drafts have it.
         """
-        if self.fusion.config.tokens != "sequence":
+        if self.fusion.config.tokens != "sequence" or image.tokens is None:
             return self.fusion(image.identity, text.identity)
         # The mean of the gated tokens is the gated identity feature.
         tokens = image.tokens if image.gate is None else image.gate[:, None] * image.tokens
