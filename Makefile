@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 GPU_TESTS := tests/test_selective_scan.py tests/test_causal_conv1d.py
 INSTALL := $(PYTHON) -m pip install --quiet --no-index --no-deps --no-build-isolation
-KERNEL_TESTS := $(addprefix tests/test_,selective_scan.py causal_conv1d.py cross_attention.py hsic.py)
+KERNEL_TESTS := $(addprefix tests/test_,selective_scan.py causal_conv1d.py cross_attention.py \
+	pooled_cross_attention.py hsic.py)
 
 .PHONY: demo test lint bench gpu clean
 

@@ -16,7 +16,13 @@ import torch
 from peers import mambapy_selective_scan, textbook_hsic, transformers_mixer, two_sdpa_calls
 from torch import Tensor
 
-from bdam_kernels import Mamba, bidirectional_cross_attention, hsic, selective_scan
+from bdam_kernels import (
+    Mamba,
+    bidirectional_cross_attention,
+    hsic,
+    pooled_bidirectional_cross_attention,
+    selective_scan,
+)
 
 Compare = Callable[..., float]
 
@@ -118,6 +124,15 @@ def test_cross_attention(compare: Compare, length: int, dtype: torch.dtype, targ
     peer = trainer(lambda: two_sdpa_calls(*inputs), inputs)
     assert_same(ours(), peer(), 1e-4 if dtype == torch.float32 else 0.1)
     compare(ours, peer, "two SDPA calls", target)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+def test_pooled_cross_attention(compare: Compare, dtype: torch.dtype) -> None:
+    inputs = [torch.randn(8, 12, 196, 64).to(dtype).requires_grad_() for _ in range(6)]
+    ours = trainer(lambda: pooled_bidirectional_cross_attention(*inputs), inputs)
+    peer = trainer(lambda: tuple(out.mean(2) for out in bidirectional_cross_attention(*inputs)), inputs)
+    assert_same(ours(), peer(), 1e-4 if dtype == torch.float32 else 0.1)
+    compare(ours, peer, "the unpooled form and its mean", 1.5)
 
 
 @pytest.mark.parametrize(("rows", "target"), [(64, 1.5), (128, 2), (1024, 6), (4096, 50)])
