@@ -30,7 +30,7 @@ def _compile(op: str, index: int, arch: str, folder: Path) -> tuple[Resources, i
     launch = _launches(op)[index]
     source = ASTSource(launch.kernel, launch.signature(), launch.constants)
     target = GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": launch.num_warps})
+    compiled = triton.compile(source, target=target, options=launch.options())
     cubin = folder / f"{op}_{index}_{arch}.cubin"
     cubin.write_bytes(compiled.asm["cubin"])
     (found,) = resources(cuobjdump(), cubin)

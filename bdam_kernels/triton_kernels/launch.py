@@ -13,7 +13,10 @@ from torch import Tensor
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Dtypes that kernels are compiled for: of the tensors that stream over time."""
 
-_TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+_TYPES: dict[Any, str] = {
+    torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.uint8: "*u8", float: "fp32",
+    int: "i32",
+}  # fmt: skip
 
 
 def kernel(function: Callable[..., None]) -> Any:
@@ -39,11 +42,15 @@ class Launch(NamedTuple):
     constants: dict[str, Any]
     num_warps: int = 1
 
+    def options(self) -> dict[str, int]:
+        """For the compiler, which is to spill nothing before it has taken all registers."""
+        return {"num_warps": self.num_warps, "maxnreg": 255}
+
     def run(self) -> None:
-        self.kernel[(self.programs,)](*self.args, **self.constants, num_warps=self.num_warps)
+        self.kernel[(self.programs,)](*self.args, **self.constants, **self.options())
 
     def signature(self) -> dict[str, str]:
         """Types of the kernel's parameters, as the compiler names them."""
-        types = [_TYPES[a.dtype] if isinstance(a, Tensor) else "i32" for a in self.args]
+        types = [_TYPES[a.dtype if isinstance(a, Tensor) else type(a)] for a in self.args]
         names = inspect.signature(self.kernel.fn).parameters
         return dict(zip(names, types + ["constexpr"] * len(self.constants), strict=True))

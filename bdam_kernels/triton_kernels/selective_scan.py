@@ -14,8 +14,10 @@ from bdam_kernels.triton_kernels import selective_scan_kernels as kernels
 from bdam_kernels.triton_kernels.launch import DTYPES, INTERPRETED, Launch
 
 BLOCKS = {8: (16, 2), 16: (8, 1), 32: (4, 2), 64: (2, 4), 256: (1, 8)}
-"""Channels and warps of a program, by padded number of states: as large as leaves backward, which keeps some 20 tiles,
-without spills."""
+"""Channels and warps of a program, by padded number of states."""
+
+BACKWARD_WARPS = {8: 2, 16: 4, 32: 4, 64: 4, 256: 8}
+"""Warps of a program of backward, which keeps some 20 tiles and is not to spill them."""
 
 WIDER = 4 if INTERPRETED else 1
 """Factor of the channels: the interpreter's time goes by operations, not by how many numbers each works on."""
@@ -27,7 +29,7 @@ def _padded(states: int) -> int:
     return next(n for n in BLOCKS if n >= states)
 
 
-def selective_scan_block_channels(states: int, _varies: bool = True) -> int:
+def selective_scan_block_channels(states: int, _varies: bool) -> int:
     """Channels that a program walks."""
     return BLOCKS[_padded(states)][0] * WIDER
 
@@ -61,17 +63,19 @@ def _flags(*bits: tuple[Any, bool]) -> int:
 
 def _launch(
     kernel: Any, tensors: Args, like: Tensor, A: Tensor, coefficients: tuple[Tensor, ...], segments: int, flags: int,
-    first_block: int = 0, window: int | None = None, **constants: bool,
+    first_block: int = 0, window: int | None = None, num_warps: int | None = None,
+    **constants: bool,
 ) -> Launch:  # fmt: skip
     """A launch over every batch, segment and group, for a window of a group's blocks or for all of them."""
     batch, channels, length = like.shape
     states = A.shape[1]
     groups = next((m.shape[1] for m in coefficients if _varies(m)), 1)
-    block_channels = selective_scan_block_channels(states)
+    block_channels = selective_scan_block_channels(states, True)
     window = window or -(-channels // groups // block_channels)
     args = (*tensors, channels, groups, length, states, 1, segments, window, first_block, flags)
     blocks = {"BLOCK_D": block_channels, "BLOCK_N": _padded(states)}
-    return Launch(kernel, batch * segments * groups * window, args, blocks | constants, BLOCKS[_padded(states)][1])
+    warps = num_warps or BLOCKS[_padded(states)][1]
+    return Launch(kernel, batch * segments * groups * window, args, blocks | constants, warps)
 
 
 def _states(
@@ -160,12 +164,12 @@ def _backward(
         )  # fmt: skip
         return _launch(
             kernels.selective_scan_backward_kernel, tensors, u, A, (B, C), segments, flags, first_block, window,
-            CONSTANT=constant,
+            BACKWARD_WARPS[_padded(A.shape[1])], CONSTANT=constant,
         )  # fmt: skip
 
     # For the states before each group of a chunk's steps.
     states = A.shape[1]
-    tile = _padded(states) * selective_scan_block_channels(states)
+    tile = _padded(states) * selective_scan_block_channels(states, True)
     return launch(A.new_empty(launch(A).programs, device.GROUPS.value, tile))
 
 
