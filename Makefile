@@ -5,29 +5,40 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
-GPU_TESTS := tests/test_selective_scan.py tests/test_causal_conv1d.py
 INSTALL := $(PYTHON) -m pip install --quiet --no-index --no-deps --no-build-isolation
 KERNEL_TESTS := $(addprefix tests/test_,selective_scan.py causal_conv1d.py cross_attention.py \
 	pooled_cross_attention.py hsic.py)
 
-.PHONY: demo test lint bench gpu clean
+.PHONY: demo test test-suite test-isas test-triton test-cuda lint bench gpu clean
 
 demo: $(VENV)/base
 	test -d data/synthetic || $(BIN)/python -m bdam_reid.data.synthetic data/synthetic --identities 800 --seed 0
 	$(BIN)/python -m bdam_reid.train demo
 	$(BIN)/python -m bdam_reid.evaluate runs/demo
 
-# The whole suite on the best instruction set, the kernels on every other one that this processor has, and the GPU's
-# kernels on the CPU: Triton's in its interpreter, CUDA's compiled for the host, the second time with sanitizers.
+# Two at a time, on threads that do not spin while they wait for each other.
 test: lint
+	OMP_WAIT_POLICY=passive $(MAKE) --jobs=2 --output-sync=target test-suite test-isas test-triton test-cuda
+
+# Everything, on the best instruction set.
+test-suite: $(VENV)/dev
 	$(BIN)/python -m pytest tests
+
+# The kernels on every other instruction set that this processor has.
+test-isas: $(VENV)/dev
 	set -e; for isa in $$($(BIN)/python -c "from bdam_kernels import backend; print(*backend.usable_isas()[:-1])"); do \
 		echo "BDAM_CPU_ISA=$$isa"; BDAM_CPU_ISA=$$isa $(BIN)/python -m pytest -q $(KERNEL_TESTS); done
-	BDAM_REQUIRE=triton TRITON_INTERPRET=1 $(BIN)/python -m pytest -q $(GPU_TESTS) -k triton
-	BDAM_REQUIRE=cuda BDAM_CUDA_HOST=1 $(BIN)/python -m pytest -q $(GPU_TESTS) -k cuda
+
+# Triton's kernels in its interpreter.
+test-triton: $(VENV)/dev
+	BDAM_REQUIRE=triton TRITON_INTERPRET=1 $(BIN)/python -m pytest -q $(KERNEL_TESTS) -k triton
+
+# CUDA's kernels compiled for the host, the second time with sanitizers.
+test-cuda: $(VENV)/dev
+	BDAM_REQUIRE=cuda BDAM_CUDA_HOST=1 $(BIN)/python -m pytest -q $(KERNEL_TESTS) -k cuda
 	BDAM_REQUIRE=cuda BDAM_CUDA_HOST=sanitized ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-		$(BIN)/python -m pytest -q $(GPU_TESTS) -k "cuda and (layout or launches or strides or time_in)"
+		$(BIN)/python -m pytest -q $(KERNEL_TESTS) -k "cuda and (layout or launches or strides or time_in)"
 
 # On a machine with an NVIDIA GPU, with what is installed there and without a network: builds, tests and measures all that
 # runs on the GPU. PEERS takes wheels or source archives of mamba-ssm and causal-conv1d, to be measured beside it.

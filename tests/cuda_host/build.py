@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 KERNELS = ROOT / "csrc" / "cuda"
 FOLDER = ROOT / "build" / "cuda_host"
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1")
+SANITIZERS = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1")
 
 
 def build(name: str, sources: Iterable[Path], *flags: str) -> Path:
