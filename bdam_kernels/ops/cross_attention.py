@@ -11,17 +11,19 @@ from torch import Tensor
 from bdam_kernels import backend as backends
 from bdam_kernels import reference
 from bdam_kernels.autograd import reference_gradients, wants_double_backward
+from bdam_kernels.ops import cross_attention_gpu
 
 _INPUTS = "Tensor q_a, Tensor k_a, Tensor v_a, Tensor q_b, Tensor k_b, Tensor v_b, Tensor? mask_a, Tensor? mask_b"
 _OPTIONS = "float scale, int dropout_threshold, Tensor? seed"
 _SAVED = "Tensor probabilities_a, Tensor probabilities_b, Tensor row_factors_a, Tensor row_factors_b"
 torch.library.define(
     "bdam::cross_attention_forward",
-    f"({_INPUTS}, {_OPTIONS}, bool save) -> (Tensor out_a, Tensor out_b, {_SAVED})",
+    f"({_INPUTS}, {_OPTIONS}, bool save, str backend) -> (Tensor out_a, Tensor out_b, {_SAVED})",
 )
 torch.library.define(
     "bdam::cross_attention_backward",
-    f"({_INPUTS}, {_SAVED}, Tensor grad_out_a, Tensor grad_out_b, {_OPTIONS}) -> Tensor[]",
+    f"({_INPUTS}, {_SAVED}, Tensor? out_a, Tensor? out_b, Tensor grad_out_a, Tensor grad_out_b, {_OPTIONS}, "
+    "str backend) -> Tensor[]",
 )
 
 _NAMES = ("q_a", "k_a", "v_a", "q_b", "k_b", "v_b")
@@ -44,16 +46,30 @@ def _kernel_options(scale: float, dropout_threshold: int, seed: Tensor | None) -
     return scale, dropout_threshold, 0 if seed is None else int(seed), torch.get_num_threads()
 
 
-@torch.library.impl("bdam::cross_attention_forward", "cpu")
+@torch.library.impl("bdam::cross_attention_forward", ("cpu", "cuda"))
 def _cross_attention_forward(*args: Any) -> tuple[Tensor, ...]:
-    *inputs, mask_a, mask_b, scale, dropout_threshold, seed, _ = args
-    results = _cross_attention_forward_fake(*args)
-    tensors = (*map(_unit_stride, inputs), mask_a, mask_b, *results)
-    backends.cpu().cross_attention_forward(*_native(tensors), *_kernel_options(scale, dropout_threshold, seed))
+    *inputs, mask_a, mask_b, scale, dropout_threshold, seed, _, backend = args
+    results = _forward_fake(*args)
+    options = _kernel_options(scale, dropout_threshold, seed)
+    if backend == "cpu":
+        tensors = (*map(_unit_stride, inputs), mask_a, mask_b, *results)
+        backends.cpu().cross_attention_forward(*_native(tensors), *options)
+    else:
+        cross_attention_gpu.forward(backend, inputs, (mask_a, mask_b), results[:2], results[4:], options[:3])
     return results
 
 
 @torch.library.register_fake("bdam::cross_attention_forward")
+def _forward_fake(*args: Any) -> tuple[Tensor, ...]:
+    """Both outputs and what backward wants; from a GPU's kernels that is no weights, and their sums as logarithms."""
+    *others, save, backend = args
+    if backend == "cpu":
+        return _cross_attention_forward_fake(*others, save)
+    out_a, out_b, *weights, logs_a, logs_b = _cross_attention_forward_fake(*others, False)
+    shapes = [q.shape[:3] if save else (0,) for q in (out_a, out_b)]
+    return out_a, out_b, *weights, logs_a.new_empty(shapes[0]), logs_b.new_empty(shapes[1])
+
+
 def _cross_attention_forward_fake(*args: Any) -> tuple[Tensor, ...]:
     """Both outputs, and with `save` what backward wants of each direction: exp(scores - max), 1 / its row sums."""
     q_a, k_a, _, q_b, k_b, *_, save = args
@@ -83,14 +99,21 @@ def _empty_probabilities(q: Tensor, k: Tensor, save: bool) -> Tensor:
     return q.new_empty(batch, heads, (queries + 1) // 2 * 2, (keys + lanes - 1) // lanes * lanes, dtype=dtype)
 
 
-@torch.library.impl("bdam::cross_attention_backward", "cpu")
+@torch.library.impl("bdam::cross_attention_backward", ("cpu", "cuda"))
 def _cross_attention_backward(*args: Any) -> list[Tensor]:
-    inputs, masks, saved, (grad_a, grad_b), options = args[:6], args[6:8], args[8:12], args[12:14], args[14:]
+    inputs, masks, saved, outs, grad_outs, options, backend = (
+        args[:6], args[6:8], args[8:12], args[12:14], args[14:16], args[16:19], args[19]
+    )  # fmt: skip
     results = _cross_attention_backward_fake(*args)
-    dtype = inputs[0].dtype
-    grads = (_unit_stride(grad_a.to(dtype)), _unit_stride(grad_b.to(dtype)))
-    tensors = (*map(_unit_stride, inputs), *masks, *saved, *grads, *results)
-    backends.cpu().cross_attention_backward(*_native(tensors), *_kernel_options(*options))
+    grads = [_unit_stride(grad.to(inputs[0].dtype)) for grad in grad_outs]
+    if backend == "cpu":
+        tensors = (*map(_unit_stride, inputs), *masks, *saved, *grads, *results)
+        backends.cpu().cross_attention_backward(*_native(tensors), *_kernel_options(*options))
+    else:
+        logs = saved[2:]
+        cross_attention_gpu.backward(
+            backend, inputs, masks, outs, logs, grads, results, _kernel_options(*options)[:3]
+        )  # fmt: skip
     return results
 
 
@@ -103,16 +126,18 @@ def _cross_attention_backward_fake(*args: Any) -> list[Tensor]:
 class _CrossAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *args):  # type: ignore[no-untyped-def]
-        *inputs, scale, dropout_threshold, seed = args
-        out_a, out_b, *saved = torch.ops.bdam.cross_attention_forward(*args, True)
+        *inputs, scale, dropout_threshold, seed, ctx.backend = args
+        out_a, out_b, *saved = torch.ops.bdam.cross_attention_forward(*args[:-1], True, ctx.backend)
         ctx.options = (scale, dropout_threshold)
-        ctx.save_for_backward(*inputs, seed, *saved)
+        # Only GPU kernels want the outputs back, instead of weights.
+        outs = (None, None) if ctx.backend == "cpu" else (out_a, out_b)
+        ctx.save_for_backward(*inputs, seed, *saved, *outs)
         ctx.set_materialize_grads(False)
         return out_a, out_b
 
     @staticmethod
     def backward(ctx, grad_a, grad_b):  # type: ignore[no-untyped-def]
-        *inputs, mask_a, mask_b, seed, probabilities_a, probabilities_b, factors_a, factors_b = ctx.saved_tensors
+        *inputs, mask_a, mask_b, seed = ctx.saved_tensors[:9]
         scale, threshold = ctx.options
         if wants_double_backward():
             grads = reference_gradients(
@@ -120,12 +145,12 @@ class _CrossAttention(torch.autograd.Function):
             )
         else:
             grads = torch.ops.bdam.cross_attention_backward(
-                *inputs, mask_a, mask_b, probabilities_a, probabilities_b, factors_a, factors_b,
+                *inputs, mask_a, mask_b, *ctx.saved_tensors[9:],
                 torch.zeros_like(inputs[0]) if grad_a is None else grad_a,
                 torch.zeros_like(inputs[3]) if grad_b is None else grad_b,
-                scale, threshold, seed,
+                scale, threshold, seed, ctx.backend,
             )  # fmt: skip
-        return *grads, None, None, None, None, None
+        return *grads, None, None, None, None, None, None
 
 
 def _reference(
@@ -186,12 +211,15 @@ def bidirectional_cross_attention(
         scale = max(q_a.shape[3], 1) ** -0.5
     threshold, seed = _draw_dropout(dropout_p)
 
-    chosen = backends.choose(backend, q_a.device, {"cpu": backends.dtype_reason(*inputs)})
+    reason = backends.dtype_reason(*inputs)
+    wide = f"its kernels take heads up to {cross_attention_gpu.WIDEST} wide, got {q_a.shape[3]}"
+    gpu = reason or (wide if q_a.shape[3] > cross_attention_gpu.WIDEST else "")
+    chosen = backends.choose(backend, q_a.device, {"cpu": reason, "triton": gpu})
     if chosen == "reference" or any(t.numel() == 0 for t in inputs):
         return _reference(inputs, *masks, scale, threshold, seed)
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-        return _CrossAttention.apply(*inputs, *masks, scale, threshold, seed)
-    out_a, out_b, *_ = torch.ops.bdam.cross_attention_forward(*inputs, *masks, scale, threshold, seed, False)
+        return _CrossAttention.apply(*inputs, *masks, scale, threshold, seed, chosen)
+    out_a, out_b, *_ = torch.ops.bdam.cross_attention_forward(*inputs, *masks, scale, threshold, seed, False, chosen)
     return out_a, out_b
 
 

@@ -1,0 +1,92 @@
+"""Bidirectional cross-attention on a GPU: what its kernels are given.
+
+Three kernels, each one launch for both directions and all heads: `forward`; `backward_query`, whose blocks have some
+queries and walk the keys; `backward_key`, whose blocks have some keys and walk the queries. Each block writes what is
+its own alone: nothing is added atomically, so results are bit-equal. Forward saves a float32 for each query, the log2
+of the sum of its weights, from which backward computes the weights again.
+
+Rows of the kernels' tensors start at multiples of 16 bytes and are multiples of 16 bytes wide, as they are in practice;
+others are copied, with zeros behind each row, which change neither products nor sums. What kernels write is
+(B, L, H, d) in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bdam_kernels import backend as backends
+
+WIDEST = 256
+"""Width of heads that kernels take."""
+
+Tensors = Sequence[Tensor]
+Masks = Sequence[Tensor | None]
+Options = tuple[float, int, int]
+"""Scale, threshold of dropout, its seed."""
+
+
+def forward(backend: str, inputs: Tensors, masks: Masks, outs: Tensors, logs: Tensors, options: Options) -> None:
+    """Fills outs and, unless they are empty, logs (B, H, L)."""
+    kernels = backends.gpu_module(backend, "cross_attention")
+    with torch.cuda.device_of(outs[0]):
+        rows = [_with_whole_rows(t) for t in inputs]
+        written = [_whole_rows_like(t) for t in outs]
+        backends.launch(kernels.cross_attention_forward, *rows, *masks, *written, *logs, *options)
+        _copy_back(written, outs)
+
+
+def backward(
+    backend: str, inputs: Tensors, masks: Masks, outs: Tensors, logs: Tensors, grad_outs: Tensors, grads: Tensors,
+    options: Options,
+) -> None:  # fmt: skip
+    """Fills grads, of the six inputs."""
+    kernels = backends.gpu_module(backend, "cross_attention")
+    with torch.cuda.device_of(outs[0]):
+        rows = (*map(_with_whole_rows, inputs), *masks)
+        out_rows = [_with_whole_rows(t) for t in outs]
+        grad_rows = [_with_whole_rows(t) for t in grad_outs]
+        grad_q_a, grad_k_a, grad_v_a, grad_q_b, grad_k_b, grad_v_b = written = [_whole_rows_like(t) for t in grads]
+        deltas = [torch.empty_like(t) for t in logs]
+        backends.launch(
+            kernels.cross_attention_backward_query, *rows, *out_rows, *logs, *grad_rows, *deltas, grad_q_a, grad_q_b,
+            *options,
+        )  # fmt: skip
+        backends.launch(
+            kernels.cross_attention_backward_key, *rows, *logs, *grad_rows, *deltas,
+            grad_k_a, grad_k_b, grad_v_a, grad_v_b, *options,
+        )  # fmt: skip
+        _copy_back(written, grads)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether rows start at multiples of 16 bytes and are as wide."""
+    steps = [stride for stride, size in zip(tensor.stride()[:-1], tensor.shape, strict=False) if size > 1]
+    bytes_apart = [n * tensor.element_size() for n in (*steps, tensor.shape[-1])]
+    return tensor.stride(-1) == 1 and not any(n % 16 for n in (tensor.data_ptr(), *bytes_apart))
+
+
+def _with_whole_rows(tensor: Tensor) -> Tensor:
+    return tensor if _is_whole(tensor) else _padded(tensor)
+
+
+def _padded(tensor: Tensor) -> Tensor:
+    vector = 16 // tensor.element_size()
+    return torch.nn.functional.pad(tensor, (0, -tensor.shape[-1] % vector)).contiguous()
+
+
+def _whole_rows_like(tensor: Tensor) -> Tensor:
+    """The tensor itself, or an empty wider one in (B, L, H, d) memory for `_copy_back`."""
+    if _is_whole(tensor):
+        return tensor
+    batch, heads, length, width = tensor.shape
+    vector = 16 // tensor.element_size()
+    return tensor.new_empty(batch, length, heads, width + -width % vector).transpose(1, 2)
+
+
+def _copy_back(written: Tensors, results: Tensors) -> None:
+    for wide, result in zip(written, results, strict=True):
+        if wide is not result:
+            result.copy_(wide[..., : result.shape[-1]])
