@@ -27,6 +27,7 @@ def test_a_kernel_without_fault_passes(faults: ModuleType) -> None:
         ("uninitialised", "uninitialised: float 7 of a shared array is read"),
         ("misaligned", "misaligned: 4 floats at 2"),
         ("read_after_write", "race: it reads float 32 of shared memory, which thread 32 wrote"),
+        ("shuffle_for_barrier", "race: it reads float 1 of shared memory, which thread 1 wrote"),
         ("write_after_read", "race: it writes float 0 of shared memory, which thread .* read"),
         ("write_after_write", "race: it writes float 0 of shared memory, which thread 0 wrote"),
     ],

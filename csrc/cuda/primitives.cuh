@@ -1,6 +1,6 @@
-// Everything of the GPU that the kernels of this folder may use. Under nvcc it is the GPU's own; the tests compile the same
-// kernels for the host, with tests/cuda_host/primitives_host.h in its place, where every thread of a block is a fiber,
-// collectives are meeting points, and shared memory is watched for races.
+// Everything of the GPU that the kernels of this folder may use. Under nvcc it is the GPU's own; the tests compile the
+// same kernels for the host, with tests/cuda_host/primitives_host.h in its place, where every thread of a block is a
+// fiber, collectives are meeting points, and shared memory is watched for races.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,10 @@ BDAM_DEVICE int opaque(int x) {
 // Waits for all threads of the block; what they wrote to shared memory can then be read.
 BDAM_DEVICE void barrier() { __syncthreads(); }
 
-// The value of the lane whose index differs in the bits of mask. All 32 lanes take part.
+// The same for the 32 lanes of the warp.
+BDAM_DEVICE void warp_barrier() { __syncwarp(); }
+
+// The value of the lane whose index differs in the bits of mask. All 32 lanes take part; memory is not ordered by it.
 BDAM_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
 // 2^x, relative error 2^-22; results below the normal range are 0.

@@ -1,12 +1,14 @@
-// What the kernels of the selective scan share: which lane holds what, how tiles come and go, and the walk's arithmetic.
+// What the kernels of the selective scan share: which lane holds what, how tiles come and go, and the walk's
+// arithmetic.
 //
-// A warp walks through time for a few channels with all their states in registers: lanes divide channels and states, and a
-// lane has up to two channels and four states of each. So a sum over states, or over channels for the gradients of B and
-// C, is a few registers and a few shuffles. The four warps of a block have neighbouring channels of one group and share
-// tiles of kTile steps in shared memory, which all of their threads fill and empty together.
+// A warp walks through time for a few channels with all their states in registers: lanes divide channels and states,
+// and a lane has up to two channels and four states of each. So a sum over states, or over channels for the gradients
+// of B and C, is a few registers and a few shuffles. The four warps of a block have neighbouring channels of one group
+// and share tiles of kTile steps in shared memory, which all of their threads fill and empty together.
 #pragma once
 
 #include "primitives.cuh"
+#include "reduce.cuh"
 
 namespace bdam::scan {
 
@@ -100,8 +102,8 @@ struct Lane {
   }
 };
 
-// A thread's elements of a tile of kRows rows by kTile steps. Neighbouring threads have neighbouring rows or steps, whichever
-// are neighbours in memory.
+// A thread's elements of a tile of kRows rows by kTile steps. Neighbouring threads have neighbouring rows or steps,
+// whichever are neighbours in memory.
 template <int kRows, bool kRowsFast>
 struct Elements {
   static_assert(!kRowsFast || kRows <= kThreads);
@@ -221,7 +223,8 @@ struct States {
   // Passes over a whole segment: the state becomes exp(A * the segment's steps) times itself, plus the segment's own.
   BDAM_DEVICE void pass(const Tensor& own, const Tensor& step_sums, const States& rates, const Place<L>& place,
                         const Lane<L>& lane, int segment) {
-    const int64_t first = (place.batch * step_sums.size[1] + segment) * step_sums.size[2] + place.channel + lane.channel;
+    const int64_t row = place.batch * step_sums.size[1] + segment;
+    const int64_t first = row * step_sums.size[2] + place.channel + lane.channel;
     each_state(own, place, lane, segment, [&](int c, int n, int64_t at) {
       const float steps = step_sums.as<float>()[first + c];
       v[c][n] = exp2(steps * rates.v[c][n]) * v[c][n] + own.as<float>()[at];
@@ -239,44 +242,8 @@ BDAM_DEVICE void save_step_sums(const Tensor& sums, const Place<L>& place, const
   }
 }
 
-// Sums of kCount values over the lanes that differ in the bits from kLow up to kHigh (powers of two), divided among
-// those lanes: a lane ends with the totals v[0 ...] of what were v[first ...]; returns first. Where the lanes outnumber the
-// values, neighbours end with the same total.
-template <int kHigh, int kLow, int kCount>
-BDAM_DEVICE int reduce_scatter(float (&v)[kCount], int first = 0) {
-  if constexpr (kHigh < kLow) {
-    return first;
-  } else if constexpr (kCount == 1) {
-    v[0] += shuffle_xor(v[0], kHigh);
-    return reduce_scatter<kHigh / 2, kLow>(v, first);
-  } else {
-    constexpr int kHalf = kCount / 2;
-    const bool upper = thread_index() & kHigh;
-    float half[kHalf];
-#pragma unroll
-    for (int i = 0; i < kHalf; ++i) {
-      const float sent = upper ? v[i] : v[i + kHalf], kept = upper ? v[i + kHalf] : v[i];
-      half[i] = kept + shuffle_xor(sent, kHigh);
-    }
-    const int index = reduce_scatter<kHigh / 2, kLow>(half, first + (upper ? kHalf : 0));
-#pragma unroll
-    for (int i = 0; i < kHalf; ++i) v[i] = half[i];
-    return index;
-  }
-}
-
-// visit(i, total) for every of the kCount sums over `kLanes` neighbouring lanes (kLow apart) that falls to this lane.
-template <int kLanes, int kLow, int kCount, class Visit>
-BDAM_DEVICE void sum_over_lanes(float (&v)[kCount], Visit visit) {
-  const int first = reduce_scatter<kLow * kLanes / 2, kLow>(v);
-  constexpr int kSharers = kLanes > kCount ? kLanes / kCount : 1, kOwn = kLanes > kCount ? 1 : kCount / kLanes;
-  if (thread_index() / kLow % kSharers) return;
-#pragma unroll
-  for (int i = 0; i < kOwn; ++i) visit(first + i, v[i]);
-}
-
-// What the kernels do alike in a block: how it fills its tiles. Where an array begins in shared memory is for `Arrays` to say.
-// kVaries: B and C vary over time for certain.
+// What the kernels do alike in a block: how it fills its tiles. Where an array begins in shared memory is for `Arrays`
+// to say. kVaries: B and C vary over time for certain.
 template <class L, class Arrays, bool kVaries>
 struct Block {
   static constexpr int KC = L::KC, KS = L::KS;
@@ -310,7 +277,8 @@ struct Block {
   template <class Access>
   BDAM_DEVICE void fetch(const Tensor& t, int time, Fetched<L::kChannels>& to) const {
     ChannelElements<Access>().template each_in<typename Access::Type>(
-        place.over_time(t), time, [&](int i, int c, int s, auto* from) { to.bits[i] = exists(c, time + s) ? *from : 0; });
+        place.over_time(t), time,
+        [&](int i, int c, int s, auto* from) { to.bits[i] = exists(c, time + s) ? *from : 0; });
   }
   template <class Access>
   BDAM_DEVICE void store_u(const Fetched<L::kChannels>& from) const {
@@ -318,7 +286,8 @@ struct Block {
       u_tile.store(s * L::kRow + c, Access::Type::value(from.bits[i]));
     });
   }
-  // The step sizes: with bias and softplus, and zero where there is no such step or channel, which leaves states as they are.
+  // The step sizes: with bias and softplus, and zero where there is no such step or channel, which leaves states as
+  // they are.
   template <class Access>
   BDAM_DEVICE void store_delta(const Fetched<L::kChannels>& from, int time) const {
     ChannelElements<Access>().each([&](int i, int c, int s) {
@@ -365,8 +334,8 @@ struct Block {
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Runs launch(Layout) with the smallest layout that has room for the states; with one channel a lane unless B and C vary
-// over time, as its states then differ from channel to channel.
+// Runs launch(Layout) with the smallest layout that has room for the states; with one channel a lane unless B and C
+// vary over time, as its states then differ from channel to channel.
 template <bool kVaries, class Launch>
 void with_layout(int64_t states, Launch launch) {
   constexpr int KC = kVaries ? 2 : 1;

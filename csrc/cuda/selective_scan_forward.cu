@@ -19,7 +19,8 @@ struct Arrays {
   static constexpr int kFloats = kBias + L::kChannels;
 };
 
-// Walks a segment of time. kOutput: from its true start, to all outputs; otherwise from zero, to `states` and `step_sums`.
+// Walks a segment of time. kOutput: from its true start, to all outputs; otherwise from zero, to `states` and
+// `step_sums`.
 template <class L, bool kVaries, bool kOutput>
 BDAM_KERNEL(kThreads, 4) selective_scan_forward_kernel(BDAM_PARAMETER Forward p) {
   constexpr int KC = L::KC, KS = L::KS;

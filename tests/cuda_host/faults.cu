@@ -19,6 +19,10 @@ BDAM_KERNEL(kThreads, 1) none(BDAM_PARAMETER None) {
   memory.load((thread_index() + 1) % kThreads);
   shuffle_xor(1.0f, 16);
   barrier();
+  memory.store(thread_index(), 3.0f);
+  warp_barrier();
+  memory.load(thread_index() ^ 1);
+  barrier();
   memory.store((thread_index() + 5) % kThreads, 2.0f);
 }
 
@@ -58,8 +62,15 @@ BDAM_KERNEL(kThreads, 1) misaligned(BDAM_PARAMETER None) {
 BDAM_KERNEL(kThreads, 1) read_after_write(BDAM_PARAMETER None) {
   const Shared memory(0, kThreads);
   memory.store(thread_index(), 1.0f);
-  shuffle_xor(1.0f, 1);  // orders the lanes of a warp, not two warps
+  warp_barrier();  // orders the lanes of a warp, not two warps
   memory.load((thread_index() + 32) % kThreads);
+}
+
+BDAM_KERNEL(kThreads, 1) shuffle_for_barrier(BDAM_PARAMETER None) {
+  const Shared memory(0, kThreads);
+  memory.store(thread_index(), 1.0f);
+  shuffle_xor(1.0f, 1);
+  memory.load(thread_index() ^ 1);
 }
 
 BDAM_KERNEL(kThreads, 1) write_after_read(BDAM_PARAMETER None) {
@@ -85,6 +96,7 @@ void run(const std::string& name) {
       {"uninitialised", uninitialised},
       {"misaligned", misaligned},
       {"read_after_write", read_after_write},
+      {"shuffle_for_barrier", shuffle_for_barrier},
       {"write_after_read", write_after_read},
       {"write_after_write", write_after_write},
   };

@@ -18,7 +18,7 @@ namespace {
 constexpr int kWarp = 32;
 constexpr size_t kStackBytes = 256 * 1024;
 
-// When something happened, counted in barriers of the block and collectives of a warp.
+// When something happened, counted in barriers of the block and of a warp.
 struct Moment {
   int epoch = -1, warp = -1, warp_epoch = -1;
 };
@@ -30,7 +30,7 @@ struct Touched {
   Moment written, read;
 };
 
-enum class Wait { none, barrier, shuffle, done };
+enum class Wait { none, barrier, warp_barrier, shuffle, done };
 
 struct Fiber {
   ucontext_t context;
@@ -126,13 +126,23 @@ void exchange(int first) {
   for (int lane = 0; lane < kWarp; ++lane) {
     block.fibers[first + lane].value = values[lane ^ block.fibers[first + lane].mask];
   }
+}
+
+// Whether the lanes of a warp have all come to the same shuffle or barrier of theirs, which then takes place.
+bool warp_meets(int first) {
+  if (all_wait(first, first + kWarp, Wait::shuffle)) {
+    exchange(first);
+    return true;
+  }
+  if (!all_wait(first, first + kWarp, Wait::warp_barrier)) return false;
   ++block.warp_epochs[first / kWarp];
+  return true;
 }
 
 std::string where(const Fiber& fiber) {
   if (fiber.wait == Wait::done) return "has ended";
-  return std::string(fiber.wait == Wait::barrier ? "waits at the barrier" : "waits at the shuffle") + " of line " +
-         std::to_string(fiber.line);
+  const char* what = fiber.wait == Wait::shuffle ? "shuffle" : "barrier";
+  return std::string("waits at the ") + what + " of line " + std::to_string(fiber.line);
 }
 
 void report_divergence(int threads) {
@@ -156,8 +166,7 @@ void run_block(int threads) {
       for (int thread = 0; thread < threads && block.error.empty(); ++thread) to_fiber(thread);
     }
     for (int first = 0; first < threads && block.error.empty(); first += kWarp) {
-      while (block.error.empty() && all_wait(first, first + kWarp, Wait::shuffle)) {
-        exchange(first);
+      while (block.error.empty() && warp_meets(first)) {
         moved = true;
         for (int lane = 0; lane < kWarp && block.error.empty(); ++lane) to_fiber(first + lane);
       }
@@ -172,7 +181,7 @@ Moment now() {
   return {block.epoch, warp, block.warp_epochs[warp]};
 }
 
-// Whether a barrier, or within a warp a collective, lies between something earlier and now.
+// Whether a barrier of the block, or within a warp one of the warp, lies between something earlier and now.
 bool ordered(const Moment& earlier) {
   const Moment present = now();
   return earlier.epoch != present.epoch || (earlier.warp == present.warp && earlier.warp_epoch != present.warp_epoch);
@@ -208,13 +217,16 @@ void on_write(int i, Touched& t) {
 int thread_index() { return block.current; }
 int block_index() { return static_cast<int>(block.index); }
 
-void barrier(int line) {
+void meet(Wait wait, int line) {
   Fiber& fiber = block.fibers[block.current];
-  fiber.wait = Wait::barrier;
+  fiber.wait = wait;
   fiber.line = line;
   fiber.mask = 0;
   to_scheduler();
 }
+
+void barrier(int line) { meet(Wait::barrier, line); }
+void warp_barrier(int line) { meet(Wait::warp_barrier, line); }
 
 float shuffle_xor(float value, int mask, int line) {
   Fiber& fiber = block.fibers[block.current];

@@ -1,8 +1,9 @@
-// csrc/cuda/primitives.cuh for the host: runs CUDA kernels on the CPU to prove them. Every thread of a block is a fiber.
-// Barriers and shuffles are meeting points; one that not all threads reach, or that they reach in different places of the
-// program, is an error, as are reads of shared memory that nothing wrote, accesses outside of an array, misaligned vectors,
-// and two accesses by different threads, one of them a write, with no barrier (or, within a warp, collective) in between.
-// Blocks run one after the other, the last one first, so that a kernel that counts on their order fails.
+// csrc/cuda/primitives.cuh for the host: runs CUDA kernels on the CPU to prove them. Every thread of a block is a
+// fiber. Barriers and shuffles are meeting points; one that not all threads reach, or that they reach in different
+// places of the program, is an error, as are reads of shared memory that nothing wrote, accesses outside of an array,
+// misaligned vectors, and two accesses by different threads, one of them a write, with no barrier of the block or the
+// warp in between. Blocks run one after the other, the last one first, so that a kernel that counts on their order
+// fails.
 #pragma once
 
 #include <cmath>
@@ -25,6 +26,7 @@ namespace host {
 int thread_index();
 int block_index();
 void barrier(int line);
+void warp_barrier(int line);
 float shuffle_xor(float value, int mask, int line);
 // Address of floats [offset + i, offset + i + width) of shared memory, after the checks above.
 float* shared(int offset, int count, int i, int width, bool write);
@@ -45,6 +47,7 @@ inline int thread_index() { return host::thread_index(); }
 inline int block_index() { return host::block_index(); }
 inline int opaque(int x) { return x; }
 inline void barrier(int line = __builtin_LINE()) { host::barrier(line); }
+inline void warp_barrier(int line = __builtin_LINE()) { host::warp_barrier(line); }
 inline float shuffle_xor(float value, int mask, int line = __builtin_LINE()) {
   return host::shuffle_xor(value, mask, line);
 }

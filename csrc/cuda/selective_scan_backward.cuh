@@ -1,0 +1,344 @@
+// A block of the selective scan's way back: the states of a chunk of time again, group by group, then the adjoint walk.
+#pragma once
+
+#include "selective_scan.cuh"
+
+namespace bdam::scan {
+
+struct Backward {
+  Call call;
+  Tensor checkpoints, grad_out, grad_last_state;
+  Tensor adjoints, step_sums;  // of the pass before, or of this one if it is the first of two
+  Tensor grad_u, grad_delta, grad_z, grad_initial_state;
+  Tensor partial_A, partial_B, partial_C, partial_D, partial_bias;
+  int first_block, window;  // blocks of each group in this launch
+};
+
+// Where the arrays of a block begin in shared memory.
+template <class L>
+struct Arrays {
+  // Tiles of the inputs, which become tiles of grad_u, grad_delta and y.
+  static constexpr int kU = 0, kDelta = L::kTileFloats, kGrad = 2 * L::kTileFloats, kB = 3 * L::kTileFloats;
+  static constexpr int kC = kB + L::kMatrixFloats, kD = kC + L::kMatrixFloats, kBias = kD + L::kChannels;
+  // Every lane's states before each group of steps of a chunk.
+  static constexpr int kStarts = kBias + L::kChannels, kStartFloats = L::KC * L::KS * kThreads;
+  // Every warp's sums over its channels of the gradients of B and C, step by step.
+  static constexpr int kSums = kStarts + kChunk / kGroup * kStartFloats;
+  static constexpr int kSumSteps = L::kStates > 64 ? kGroup : kTile, kSumRow = 2 * L::kStates + 2;
+  static constexpr int kSumFloats = kWarps * kSumSteps * kSumRow;
+  static constexpr int kFloats = kSums + kSumFloats;
+};
+
+// A block that walks back; the parts of the walk are its functions.
+template <class L, bool kVaries>
+struct Walk : Block<L, Arrays<L>, kVaries> {
+  using A = Arrays<L>;
+  using Base = Block<L, A, kVaries>;
+  using Base::call, Base::place, Base::lane, Base::rates, Base::D, Base::B_varies, Base::C_varies, Base::exists;
+  using Base::u_tile, Base::delta_tile, Base::B_tile, Base::C_tile, Base::read_coefficients;
+  static constexpr int KC = L::KC, KS = L::KS;
+
+  const Backward& p;
+  const Shared grad_tile{A::kGrad, L::kTileFloats}, sums{A::kSums, A::kSumFloats};
+  const Shared starts{A::kStarts, kChunk / kGroup * A::kStartFloats};
+  States<L> carry, sum_A, sum_B, sum_C;
+  // Of the sums over states that fall to this lane: how many of a group, and those of the gradients of D and the bias.
+  static constexpr int kOwn = kGroup * KC > L::kStateLanes ? kGroup * KC / L::kStateLanes : 1;
+  static constexpr int kOwnChannels = kOwn < KC ? kOwn : KC;
+  float sum_D[kOwnChannels] = {}, sum_bias[kOwnChannels] = {};
+
+  BDAM_DEVICE Walk(const Backward& parameters, const Place<L>& at) : Base(parameters.call, at), p(parameters) {
+    for (States<L>* sum : {&sum_A, &sum_B, &sum_C}) sum->clear();
+  }
+
+  template <class Access>
+  BDAM_DEVICE void load_delta(int time) {
+    Fetched<L::kChannels> bits;
+    this->template fetch<Access>(call.delta, time, bits);
+    this->template store_delta<Access>(bits, time);
+  }
+
+  template <class Access>
+  BDAM_DEVICE void load_u(int time) {
+    Fetched<L::kChannels> bits;
+    this->template fetch<Access>(call.u, time, bits);
+    this->template store_u<Access>(bits);
+  }
+
+  // The gradient behind the gate: grad_out silu(z).
+  template <class Access>
+  BDAM_DEVICE void load_grad(int time) {
+    using Type = typename Access::Type;
+    Fetched<L::kChannels> bits, z_bits;
+    this->template fetch<Access>(p.grad_out, time, bits);
+    if (call.z) this->template fetch<Access>(call.z, time, z_bits);
+    Elements<L::kChannels, Access::kRowsFast>().each([&](int i, int c, int s) {
+      float g = Type::value(bits.bits[i]);
+      if (call.z) {
+        const float x = Type::value(z_bits.bits[i]);
+        g *= x * sigmoid(x);
+      }
+      grad_tile.store(s * L::kRow + c, g);
+    });
+  }
+
+  // What the way forward needs, and with `all` the way back too.
+  BDAM_DEVICE void load_tiles(int time, bool all) {
+    barrier();
+    with_access(call.delta, [&](auto access) {
+      using Access = decltype(access);
+      using Type = typename Access::Type;
+      if (B_varies()) this->template load_coefficients<Type>(call.B, time, B_tile);
+      load_delta<Access>(time);
+      load_u<Access>(time);
+      if (!all) return;
+      if (C_varies()) this->template load_coefficients<Type>(call.C, time, C_tile);
+      load_grad<Access>(time);
+    });
+    barrier();
+  }
+
+  // From the states before a group: its decays, and the states after each of its steps.
+  BDAM_DEVICE void walk_group(int first, const States<L>& start, States<L> (&h)[kGroup], States<L> (&decay)[kGroup]) {
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      const States<L>& before = i ? h[i - 1] : start;
+      const int at = (first + i) * L::kRow + lane.channel;
+      const Vec<KC> d = delta_tile.template load<KC>(at), x = u_tile.template load<KC>(at);
+      float b[KS];
+      read_coefficients(B_tile, B_varies(), first + i, b);
+#pragma unroll
+      for (int k = 0; k < KC; ++k) {
+#pragma unroll
+        for (int n = 0; n < KS; ++n) {
+          decay[i].v[k][n] = exp2(d.v[k] * rates.v[k][n]);
+          h[i].v[k][n] = decay[i].v[k][n] * before.v[k][n] + d.v[k] * x.v[k] * b[n];
+        }
+      }
+    }
+  }
+
+  BDAM_DEVICE void save_start(int group, const States<L>& h) {
+#pragma unroll
+    for (int i = 0; i < KC * KS; i += 4) {
+      Vec<4> part;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) part.v[k] = h.v[(i + k) / KS][(i + k) % KS];
+      starts.store<4>(group * A::kStartFloats + (i / 4 * kThreads + thread_index()) * 4, part);
+    }
+  }
+
+  BDAM_DEVICE void load_start(int group, States<L>& h) {
+#pragma unroll
+    for (int i = 0; i < KC * KS; i += 4) {
+      const Vec<4> part = starts.load<4>(group * A::kStartFloats + (i / 4 * kThreads + thread_index()) * 4);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) h.v[(i + k) / KS][(i + k) % KS] = part.v[k];
+    }
+  }
+
+  // Walks forward through the groups of a tile, from the states before the first, saving those before each next one.
+  BDAM_DEVICE void walk_tile(int tile) {
+    States<L> h;
+    load_start(tile * kTile / kGroup, h);
+#pragma unroll 1
+    for (int first = 0; first < kTile; first += kGroup) {
+      const int next = (tile * kTile + first) / kGroup + 1;
+      if (next == kChunk / kGroup) break;
+      States<L> walked[kGroup], decay[kGroup];
+      walk_group(first, h, walked, decay);
+      h = walked[kGroup - 1];
+      save_start(next, h);
+    }
+  }
+
+  // One step back. Leaves its sums over the lane's states in from_B, from_A and y, and over its channels in `shared`.
+  BDAM_DEVICE void step_back(int step, const States<L>& before, const States<L>& after, const States<L>& decay,
+                             float* from_B, float* from_A, float* y, float (&shared)[2 * KS]) {
+    const int at = step * L::kRow + lane.channel;
+    const Vec<KC> d = delta_tile.template load<KC>(at), x = u_tile.template load<KC>(at);
+    const Vec<KC> g = grad_tile.template load<KC>(at);
+    float b[KS], c[KS];
+    read_coefficients(B_tile, B_varies(), step, b);
+    read_coefficients(C_tile, C_varies(), step, c);
+#pragma unroll
+    for (int k = 0; k < KC; ++k) {
+      from_B[k] = from_A[k] = y[k] = 0.0f;
+#pragma unroll
+      for (int n = 0; n < KS; ++n) {
+        const float dh = carry.v[k][n] + c[n] * g.v[k];
+        const float grad_b = d.v[k] * x.v[k] * dh, grad_c = g.v[k] * after.v[k][n];
+        if (!kVaries) {
+          sum_B.v[k][n] += grad_b;
+          sum_C.v[k][n] += grad_c;
+        }
+        shared[n] = k ? shared[n] + grad_b : grad_b;
+        shared[KS + n] = k ? shared[KS + n] + grad_c : grad_c;
+        from_B[k] += dh * b[n];
+        y[k] += c[n] * after.v[k][n];
+        carry.v[k][n] = dh * decay.v[k][n];
+        const float w = carry.v[k][n] * before.v[k][n];
+        from_A[k] += w * rates.v[k][n];
+        sum_A.v[k][n] += w * d.v[k];
+      }
+    }
+  }
+
+  // Puts this warp's gradients of B and C of a step where the block will add them up.
+  BDAM_DEVICE void save_shared(int step, float (&shared)[2 * KS]) {
+    const int row = (thread_index() / 32 * A::kSumSteps + step % A::kSumSteps) * A::kSumRow;
+    sum_over_lanes<L::kChannelLanes, L::kStateLanes>(shared, [&](int i, float total) {
+      sums.store(row + i / KS * L::kStates + lane.state + i % KS, total);
+    });
+  }
+
+  // Sums over the states of a channel; the tiles of u, delta and the gradient become grad_u, grad_delta and y.
+  BDAM_DEVICE void save_channels(int first, float (&from_B)[kGroup * KC], float (&from_A)[kGroup * KC],
+                                 float (&y)[kGroup * KC]) {
+    const int own = reduce_scatter<L::kStateLanes / 2, 1>(from_B);
+    reduce_scatter<L::kStateLanes / 2, 1>(from_A);
+    reduce_scatter<L::kStateLanes / 2, 1>(y);
+    warp_barrier();  // all lanes have read what is overwritten
+    if (!owns()) return;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int c = lane.channel + (own + i) % KC, at = (first + (own + i) / KC) * L::kRow + c;
+      const float x = u_tile.load(at), d = delta_tile.load(at), g = grad_tile.load(at);
+      const float slope = call.delta_softplus ? -expm1(-d) : 1.0f;
+      const float grad_d = (x * from_B[i] + kLn2 * from_A[i]) * slope;
+      sum_D[i % kOwnChannels] += g * x;
+      sum_bias[i % kOwnChannels] += grad_d;
+      u_tile.store(at, D.load(c) * g + d * from_B[i]);
+      delta_tile.store(at, grad_d);
+      grad_tile.store(at, y[i] + D.load(c) * x);
+    }
+  }
+
+  // Whether sums over states fall to this lane: where lanes outnumber them, one in so many.
+  BDAM_DEVICE static bool owns() {
+    constexpr int kSharers = L::kStateLanes > kGroup * KC ? L::kStateLanes / (kGroup * KC) : 1;
+    return thread_index() % kSharers == 0;
+  }
+
+  // Adds up the warps' gradients of B or C of the steps from `time` on, of which the tile has those from `first` on.
+  BDAM_DEVICE void add_shared(const Tensor& partial, int which, int time) {
+    const int slot = opaque(block_index()) % (call.groups * p.window);  // of this group's, among all groups'
+    const int64_t origin = place.batch * partial.stride[0] + slot * partial.stride[1] + time * partial.stride[3];
+    for (int i = thread_index(); i < L::kStates * A::kSumSteps; i += kThreads) {
+      const int n = i / A::kSumSteps, step = i % A::kSumSteps;
+      if (n >= call.A.size[1] || time + step >= place.end) continue;
+      float total = 0.0f;
+#pragma unroll
+      for (int warp = 0; warp < kWarps; ++warp) {
+        total += sums.load((warp * A::kSumSteps + step) * A::kSumRow + which * L::kStates + n);
+      }
+      float* to = partial.as<float>() + origin + n * partial.stride[2] + step * partial.stride[3];
+      *to = p.first_block ? *to + total : total;
+    }
+  }
+
+  BDAM_DEVICE void group_back(int tile, int first) {
+    const int group = (tile * kTile + first) / kGroup;
+    States<L> start, h[kGroup], decay[kGroup];
+    load_start(group, start);
+    walk_group(first, start, h, decay);
+    float from_B[kGroup * KC], from_A[kGroup * KC], y[kGroup * KC];
+#pragma unroll
+    for (int i = kGroup - 1; i >= 0; --i) {
+      if (i == 0) load_start(group, start);  // again, rather than have it occupy registers
+      float shared[2 * KS];
+      step_back(first + i, i ? h[i - 1] : start, h[i], decay[i], from_B + i * KC, from_A + i * KC, y + i * KC, shared);
+      if (B_varies() || C_varies()) save_shared(first + i, shared);
+    }
+    save_channels(first, from_B, from_A, y);
+  }
+
+  BDAM_DEVICE void tile_back(int tile, int time) {
+#pragma unroll 1
+    for (int first = kTile - kGroup; first >= 0; first -= kGroup) {
+      group_back(tile, first);
+      if (first % A::kSumSteps) continue;
+      barrier();
+      if (B_varies()) add_shared(p.partial_B, 0, time + first);
+      if (C_varies()) add_shared(p.partial_C, 1, time + first);
+      if (A::kSumSteps < kTile) barrier();
+    }
+    store_gradients(time);
+  }
+
+  BDAM_DEVICE void store_gradients(int time) {
+    with_access(call.delta, [&](auto access) {
+      store_tile<decltype(access)>(p.grad_u, time, u_tile);
+      store_tile<decltype(access)>(p.grad_delta, time, delta_tile);
+      if (call.z) store_grad_z<decltype(access)>(time);
+    });
+  }
+
+  template <class Access>
+  BDAM_DEVICE void store_tile(const Tensor& t, int time, const Shared& tile) {
+    Elements<L::kChannels, Access::kRowsFast>().template each_in<typename Access::Type>(
+        place.over_time(t), time, [&](int, int c, int s, auto* to) {
+          if (exists(c, time + s)) *to = Access::Type::bits(tile.load(s * L::kRow + c));
+        });
+  }
+
+  // Of y, which is where the gradient was: grad_out y silu'(z).
+  template <class Access>
+  BDAM_DEVICE void store_grad_z(int time) {
+    using Type = typename Access::Type;
+    Fetched<L::kChannels> bits, z_bits;
+    this->template fetch<Access>(p.grad_out, time, bits);
+    this->template fetch<Access>(call.z, time, z_bits);
+    Elements<L::kChannels, Access::kRowsFast>().template each_in<Type>(
+        place.over_time(p.grad_z), time, [&](int i, int c, int s, auto* to) {
+          const float x = Type::value(z_bits.bits[i]), sx = sigmoid(x), slope = sx * (1.0f + x * (1.0f - sx));
+          const float g = Type::value(bits.bits[i]) * grad_tile.load(s * L::kRow + c) * slope;
+          if (exists(c, time + s)) *to = Type::bits(g);
+        });
+  }
+
+  // A chunk's states before each of its groups, tile by tile, then the way back.
+  BDAM_DEVICE void chunk_back(int begin) {
+    States<L> h;
+    if (begin == 0) {
+      h.load(call.initial_state, place, lane);
+    } else {
+      h.load(p.checkpoints, place, lane, begin / kChunk - 1);
+    }
+    save_start(0, h);
+    const int end = begin + kChunk < place.end ? begin + kChunk : place.end;
+    const int tiles = (end - begin + kTile - 1) / kTile;
+#pragma unroll 1
+    for (int i = 0; i < 2 * tiles - 1; ++i) {  // there and back; the last tile is loaded once for both
+      const int tile = i < tiles ? i : 2 * tiles - 2 - i;
+      load_tiles(begin + tile * kTile, i >= tiles - 1);
+      if (i < tiles) walk_tile(tile);
+      if (i >= tiles - 1) tile_back(tile, begin + tile * kTile);
+    }
+  }
+
+  // A gradient that every channel has once, from the sums of the lanes that share the channel.
+  BDAM_DEVICE void save_channel_sums(const Tensor& partial, const float (&own)[kOwnChannels]) {
+    if (!partial) return;
+    const int first = kOwn < KC ? thread_index() % L::kStateLanes * kGroup * KC / L::kStateLanes % KC : 0;
+#pragma unroll
+    for (int k = 0; k < KC; ++k) {
+      float total = owns() && k >= first && k < first + kOwnChannels ? own[(k - first) % kOwnChannels] : 0.0f;
+#pragma unroll
+      for (int mask = L::kStateLanes / 2; mask > 0; mask /= 2) total += shuffle_xor(total, mask);
+      const int64_t at = (place.batch * call.segments + place.segment(call)) * partial.size[2] + place.channel;
+      if (lane.state == 0 && lane.channel + k < place.channels) partial.as<float>()[at + lane.channel + k] = total;
+    }
+  }
+
+  BDAM_DEVICE void save_sums() {
+    const int segment = place.segment(call);
+    sum_A.save(p.partial_A, place, lane, segment);
+    if (!B_varies()) sum_B.save(p.partial_B, place, lane, segment);
+    if (!C_varies()) sum_C.save(p.partial_C, place, lane, segment);
+    save_channel_sums(p.partial_D, sum_D);
+    save_channel_sums(p.partial_bias, sum_bias);
+  }
+};
+
+}  // namespace bdam::scan
