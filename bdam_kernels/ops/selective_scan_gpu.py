@@ -19,7 +19,7 @@ from bdam_kernels import backend as backends
 CHUNK = 32
 """Steps between the states that forward saves; backward recomputes the states in between."""
 
-BLOCKS = 256
+BLOCKS = {"cuda": 256, "triton": 1024}
 """Blocks that fill a GPU: with fewer, time is cut into segments; backward launches about twice as many at once."""
 
 SEGMENT_CHUNKS = 4
@@ -36,9 +36,9 @@ def _groups(B: Tensor, C: Tensor) -> int:
     return next((m.shape[1] for m in (B, C) if m.dim() == 4), 1)
 
 
-def _segments(blocks: int, length: int) -> int:
+def _segments(wanted: int, length: int) -> int:
     """Pieces that time is cut into, all but the last of the same whole number of chunks."""
-    wanted = min(BLOCKS // blocks, chunks(length) // SEGMENT_CHUNKS)
+    wanted = min(wanted, chunks(length) // SEGMENT_CHUNKS)
     return 1 if wanted < 2 else -(-chunks(length) // -(-chunks(length) // wanted))
 
 
@@ -52,9 +52,9 @@ class _Plan:
         both_vary = B.dim() == 4 and C.dim() == 4
         block = self.kernels.selective_scan_block_channels(A.shape[1], both_vary)
         self.blocks = -(-channels // self.groups // block)
-        self.segments = _segments(self.batch * self.groups * self.blocks, length)
+        self.segments = _segments(BLOCKS[backend] // (self.batch * self.groups * self.blocks), length)
         # Blocks of each group in one launch of backward; later launches add to what earlier ones left.
-        wanted = -(-2 * BLOCKS // (self.batch * self.groups * self.segments))
+        wanted = -(-2 * BLOCKS[backend] // (self.batch * self.groups * self.segments))
         self.window = min(self.blocks, wanted) if B.dim() == 4 or C.dim() == 4 else self.blocks
 
     def workspaces(self, A: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -138,13 +138,14 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
   }
 
   // Walks forward through the groups of a tile, from the states before the first, saving those before each next one.
-  BDAM_DEVICE void walk_tile(int tile) {
+  // Nothing follows the last group of a chunk or of the segment.
+  BDAM_DEVICE void walk_tile(int tile, int time) {
     States<L> h;
     load_start(tile * kTile / kGroup, h);
 #pragma unroll 1
     for (int first = 0; first < kTile; first += kGroup) {
       const int next = (tile * kTile + first) / kGroup + 1;
-      if (next == kChunk / kGroup) break;
+      if (next == kChunk / kGroup || time + first + kGroup >= place.end) break;
       States<L> walked[kGroup], decay[kGroup];
       walk_group(first, h, walked, decay);
       h = walked[kGroup - 1];
@@ -256,6 +257,7 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
   BDAM_DEVICE void tile_back(int tile, int time) {
 #pragma unroll 1
     for (int first = kTile - kGroup; first >= 0; first -= kGroup) {
+      if (time + first >= place.end) continue;
       group_back(tile, first);
       if (first % A::kSumSteps) continue;
       barrier();
@@ -311,9 +313,10 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
 #pragma unroll 1
     for (int i = 0; i < 2 * tiles - 1; ++i) {  // there and back; the last tile is loaded once for both
       const int tile = i < tiles ? i : 2 * tiles - 2 - i;
-      load_tiles(begin + tile * kTile, i >= tiles - 1);
-      if (i < tiles) walk_tile(tile);
-      if (i >= tiles - 1) tile_back(tile, begin + tile * kTile);
+      const int time = begin + tile * kTile;
+      load_tiles(time, i >= tiles - 1);
+      if (i < tiles) walk_tile(tile, time);
+      if (i >= tiles - 1) tile_back(tile, time);
     }
   }
 

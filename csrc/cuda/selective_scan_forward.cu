@@ -61,7 +61,7 @@ BDAM_KERNEL(kThreads, 4) selective_scan_forward_kernel(BDAM_PARAMETER Forward p)
     barrier();
 
 #pragma unroll 1
-    for (int first = 0; first < kTile; first += kGroup) {
+    for (int first = 0; first < kTile && time + first < place.end; first += kGroup) {
       float y[kGroup * KC];
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
