@@ -16,19 +16,22 @@ from bdam_kernels.triton_kernels.launch import DTYPES, INTERPRETED, Launch
 WIDTHS = (64, 128, 256)
 """Of heads, to which others are padded, in registers only."""
 
-BLOCKS: dict[Any, dict[int, tuple[int, int, int, int]]] = {
+BLOCKS: dict[Any, dict[tuple[int, int], tuple[int, int, int, int]]] = {
     kernels.cross_attention_forward_kernel: {
-        64: (64, 64, 16, 4), 128: (64, 32, 16, 4), 256: (64, 32, 32, 8), 512: (32, 16, 16, 8),
+        (2, 64): (64, 64, 16, 4), (2, 128): (64, 32, 32, 4), (2, 256): (64, 32, 32, 8),
+        (4, 64): (64, 32, 16, 4), (4, 128): (32, 32, 32, 4), (4, 256): (32, 16, 16, 8),
     },
     kernels.cross_attention_backward_query_kernel: {
-        64: (64, 64, 16, 4), 128: (32, 32, 16, 4), 256: (32, 32, 32, 8), 512: (32, 16, 16, 8),
+        (2, 64): (64, 64, 16, 4), (2, 128): (32, 32, 32, 4), (2, 256): (32, 32, 32, 8),
+        (4, 64): (32, 32, 32, 4), (4, 128): (32, 16, 16, 8), (4, 256): (32, 16, 16, 8),
     },
     kernels.cross_attention_backward_key_kernel: {
-        64: (64, 32, 16, 4), 128: (32, 32, 16, 4), 256: (32, 32, 32, 8), 512: (32, 16, 16, 8),
+        (2, 64): (64, 32, 32, 4), (2, 128): (32, 32, 32, 4), (2, 256): (32, 32, 32, 8),
+        (4, 64): (32, 16, 16, 4), (4, 128): (32, 16, 16, 8), (4, 256): (32, 16, 16, 8),
     },
 }  # fmt: skip
-"""Rows of a program, of what it walks and of the walk's tail, and warps, by padded width, twice of float32: as large as
-leaves all in registers."""
+"""Rows of a program, of what it walks and of the walk's tail, and warps, by bytes of the dtype and padded width: as
+large as leaves all in registers."""
 
 Args = tuple[Any, ...]
 
@@ -36,7 +39,7 @@ Args = tuple[Any, ...]
 def _blocks(kernel: Any, dtype: torch.dtype, width: int) -> tuple[dict[str, int], int]:
     """Rows of a program, of what it walks and of the walk's tail, padded width, and warps."""
     padded = next(n for n in WIDTHS if n >= width)
-    rows, walk, tail, warps = BLOCKS[kernel][padded * (2 if dtype == torch.float32 else 1)]
+    rows, walk, tail, warps = BLOCKS[kernel][dtype.itemsize, padded]
     if INTERPRETED:
         # Whose time goes by operations, not by how many numbers each works on; dropout takes up to 64 keys.
         rows, walk = (64, 64) if kernel is kernels.cross_attention_backward_key_kernel else (256, 64)

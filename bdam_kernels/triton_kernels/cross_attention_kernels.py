@@ -1,8 +1,8 @@
 """Triton kernels of bidirectional cross-attention: online softmax, nothing of the size of the scores in memory.
 
 A program has a block of the queries (or, for their gradients, keys and values) of one head in one direction and walks
-the other stream: whole blocks of WALK rows, then TAIL rows at a time, so that 196 keys cost 208 and not 256. Rows lie
-anywhere, but start at multiples of 16 bytes and are as wide: strides and widths count such vectors, which tells the
+the other stream: whole blocks of WALK rows, then TAIL rows at a time, so that 196 keys cost 208 or 224, not 256. Rows
+lie anywhere, but start at multiples of 16 bytes and are as wide: strides and widths count such vectors, which tells the
 compiler so. Weights are powers of two: `scale` includes log2(e). Of absent masks, the length is 0.
 """
 
@@ -13,6 +13,9 @@ from __future__ import annotations
 import triton.language as tl
 
 from bdam_kernels.triton_kernels.launch import INTERPRETED, device, kernel
+
+_PIECE = tl.constexpr(32)
+"""Columns of float32 that `_products` takes at once."""
 
 _LN2 = tl.constexpr(0.6931471805599453)
 
@@ -54,18 +57,18 @@ def _padding(x, x_batch, x_key, x_length, y, y_batch, y_key, y_length, second, b
 
 
 @device
-def _pointers(tensor, rows, length, width, BLOCK_D: tl.constexpr):
+def _pointers(tensor, rows, length, width, BLOCK_D: tl.constexpr, first_column=0):
     """Of rows, (ROWS, BLOCK_D), and which exist."""
     first, stride = tensor
     vector: tl.constexpr = 128 // first.dtype.element_ty.primitive_bitwidth
-    columns = tl.arange(0, BLOCK_D)[None, :]
+    columns = first_column + tl.arange(0, BLOCK_D)[None, :]
     pointers = first + (rows.to(tl.int64) * stride)[:, None] + columns
     return pointers, (rows < length)[:, None] & (columns < width * vector)
 
 
 @device
-def _load(tensor, rows, length, width, BLOCK_D: tl.constexpr):
-    pointers, exist = _pointers(tensor, rows, length, width, BLOCK_D)
+def _load(tensor, rows, length, width, BLOCK_D: tl.constexpr, first_column=0):
+    pointers, exist = _pointers(tensor, rows, length, width, BLOCK_D, first_column)
     return tl.load(pointers, exist, other=0.0)
 
 
@@ -82,6 +85,18 @@ def _dot(x, y):
     if _WIDENED:
         x, y = x.to(tl.float32), y.to(tl.float32)
     return tl.dot(x, y, input_precision="tf32x3")
+
+
+@device
+def _products(x, x_at, y, y_at, width, BLOCK_D: tl.constexpr):
+    """x y^T, of rows at (tensor, rows, length): float32, whose parts would fill the registers, is loaded by pieces."""
+    if x.dtype == tl.float32:
+        total = tl.zeros((x.shape[0], y.shape[0]), tl.float32)
+        for column in tl.range(0, BLOCK_D, _PIECE):
+            total += _dot(_load(*x_at, width, _PIECE, column), tl.trans(_load(*y_at, width, _PIECE, column)))
+    else:
+        total = _dot(x, tl.trans(y))
+    return total
 
 
 @device
@@ -126,14 +141,13 @@ def _keep(queries, first_key, dropout, KEYS: tl.constexpr):
 
 
 @device
-def _attend(
-    state, q, k_head, v_head, padding, queries, start, sizes, dropout, KEYS: tl.constexpr, BLOCK_D: tl.constexpr
-):
+def _attend(state, q, q_at, k_head, v_head, padding, start, sizes, dropout, KEYS: tl.constexpr, BLOCK_D: tl.constexpr):
     """Takes keys into the state: each query's largest score, sum of weights, and weighted sum of values."""
     largest, total, out = state
     length, width, scale = sizes
     keys = start + tl.arange(0, KEYS)
-    scores = _dot(q, tl.trans(_load(k_head, keys, length, width, BLOCK_D))) * scale
+    k = _load(k_head, keys, length, width, BLOCK_D)
+    scores = _products(q, q_at, k, (k_head, keys, length), width, BLOCK_D) * scale
     scores = tl.where(_visible(padding, keys, length)[None, :], scores, -float("inf"))
     now_largest = tl.maximum(largest, tl.max(scores, 1))
     # -inf, before there is any key, can be subtracted from nothing.
@@ -142,7 +156,7 @@ def _attend(
     shrink = tl.exp2(largest - origin)
     total = total * shrink + tl.sum(weights, 1)
     if dropout[0] > 0:
-        weights = tl.where(_keep(queries, start, dropout, KEYS), weights, 0.0)
+        weights = tl.where(_keep(q_at[1], start, dropout, KEYS), weights, 0.0)
     return now_largest, total, out * shrink[:, None] + _dot(weights, _load(v_head, keys, length, width, BLOCK_D))
 
 
@@ -168,15 +182,16 @@ def cross_attention_forward_kernel(
     sizes = (others, width, scale)
 
     queries = first + tl.arange(0, BLOCK)
+    q_at = (q_head, queries, length)
     q = _load(q_head, queries, length, width, BLOCK_D)
     largest = tl.full((BLOCK,), -float("inf"), tl.float32)
     state = (largest, tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK, BLOCK_D), tl.float32))
     whole = others // WALK * WALK if TAIL < WALK else 0
     if TAIL < WALK:
         for start in tl.range(0, whole, WALK, num_stages=2):
-            state = _attend(state, q, k_head, v_head, padding, queries, start, sizes, dropout, WALK, BLOCK_D)
+            state = _attend(state, q, q_at, k_head, v_head, padding, start, sizes, dropout, WALK, BLOCK_D)
     for start in tl.range(whole, others, TAIL, num_stages=1 if TAIL < WALK else 2):
-        state = _attend(state, q, k_head, v_head, padding, queries, start, sizes, dropout, TAIL, BLOCK_D)
+        state = _attend(state, q, q_at, k_head, v_head, padding, start, sizes, dropout, TAIL, BLOCK_D)
     largest, total, out = state
 
     # NaN counts as a key; the largest score does not know of it.
@@ -191,7 +206,7 @@ def cross_attention_forward_kernel(
 
 @device
 def _query_gradient(
-    grad_q, q, grad_out, log, delta, k_head, v_head, padding, queries, start, sizes, dropout, keep_scale,
+    grad_q, q, q_at, grad_out, grad_out_at, log, delta, k_head, v_head, padding, start, sizes, dropout, keep_scale,
     KEYS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """grad_q with what some keys add to it."""
@@ -199,11 +214,13 @@ def _query_gradient(
     keys = start + tl.arange(0, KEYS)
     k = _load(k_head, keys, length, width, BLOCK_D)
     is_key = _visible(padding, keys, length)[None, :]
-    scores = tl.where(is_key, _dot(q, tl.trans(k)) * scale, -float("inf"))
+    scores = _products(q, q_at, k, (k_head, keys, length), width, BLOCK_D) * scale
+    scores = tl.where(is_key, scores, -float("inf"))
     weights = tl.exp2(scores - log[:, None])
-    grad_weights = _dot(grad_out, tl.trans(_load(v_head, keys, length, width, BLOCK_D)))
+    v = _load(v_head, keys, length, width, BLOCK_D)
+    grad_weights = _products(grad_out, grad_out_at, v, (v_head, keys, length), width, BLOCK_D)
     if dropout[0] > 0:
-        grad_weights = tl.where(_keep(queries, start, dropout, KEYS), grad_weights, 0.0)
+        grad_weights = tl.where(_keep(q_at[1], start, dropout, KEYS), grad_weights, 0.0)
     return grad_q + _dot(weights * (grad_weights * keep_scale - delta[:, None]), k)
 
 
@@ -238,7 +255,9 @@ def cross_attention_backward_query_kernel(
     sizes = (others, width, scale)
 
     queries = first + tl.arange(0, BLOCK)
+    q_at = (q_head, queries, length)
     q = _load(q_head, queries, length, width, BLOCK_D)
+    grad_out_at = (grad_head, queries, length)
     grad_out = _load(grad_head, queries, length, width, BLOCK_D)
     out = _load(out_head, queries, length, width, BLOCK_D)
     delta = tl.sum(grad_out.to(tl.float32) * out.to(tl.float32), 1)
@@ -250,13 +269,13 @@ def cross_attention_backward_query_kernel(
     if TAIL < WALK:
         for start in tl.range(0, whole, WALK, num_stages=2):
             grad_q = _query_gradient(
-                grad_q, q, grad_out, log, delta, k_head, v_head, padding, queries, start, sizes, dropout, keep_scale,
-                WALK, BLOCK_D,
+                grad_q, q, q_at, grad_out, grad_out_at, log, delta, k_head, v_head, padding, start, sizes, dropout,
+                keep_scale, WALK, BLOCK_D,
             )  # fmt: skip
     for start in tl.range(whole, others, TAIL, num_stages=1 if TAIL < WALK else 2):
         grad_q = _query_gradient(
-            grad_q, q, grad_out, log, delta, k_head, v_head, padding, queries, start, sizes, dropout, keep_scale,
-            TAIL, BLOCK_D,
+            grad_q, q, q_at, grad_out, grad_out_at, log, delta, k_head, v_head, padding, start, sizes, dropout,
+            keep_scale, TAIL, BLOCK_D,
         )  # fmt: skip
     grad_q *= scale * _LN2
     grad_q_head = _merged(grad_q_a, grad_q_b, of_b, batch, head, heads, length, width)
@@ -265,7 +284,7 @@ def cross_attention_backward_query_kernel(
 
 @device
 def _key_gradients(
-    grad_k, grad_v, k, v, is_key, q_head, grad_head, logs, deltas, first, start, sizes, dropout, keep_scale,
+    grad_k, grad_v, k, k_at, v, v_at, is_key, q_head, grad_head, logs, deltas, first, start, sizes, dropout, keep_scale,
     KEYS: tl.constexpr, QUERIES: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """grad_k and grad_v with what some queries add to them; weights are (KEYS, QUERIES)."""
@@ -275,10 +294,11 @@ def _key_gradients(
     grad_out = _load(grad_head, queries, length, width, BLOCK_D)
     log = tl.load(logs + queries, queries < length, other=float("inf"))
     delta = tl.load(deltas + queries, queries < length, other=0.0)
-    scores = tl.where(is_key[:, None], _dot(k, tl.trans(q)) * scale, -float("inf"))
+    scores = _products(k, k_at, q, (q_head, queries, length), width, BLOCK_D) * scale
+    scores = tl.where(is_key[:, None], scores, -float("inf"))
     weights = tl.exp2(scores - log[None, :])
     kept = weights
-    grad_weights = _dot(v, tl.trans(grad_out))
+    grad_weights = _products(v, v_at, grad_out, (grad_head, queries, length), width, BLOCK_D)
     if dropout[0] > 0:
         keep = tl.trans(_keep(queries, first, dropout, KEYS))
         grad_weights = tl.where(keep, grad_weights, 0.0)
@@ -314,6 +334,7 @@ def cross_attention_backward_key_kernel(
     sizes = (others, width, scale)
 
     keys = first + tl.arange(0, BLOCK)
+    k_at, v_at = (k_head, keys, length), (v_head, keys, length)
     k, v = _load(k_head, keys, length, width, BLOCK_D), _load(v_head, keys, length, width, BLOCK_D)
     is_key = _visible(padding, keys, length)
     logs = tl.where(of_b, logs_a, logs_b) + row * others
@@ -323,13 +344,13 @@ def cross_attention_backward_key_kernel(
     if TAIL < WALK:
         for start in tl.range(0, whole, WALK, num_stages=2):
             grad_k, grad_v = _key_gradients(
-                grad_k, grad_v, k, v, is_key, q_head, grad_head, logs, deltas, first, start, sizes, dropout, keep_scale,
-                BLOCK, WALK, BLOCK_D,
+                grad_k, grad_v, k, k_at, v, v_at, is_key, q_head, grad_head, logs, deltas, first, start, sizes, dropout,
+                keep_scale, BLOCK, WALK, BLOCK_D,
             )  # fmt: skip
     for start in tl.range(whole, others, TAIL, num_stages=1 if TAIL < WALK else 2):
         grad_k, grad_v = _key_gradients(
-            grad_k, grad_v, k, v, is_key, q_head, grad_head, logs, deltas, first, start, sizes, dropout, keep_scale,
-            BLOCK, TAIL, BLOCK_D,
+            grad_k, grad_v, k, k_at, v, v_at, is_key, q_head, grad_head, logs, deltas, first, start, sizes, dropout,
+            keep_scale, BLOCK, TAIL, BLOCK_D,
         )  # fmt: skip
     grad_k *= scale * _LN2
     grad_v *= keep_scale
