@@ -27,7 +27,7 @@ BLOCKS: dict[Any, dict[tuple[int, int], tuple[int, int, int, int]]] = {
     },
     kernels.cross_attention_backward_key_kernel: {
         (2, 64): (64, 32, 32, 4), (2, 128): (32, 32, 32, 4), (2, 256): (32, 32, 32, 8),
-        (4, 64): (32, 16, 16, 4), (4, 128): (32, 16, 16, 8), (4, 256): (32, 16, 16, 8),
+        (4, 64): (32, 16, 16, 4), (4, 128): (32, 16, 16, 8), (4, 256): (16, 16, 16, 8),
     },
 }  # fmt: skip
 """Rows of a program, of what it walks and of the walk's tail, and warps, by bytes of the dtype and padded width: as

@@ -43,7 +43,7 @@ class Launch(NamedTuple):
     num_warps: int = 1
 
     def options(self) -> dict[str, int]:
-        """For the compiler, which is to spill nothing before it has taken all registers."""
+        """For the compiler, which is to spill nothing before it has taken all registers that 8 warps can have."""
         return {"num_warps": self.num_warps, "maxnreg": 255}
 
     def run(self) -> None:
