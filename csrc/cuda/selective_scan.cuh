@@ -141,6 +141,10 @@ struct Access {
   static constexpr bool kRowsFast = kRowsFast_;
 };
 
+// A thread's elements of a block's tile of channels by time.
+template <class L, class Access>
+using ChannelElements = Elements<L::kChannels, Access::kRowsFast>;
+
 // use(Access) for a tensor (B, D, L): once for a whole tile, which then has no branch on dtype or strides.
 template <class Use>
 BDAM_DEVICE void with_access(const Tensor& t, Use use) {
@@ -270,19 +274,17 @@ struct Block {
   BDAM_DEVICE bool B_varies() const { return kVaries || call.B_varies; }
   BDAM_DEVICE bool C_varies() const { return kVaries || call.C_varies; }
   BDAM_DEVICE bool exists(int c, int time) const { return c < place.channels && time < place.end; }
-  template <class Access>
-  using ChannelElements = Elements<L::kChannels, Access::kRowsFast>;
 
   // Zero beyond the last channel and step.
   template <class Access>
   BDAM_DEVICE void fetch(const Tensor& t, int time, Fetched<L::kChannels>& to) const {
-    ChannelElements<Access>().template each_in<typename Access::Type>(
+    ChannelElements<L, Access>().template each_in<typename Access::Type>(
         place.over_time(t), time,
         [&](int i, int c, int s, auto* from) { to.bits[i] = exists(c, time + s) ? *from : 0; });
   }
   template <class Access>
   BDAM_DEVICE void store_u(const Fetched<L::kChannels>& from) const {
-    ChannelElements<Access>().each([&](int i, int c, int s) {
+    ChannelElements<L, Access>().each([&](int i, int c, int s) {
       u_tile.store(s * L::kRow + c, Access::Type::value(from.bits[i]));
     });
   }
@@ -290,7 +292,7 @@ struct Block {
   // they are.
   template <class Access>
   BDAM_DEVICE void store_delta(const Fetched<L::kChannels>& from, int time) const {
-    ChannelElements<Access>().each([&](int i, int c, int s) {
+    ChannelElements<L, Access>().each([&](int i, int c, int s) {
       const float x = Access::Type::value(from.bits[i]) + bias.load(c), soft = softplus(x);
       delta_tile.store(s * L::kRow + c, exists(c, time + s) ? (call.delta_softplus ? soft : x) : 0.0f);
     });

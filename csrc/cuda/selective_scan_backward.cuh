@@ -72,7 +72,7 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
     Fetched<L::kChannels> bits, z_bits;
     this->template fetch<Access>(p.grad_out, time, bits);
     if (call.z) this->template fetch<Access>(call.z, time, z_bits);
-    Elements<L::kChannels, Access::kRowsFast>().each([&](int i, int c, int s) {
+    ChannelElements<L, Access>().each([&](int i, int c, int s) {
       float g = Type::value(bits.bits[i]);
       if (call.z) {
         const float x = Type::value(z_bits.bits[i]);
@@ -278,7 +278,7 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
 
   template <class Access>
   BDAM_DEVICE void store_tile(const Tensor& t, int time, const Shared& tile) {
-    Elements<L::kChannels, Access::kRowsFast>().template each_in<typename Access::Type>(
+    ChannelElements<L, Access>().template each_in<typename Access::Type>(
         place.over_time(t), time, [&](int, int c, int s, auto* to) {
           if (exists(c, time + s)) *to = Access::Type::bits(tile.load(s * L::kRow + c));
         });
@@ -291,7 +291,7 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
     Fetched<L::kChannels> bits, z_bits;
     this->template fetch<Access>(p.grad_out, time, bits);
     this->template fetch<Access>(call.z, time, z_bits);
-    Elements<L::kChannels, Access::kRowsFast>().template each_in<Type>(
+    ChannelElements<L, Access>().template each_in<Type>(
         place.over_time(p.grad_z), time, [&](int i, int c, int s, auto* to) {
           const float x = Type::value(z_bits.bits[i]), sx = sigmoid(x), slope = sx * (1.0f + x * (1.0f - sx));
           const float g = Type::value(bits.bits[i]) * grad_tile.load(s * L::kRow + c) * slope;

@@ -93,7 +93,7 @@ BDAM_KERNEL(kThreads, 4) selective_scan_forward_kernel(BDAM_PARAMETER Forward p)
       barrier();
       with_access(call.u, [&](auto access) {
         using Type = typename decltype(access)::Type;
-        Elements<L::kChannels, decltype(access)::kRowsFast>().template each_in<Type>(
+        ChannelElements<L, decltype(access)>().template each_in<Type>(
             place.over_time(p.out), time, [&](int i, int c, int s, auto* to) {
               if (!block.exists(c, time + s)) return;
               float y = y_tile.load(s * L::kRow + c) + block.D.load(c) * block.u_tile.load(s * L::kRow + c);
