@@ -211,10 +211,8 @@ def bidirectional_cross_attention(
         scale = max(q_a.shape[3], 1) ** -0.5
     threshold, seed = _draw_dropout(dropout_p)
 
-    reason = backends.dtype_reason(*inputs)
-    wide = f"its kernels take heads up to {cross_attention_gpu.WIDEST} wide, got {q_a.shape[3]}"
-    gpu = reason or (wide if q_a.shape[3] > cross_attention_gpu.WIDEST else "")
-    chosen = backends.choose(backend, q_a.device, {"cpu": reason, "triton": gpu})
+    kernels = {"cpu": backends.dtype_reason(inputs[0]), **cross_attention_gpu.reasons(inputs[0])}
+    chosen = backends.choose(backend, q_a.device, kernels)
     if chosen == "reference" or any(t.numel() == 0 for t in inputs):
         return _reference(inputs, *masks, scale, threshold, seed)
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):

@@ -19,13 +19,20 @@ from torch import Tensor
 
 from bdam_kernels import backend as backends
 
-WIDEST = 256
+WIDEST = {"cuda": 192, "triton": 256}
 """Width of heads that kernels take."""
 
 Tensors = Sequence[Tensor]
 Masks = Sequence[Tensor | None]
 Options = tuple[float, int, int]
 """Scale, threshold of dropout, its seed."""
+
+
+def reasons(q: Tensor) -> dict[str, str]:
+    """Of each GPU backend, "" if its kernels take such queries, else why not."""
+    dtype = backends.dtype_reason(q)
+    wide = {b: f"its kernels take heads up to {n} wide, got {q.shape[3]}" for b, n in WIDEST.items() if q.shape[3] > n}
+    return {backend: dtype or wide.get(backend, "") for backend in WIDEST}
 
 
 def forward(backend: str, inputs: Tensors, masks: Masks, outs: Tensors, logs: Tensors, options: Options) -> None:

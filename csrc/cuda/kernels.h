@@ -31,4 +31,9 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
                              const Tensor& partial_D, const Tensor& partial_bias, int64_t first_block,
                              int64_t segments, bool delta_softplus, bool reverse, int64_t stream);
 
+void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
+                             const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
+                             const Tensor& out_a, const Tensor& out_b, const Tensor& logs_a, const Tensor& logs_b,
+                             double scale, int64_t threshold, int64_t seed, int64_t stream);
+
 }  // namespace bdam

@@ -45,12 +45,23 @@ BDAM_DEVICE void warp_barrier() { __syncwarp(); }
 // The value of the lane whose index differs in the bits of mask. All 32 lanes take part; memory is not ordered by it.
 BDAM_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
+// Bit l is whether the predicate of lane l holds. All 32 lanes take part.
+BDAM_DEVICE uint32_t ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
+
+// Waits for all that this thread had copied to shared memory; after a barrier other threads can read it too.
+BDAM_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// The two halves of a product.
+BDAM_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
+
 // 2^x, relative error 2^-22; results below the normal range are 0.
 BDAM_DEVICE float exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+
+BDAM_DEVICE float log2(float x) { return ::log2f(x); }
 
 // a / b, relative error 2 ulp for b below 2^126.
 BDAM_DEVICE float divide(float a, float b) { return __fdividef(a, b); }
@@ -79,6 +90,10 @@ struct alignas(4 * K) Vec {
   float v[K];
 };
 
+struct alignas(16) Words {
+  uint32_t w[4];
+};
+
 // `count` floats of the block's shared memory, from float `offset` on.
 class Shared {
  public:
@@ -95,7 +110,34 @@ class Shared {
     *reinterpret_cast<Vec<K>*>(data_ + i) = value;
   }
 
+  // Copies 16 bytes to float i, a multiple of 4, while the thread goes on; zeros instead of what does not exist.
+  BDAM_DEVICE void copy_async(int i, const void* from, bool exists) const {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address(i)), "l"(from), "r"(exists ? 16 : 0)
+                 : "memory");
+  }
+
+  // Four 8 x 8 matrices of 16-bit elements (or 8 x 4 of 32-bit ones), of which lane 8 m + r gives where row r of matrix
+  // m starts. Lane l gets of each the word l % 4 of row l / 4, or, transposed, rows 2 (l % 4) and the next of column
+  // l / 4. All 32 lanes take part.
+  template <bool kTransposed>
+  BDAM_DEVICE Words load_matrices(int i) const {
+    Words x;
+    if constexpr (kTransposed) {
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(x.w[0]), "=r"(x.w[1]), "=r"(x.w[2]), "=r"(x.w[3])
+                   : "r"(address(i))
+                   : "memory");
+    } else {
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(x.w[0]), "=r"(x.w[1]), "=r"(x.w[2]), "=r"(x.w[3])
+                   : "r"(address(i))
+                   : "memory");
+    }
+    return x;
+  }
+
  private:
+  BDAM_DEVICE uint32_t address(int i) const { return static_cast<uint32_t>(__cvta_generic_to_shared(data_ + i)); }
   BDAM_DEVICE static float* memory() {
     extern __shared__ float4 bdam_shared_memory[];
     return reinterpret_cast<float*>(bdam_shared_memory);

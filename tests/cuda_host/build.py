@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import subprocess
 import sysconfig
 from collections.abc import Iterable
@@ -21,32 +22,38 @@ SANITIZERS = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=unde
 
 
 def build(name: str, sources: Iterable[Path], *flags: str) -> Path:
-    """Compiles a module from .cu files, unless it was built from the same before, and returns its path.
+    """Compiles a module from .cu files, but for what was compiled from the same before, and returns its path.
 
     Args:
         flags: for the compiler, besides the usual ones.
     """
-    sources = sorted([*sources, HERE / "primitives_host.cpp"])
     headers = sorted([*KERNELS.glob("*.*h"), *HERE.glob("*.h"), *(ROOT / "csrc").glob("*.h")])
-    text = "".join([*flags, *(path.read_text() for path in [*sources, *headers])])
-    target = FOLDER / hashlib.sha256(text.encode()).hexdigest()[:16] / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    shared = "".join([*flags, *(path.read_text() for path in headers)])
     compiler = ["g++", "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", *flags]
     includes = [HERE, ROOT / "csrc", KERNELS, pybind11.get_include(), sysconfig.get_path("include")]
 
-    def compile_one(source: Path) -> str:
-        made = str(target.parent / f"{source.stem}.o")
-        command = [*compiler, *(f"-I{path}" for path in includes), "-x", "c++", "-c", str(source), "-o", made]
-        subprocess.run(command, check=True)
-        return made
+    def compile_one(source: Path) -> Path:
+        made = _place(shared + source.read_text(), f"{source.stem}.o")
+        command = [*compiler, *(f"-I{path}" for path in includes), "-x", "c++", "-c", str(source)]
+        return made if made.exists() else _run([*command, "-o"], made)
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile_one, sources))
-    linked = target.with_suffix(".partial")
-    subprocess.run([*compiler, "-shared", *objects, "-o", str(linked)], check=True)
-    return linked.rename(target)
+        objects = list(pool.map(compile_one, sorted([*sources, HERE / "primitives_host.cpp"])))
+    target = _place("".join(map(str, objects)), f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}")
+    return target if target.exists() else _run([*compiler, "-shared", *map(str, objects), "-o"], target)
+
+
+def _place(contents: str, name: str) -> Path:
+    """Where a file lies that was made of something."""
+    return FOLDER / hashlib.sha256(contents.encode()).hexdigest()[:16] / name
+
+
+def _run(command: list[str], made: Path) -> Path:
+    """Runs a command that writes the file it is told last; a killed one leaves nothing that looks whole."""
+    made.parent.mkdir(parents=True, exist_ok=True)
+    partial = made.with_name(f"{made.name}.{os.getpid()}")
+    subprocess.run([*command, str(partial)], check=True)
+    return partial.rename(made)
 
 
 def build_kernels(*flags: str) -> Path:

@@ -25,12 +25,18 @@ struct Moment {
 
 // What is known of one float of shared memory: who wrote it last, and who read it since the last barrier.
 struct Touched {
-  int writer = -1, reader = -1;
+  int writer = -1, reader = -1, copier = -1;
   bool several_readers = false, several_warps = false;
   Moment written, read;
 };
 
-enum class Wait { none, barrier, warp_barrier, shuffle, done };
+enum class Wait { none, barrier, warp_barrier, shuffle, meeting, done };
+
+// What a thread has under way to 4 floats of shared memory.
+struct Copy {
+  int to;
+  const void* from;  // null for zeros
+};
 
 struct Fiber {
   ucontext_t context;
@@ -39,6 +45,9 @@ struct Fiber {
   Wait wait = Wait::none;
   int line = 0, mask = 0;
   float value = 0;
+  void* brought = nullptr;
+  void (*all)(void* const (&lanes)[kWarp]) = nullptr;
+  std::vector<Copy> copies;
 };
 
 struct Block {
@@ -83,12 +92,22 @@ void to_fiber(int thread) {
 #endif
 }
 
+// Makes the running fiber wait for something.
+Fiber& meet(Wait wait, int line) {
+  Fiber& fiber = block.fibers[block.current];
+  fiber.wait = wait;
+  fiber.line = line;
+  fiber.mask = 0;
+  fiber.all = nullptr;
+  return fiber;
+}
+
 void fiber_main() {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_size);
 #endif
   (*block.body)();
-  block.fibers[block.current].wait = Wait::done;
+  meet(Wait::done, 0);
   to_scheduler(true);
 }
 
@@ -101,6 +120,7 @@ void fail(const std::string& what) {
 
 void start(int thread) {
   Fiber& fiber = block.fibers[thread];
+  fiber.copies.clear();
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = fiber.stack.get();
   fiber.context.uc_stack.ss_size = kStackBytes;
@@ -109,13 +129,15 @@ void start(int thread) {
   to_fiber(thread);
 }
 
+bool same_place(const Fiber& a, const Fiber& b) {
+  return a.wait == b.wait && a.line == b.line && a.mask == b.mask && a.all == b.all;
+}
+
 // Whether threads [first, last) all wait in the same place for the same thing.
 bool all_wait(int first, int last, Wait wait) {
   for (int thread = first; thread < last; ++thread) {
     const Fiber& fiber = block.fibers[thread];
-    if (fiber.wait != wait || fiber.line != block.fibers[first].line || fiber.mask != block.fibers[first].mask) {
-      return false;
-    }
+    if (fiber.wait != wait || !same_place(fiber, block.fibers[first])) return false;
   }
   return true;
 }
@@ -128,8 +150,18 @@ void exchange(int first) {
   }
 }
 
-// Whether the lanes of a warp have all come to the same shuffle or barrier of theirs, which then takes place.
+void meeting(int first) {
+  void* lanes[kWarp];
+  for (int lane = 0; lane < kWarp; ++lane) lanes[lane] = block.fibers[first + lane].brought;
+  block.fibers[first].all(lanes);
+}
+
+// Whether the lanes of a warp have all come to the same shuffle, meeting or barrier of theirs, which then takes place.
 bool warp_meets(int first) {
+  if (all_wait(first, first + kWarp, Wait::meeting)) {
+    meeting(first);
+    return true;
+  }
   if (all_wait(first, first + kWarp, Wait::shuffle)) {
     exchange(first);
     return true;
@@ -141,7 +173,8 @@ bool warp_meets(int first) {
 
 std::string where(const Fiber& fiber) {
   if (fiber.wait == Wait::done) return "has ended";
-  const char* what = fiber.wait == Wait::shuffle ? "shuffle" : "barrier";
+  const bool at_barrier = fiber.wait == Wait::barrier || fiber.wait == Wait::warp_barrier;
+  const char* what = at_barrier ? "barrier" : fiber.wait == Wait::shuffle ? "shuffle" : "warp's instruction";
   return std::string("waits at the ") + what + " of line " + std::to_string(fiber.line);
 }
 
@@ -149,7 +182,7 @@ void report_divergence(int threads) {
   const Fiber& first = block.fibers[0];
   for (int thread = 1; thread < threads; ++thread) {
     const Fiber& other = block.fibers[thread];
-    if (other.wait != first.wait || other.line != first.line || other.mask != first.mask) {
+    if (!same_place(first, other)) {
       throw std::runtime_error("divergence: thread 0 " + where(first) + ", thread " + std::to_string(thread) + " " +
                                where(other) + " (block " + std::to_string(block.index) + ")");
     }
@@ -217,21 +250,25 @@ void on_write(int i, Touched& t) {
 int thread_index() { return block.current; }
 int block_index() { return static_cast<int>(block.index); }
 
-void meet(Wait wait, int line) {
-  Fiber& fiber = block.fibers[block.current];
-  fiber.wait = wait;
-  fiber.line = line;
-  fiber.mask = 0;
+void barrier(int line) {
+  meet(Wait::barrier, line);
   to_scheduler();
 }
 
-void barrier(int line) { meet(Wait::barrier, line); }
-void warp_barrier(int line) { meet(Wait::warp_barrier, line); }
+void warp_barrier(int line) {
+  meet(Wait::warp_barrier, line);
+  to_scheduler();
+}
+
+void meet_in_warp(void* mine, void (*all)(void* const (&lanes)[kWarp]), int line) {
+  Fiber& fiber = meet(Wait::meeting, line);
+  fiber.brought = mine;
+  fiber.all = all;
+  to_scheduler();
+}
 
 float shuffle_xor(float value, int mask, int line) {
-  Fiber& fiber = block.fibers[block.current];
-  fiber.wait = Wait::shuffle;
-  fiber.line = line;
+  Fiber& fiber = meet(Wait::shuffle, line);
   fiber.mask = mask;
   fiber.value = value;
   to_scheduler();
@@ -245,10 +282,32 @@ float* shared(int offset, int count, int i, int width, bool write) {
   if ((offset + i) % width) fail("misaligned: " + std::to_string(width) + " floats at " + std::to_string(offset + i));
   for (int k = 0; k < width; ++k) {
     Touched& t = block.touched[offset + i + k];
+    if (t.copier >= 0) {
+      fail("race: it touches float " + std::to_string(offset + i + k) + " of shared memory, to which thread " +
+           std::to_string(t.copier) + " has a copy under way");
+    }
     if (!write && t.writer < 0) fail("uninitialised: float " + std::to_string(i + k) + " of a shared array is read");
     write ? on_write(offset + i + k, t) : on_read(offset + i + k, t);
   }
   return block.memory.data() + offset + i;
+}
+
+void copy_async(int offset, int count, int i, const void* from) {
+  shared(offset, count, i, 4, true);
+  for (int k = 0; k < 4; ++k) block.touched[offset + i + k].copier = block.current;
+  block.fibers[block.current].copies.push_back({offset + i, from});
+}
+
+void wait_for_copies() {
+  for (const Copy& copy : block.fibers[block.current].copies) {
+    for (int k = 0; k < 4; ++k) {
+      block.touched[copy.to + k].copier = -1;
+      block.touched[copy.to + k].written = now();
+    }
+    float* to = block.memory.data() + copy.to;
+    copy.from ? std::memcpy(to, copy.from, 16) : std::memset(to, 0, 16);
+  }
+  block.fibers[block.current].copies.clear();
 }
 
 void run(int64_t blocks, int threads, int shared_floats, const std::function<void()>& body) {

@@ -28,8 +28,15 @@ int block_index();
 void barrier(int line);
 void warp_barrier(int line);
 float shuffle_xor(float value, int mask, int line);
+// Waits until all 32 lanes of the warp have come to the same call; all(lanes) then does for the warp what it does, with
+// what each lane brought.
+void meet_in_warp(void* mine, void (*all)(void* const (&lanes)[32]), int line);
 // Address of floats [offset + i, offset + i + width) of shared memory, after the checks above.
 float* shared(int offset, int count, int i, int width, bool write);
+// Like a write to 4 floats of shared memory that takes place when the thread next waits for its copies; until then,
+// nobody may touch them. from: null copies zeros.
+void copy_async(int offset, int count, int i, const void* from);
+void wait_for_copies();
 // Runs body once for every thread of every block. Throws std::runtime_error for what is wrong with the kernel.
 void run(int64_t blocks, int threads, int shared_floats, const std::function<void()>& body);
 
@@ -45,6 +52,7 @@ To bits_as(From from) {
 
 inline int thread_index() { return host::thread_index(); }
 inline int block_index() { return host::block_index(); }
+inline int min(int a, int b) { return b < a ? b : a; }
 inline int opaque(int x) { return x; }
 inline void barrier(int line = __builtin_LINE()) { host::barrier(line); }
 inline void warp_barrier(int line = __builtin_LINE()) { host::warp_barrier(line); }
@@ -52,7 +60,21 @@ inline float shuffle_xor(float value, int mask, int line = __builtin_LINE()) {
   return host::shuffle_xor(value, mask, line);
 }
 
+inline uint32_t ballot(bool predicate, int line = __builtin_LINE()) {
+  uint32_t bits = predicate;
+  const auto gather = [](void* const (&lanes)[32]) {
+    uint32_t all = 0;
+    for (int lane = 0; lane < 32; ++lane) all |= *static_cast<uint32_t*>(lanes[lane]) << lane;
+    for (void* lane : lanes) *static_cast<uint32_t*>(lane) = all;
+  };
+  host::meet_in_warp(&bits, gather, line);
+  return bits;
+}
+inline void wait_for_copies() { host::wait_for_copies(); }
+inline uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint64_t>(a) * b >> 32; }
+
 inline float exp2(float x) { return std::exp2(x); }
+inline float log2(float x) { return std::log2(x); }
 inline float divide(float a, float b) { return a / b; }
 inline float expm1(float x) { return std::expm1(x); }
 
@@ -81,6 +103,29 @@ struct alignas(4 * K) Vec {
   float v[K];
 };
 
+struct alignas(16) Words {
+  uint32_t w[4];
+};
+
+namespace host {
+
+// lanes: each a row of one of the four matrices, as Words, which becomes what the lane gets.
+template <bool kTransposed>
+void exchange_matrices(void* const (&lanes)[32]) {
+  uint16_t element[4][8][8];
+  for (int lane = 0; lane < 32; ++lane) std::memcpy(element[lane / 8][lane % 8], lanes[lane], 16);
+  for (int lane = 0; lane < 32; ++lane) {
+    const int g = lane / 4, t = lane % 4;
+    for (int m = 0; m < 4; ++m) {
+      const auto& x = element[m];
+      const uint32_t low = kTransposed ? x[2 * t][g] : x[g][2 * t], high = kTransposed ? x[2 * t + 1][g] : x[g][2 * t + 1];
+      static_cast<Words*>(lanes[lane])->w[m] = low | high << 16;
+    }
+  }
+}
+
+}  // namespace host
+
 class Shared {
  public:
   Shared(int offset, int count) : offset_(offset), count_(count) {}
@@ -95,6 +140,16 @@ class Shared {
   template <int K>
   void store(int i, Vec<K> value) const {
     std::memcpy(host::shared(offset_, count_, i, K, true), value.v, sizeof value.v);
+  }
+  void copy_async(int i, const void* from, bool exists) const {
+    host::copy_async(offset_, count_, i, exists ? from : nullptr);
+  }
+  template <bool kTransposed>
+  Words load_matrices(int i, int line = __builtin_LINE()) const {
+    Words row;
+    std::memcpy(row.w, host::shared(offset_, count_, i, 4, false), sizeof row.w);
+    host::meet_in_warp(&row, host::exchange_matrices<kTransposed>, line);
+    return row;
   }
 
  private:

@@ -1,0 +1,178 @@
+#include <algorithm>
+
+#include "cross_attention.cuh"
+
+namespace bdam {
+namespace attention {
+namespace {
+
+struct Forward {
+  Call call;
+  Tensor out[2], logs[2];
+  int rounds;  // of a block, in each of which every warp has 16 queries
+};
+
+// Narrow heads whose keys are few have a kernel that takes all of them at once.
+template <class M>
+constexpr bool kHasWhole = M::kBytes == 2 && M::D <= 64;
+constexpr int kWholeKeys = 208;
+
+// How many keys a block takes at a time, a warp their scores in registers, and where its arrays begin in shared memory;
+// the last two grow with its warps.
+template <class M, bool kWhole>
+struct Arrays {
+  static constexpr int kKeys = kWhole ? kWholeKeys : M::kBytes == 2 && M::D <= 64 ? 64 : 32;
+  static constexpr int kTiles = kKeys / kTileRows;
+  static constexpr int kK = 0, kV = kKeys * M::kFloats, kVisible = 2 * kV, kQ = kVisible + kKeys;
+  static constexpr int kWarpQ = kTileRows * M::kFloats, kWarpBits = kTileRows / 2 * kTiles;
+  // Blocks that load all keys but once are small, so that some load while others compute; the others are large, so that
+  // each chunk of keys serves many queries.
+  static constexpr int kRoomFor = (kSharedFloats - kQ) / (kWarpQ + kWarpBits), kWanted = kWhole ? 4 : kMaxWarps;
+  static constexpr int kWarps = kRoomFor < kWanted ? kRoomFor : kWanted, kBlocks = kWhole ? (M::D > 32 ? 3 : 2) : 1;
+  static_assert(kWarps >= 4);
+};
+
+// Of two rows of a warp's tile: row lane / 4, and 8 below.
+struct Sums {
+  float largest[2], total[2];
+};
+
+template <class M, bool kWhole>
+BDAM_KERNEL((32 * Arrays<M, kWhole>::kWarps), (Arrays<M, kWhole>::kBlocks))
+cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
+  using Type = typename M::Type;
+  using A = Arrays<M, kWhole>;
+  constexpr int kTiles = A::kTiles;
+  const Call& call = p.call;
+  const Place place(call);
+  const int of = place.direction, from = 1 - of, warp = thread_index() / 32, threads = 32 * call.warps;
+  const GlobalRows<Type> q_rows = place.rows<Type>(call.q[of]), out_rows = place.rows<Type>(p.out[of]);
+  const GlobalRows<Type> k_rows = place.rows<Type>(call.k[from]), v_rows = place.rows<Type>(call.v[from]);
+  const int queries = q_rows.count, keys = k_rows.count;
+
+  const M k{Shared(A::kK, A::kV)}, v{Shared(A::kV, A::kV)};
+  const M q{Shared(A::kQ + warp * A::kWarpQ, A::kWarpQ)};
+  const Visible visible{Shared(A::kVisible, A::kKeys)};
+  const KeepBits bits{Shared(A::kQ + call.warps * A::kWarpQ + warp * A::kWarpBits, A::kWarpBits), kTiles};
+
+  for (int round = 0; round < p.rounds; ++round) {
+    const int first = ((place.block * p.rounds + round) * call.warps + warp) * kTileRows;
+    warp_barrier();
+    q.fetch(q_rows, first, kTileRows, lane_index(), 32);
+    Sums sums{{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
+    Accumulator out[M::D / 8];
+    for (int start = 0; start == 0 || (!kWhole && start < keys); start += A::kKeys) {
+      const int tiles = min(kTiles, (keys - start + kTileRows - 1) / kTileRows);
+      if (!kWhole || round == 0) {
+        barrier();
+        k.fetch(k_rows, start, tiles * kTileRows, thread_index(), threads);
+        v.fetch(v_rows, start, tiles * kTileRows, thread_index(), threads);
+        visible.fill(call, place, start, tiles * kTileRows, keys, threads);
+        wait_for_copies();
+        barrier();
+      } else {
+        wait_for_copies();
+        warp_barrier();
+      }
+      if (first >= queries) continue;
+
+      const LeftRows<M> left(q, 0);
+      Tile s[kTiles];
+      float now_largest[2] = {sums.largest[0], sums.largest[1]};
+      each_tile<kTiles>(tiles, [&](int j) {
+        s[j] = product(left, k, kTileRows * j);
+        each_element(s[j], [&](float& x, int half, int key) {
+          x = visible.memory.load(kTileRows * j + key) != 0 ? x * call.scale : -INFINITY;
+          now_largest[half] = fmaxf(now_largest[half], x);
+        });
+      });
+      float origin[2], shrink[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        now_largest[half] = row_max(now_largest[half]);
+        // -inf, where no key is seen yet, can be subtracted from nothing.
+        origin[half] = now_largest[half] == -INFINITY ? 0.0f : now_largest[half];
+        shrink[half] = exp2(sums.largest[half] - origin[half]);
+        sums.largest[half] = now_largest[half];
+        sums.total[half] *= shrink[half];
+      }
+      each_tile<kTiles>(tiles, [&](int j) {
+        each_element(s[j], [&](float& x, int half, int) {
+          x = exp2(x - origin[half]);
+          sums.total[half] += x;
+        });
+      });
+      if (!kWhole) {
+#pragma unroll
+        for (int i = 0; i < M::D / 8; ++i) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) out[i].v[e] *= shrink[e / 2];
+        }
+      }
+      if (call.threshold) {
+        bits.fill(call, place, first, kTileRows, start, 0, 1);
+        warp_barrier();
+        const int g = (lane_index() >> 2);
+        each_tile<kTiles>(tiles, [&](int j) {
+          const uint32_t words[2] = {bits.word(g, j), bits.word(g + 8, j)};
+          each_element(s[j], [&](float& x, int half, int key) {
+            if (!KeepBits::keeps(words[half], g, key)) x = 0.0f;
+          });
+        });
+        warp_barrier();
+      }
+      each_tile<kTiles>(tiles, [&](int j) { add_product(out, s[j], v, kTileRows * j); });
+    }
+    if (first >= queries) continue;
+
+    float factor[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float total = row_sum(sums.total[half]);
+      // NaN counts as a key; the largest score does not know of it.
+      const bool has_key = total != 0;
+      factor[half] = call.keep_scale / (has_key ? total : 1.0f);
+      const int query = first + (lane_index() >> 2) + 8 * half;
+      if (p.logs[of] && (lane_index() & 3) == 0 && query < queries) {
+        place.row_numbers(p.logs[of])[query] = has_key ? sums.largest[half] + log2(total) : INFINITY;
+      }
+    }
+    store_rows(out, factor, out_rows, first);
+  }
+}
+
+template <class M, bool kWhole>
+void start(Forward& p, int64_t stream) {
+  using A = Arrays<M, kWhole>;
+  Call& call = p.call;
+  const int tiles[2] = {tiles_of(call.q[0]), tiles_of(call.q[1])};
+  const int most_tiles = std::max(tiles[0], tiles[1]);
+  call.warps = kWhole ? std::min(A::kWarps, most_tiles) : divided_up(most_tiles, divided_up(most_tiles, A::kWarps));
+  const int64_t all_rounds = heads_in(call) * (divided_up(tiles[0], call.warps) + divided_up(tiles[1], call.warps));
+  const int most_rounds = kWhole ? divided_up(most_tiles, call.warps) : 1;
+  p.rounds = static_cast<int>(std::clamp<int64_t>(all_rounds / kManyBlocks, 1, most_rounds));
+  for (int of = 0; of < 2; ++of) call.blocks[of] = divided_up(tiles[of], call.warps * p.rounds);
+  launch(cross_attention_forward_kernel<M, kWhole>, heads_in(call) * (call.blocks[0] + call.blocks[1]), 32 * call.warps,
+         A::kQ + call.warps * (A::kWarpQ + A::kWarpBits), p, stream);
+}
+
+}  // namespace
+}  // namespace attention
+
+void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
+                             const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
+                             const Tensor& out_a, const Tensor& out_b, const Tensor& logs_a, const Tensor& logs_b,
+                             double scale, int64_t threshold, int64_t seed, int64_t stream) {
+  using namespace attention;
+  Forward p{call_of({q_a, q_b}, {k_a, k_b}, {v_a, v_b}, {mask_a, mask_b}, scale, threshold, seed),
+            {out_a, out_b}, {logs_a, logs_b}, 0};
+  with_matrix(q_a.dtype, q_a.size[3], [&](auto* m) {
+    using M = std::remove_pointer_t<decltype(m)>;
+    if constexpr (kHasWhole<M>) {
+      if (std::max(k_a.size[2], k_b.size[2]) <= kWholeKeys) return start<M, true>(p, stream);
+    }
+    start<M, false>(p, stream);
+  });
+}
+
+}  // namespace bdam
