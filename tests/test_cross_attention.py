@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bdam_kernels import BackendUnavailable, bidirectional_cross_attention, reference
 
-BACKENDS = ("reference", "cpu", "triton")
+BACKENDS = ("reference", "cpu", "triton", "cuda")
 NAMES = ("q_a", "k_a", "v_a", "q_b", "k_b", "v_b")
 DTYPES = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["f32", "bf16", "f16"]
@@ -22,7 +22,7 @@ FORCED = pytest.mark.parametrize("backend", BACKENDS)
 # Triton's interpreter takes seconds for what has many keys or dropout.
 FORCED_DTYPES = pytest.mark.parametrize(
     ("backend", "dtype"),
-    [*product(BACKENDS[:2], (torch.float32, torch.bfloat16, torch.float16)), ("triton", torch.float32)],
+    [*product(("reference", "cpu", "cuda"), (torch.float32, torch.bfloat16, torch.float16)), ("triton", torch.float32)],
     ids=lambda value: str(value).removeprefix("torch."),
 )
 
@@ -147,13 +147,13 @@ def test_large_scores_pick_one_key(backend: str, dtype: torch.dtype, queries: in
     inputs = make_inputs(1, 1, queries, 16, 16, dtype)
     inputs["q_a"] = (1e4 * torch.eye(16).flip(0)[None, None, :queries]).to(dtype)
     inputs["k_b"] = torch.eye(16)[None, None].to(dtype)
-    if backend == "triton" and dtype == torch.float32:
+    if backend in ("triton", "cuda") and dtype == torch.float32:
         # Only the outputs: what backward subtracts from a gradient, which cancels here, is rounded on another way.
         result = dict(zip(("out_a", "out_b"), forward_only(inputs, require(backend)), strict=True))
     else:
         result = check(inputs, require(backend))
-    # Three products in TensorFloat-32 are not all of a product in float32.
-    if device_of(backend).type == "cpu" or dtype != torch.float32:
+    # Three products in TensorFloat-32 are not all of a product in float32; Triton's interpreter takes one in float32.
+    if backend != "cuda" and device_of(backend).type == "cpu" or dtype != torch.float32:
         assert torch.equal(result["out_a"], inputs["v_b"].flip(2)[:, :, :queries])
 
 
@@ -327,7 +327,7 @@ def test_second_derivative_with_a_constant_upstream_gradient(
         assert_matches(actual[name], value, name)
 
 
-@pytest.mark.parametrize("backend", ["triton"])
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_bit_equal_twice(backend: str) -> None:
     inputs = make_inputs(1, 2, 70, 99, 32, torch.bfloat16)
     weights = torch.randn(1, 2, 70, 32), torch.randn(1, 2, 99, 32)
@@ -451,7 +451,8 @@ def test_kernel_refuses_float64(backend: str) -> None:
         bidirectional_cross_attention(**inputs, backend=backend)
 
 
-def test_triton_refuses_wide_heads() -> None:
-    inputs = on_device(make_inputs(1, 1, 2, 2, 257), require("triton"))
-    with pytest.raises(BackendUnavailable, match="heads up to 256 wide, got 257"):
-        bidirectional_cross_attention(**inputs, backend="triton")
+@pytest.mark.parametrize(("backend", "widest"), [("triton", 256), ("cuda", 192)])
+def test_gpu_kernels_refuse_wide_heads(backend: str, widest: int) -> None:
+    inputs = on_device(make_inputs(1, 1, 2, 2, widest + 1), require(backend))
+    with pytest.raises(BackendUnavailable, match=f"heads up to {widest} wide, got {widest + 1}"):
+        bidirectional_cross_attention(**inputs, backend=backend)

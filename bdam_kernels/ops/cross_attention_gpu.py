@@ -1,9 +1,9 @@
 """Bidirectional cross-attention on a GPU: what its kernels are given.
 
-Three kernels, each one launch for both directions and all heads: `forward`; `backward_query`, whose blocks have some
-queries and walk the keys; `backward_key`, whose blocks have some keys and walk the queries. Each block writes what is
-its own alone: nothing is added atomically, so results are bit-equal. Forward saves a float32 for each query, the log2
-of the sum of its weights, from which backward computes the weights again.
+CUDA and Triton have the same two functions, `cross_attention_forward` and `cross_attention_backward`, which launch for
+both directions and all heads at once. What several blocks need of a gradient is summed by one of them in a fixed order
+and nothing is added atomically, so results are bit-equal. Forward saves a float32 for each query, the log2 of the sum
+of its weights, from which backward computes the weights again.
 
 Rows of the kernels' tensors start at multiples of 16 bytes and are multiples of 16 bytes wide, as they are in practice;
 others are copied, with zeros behind each row, which change neither products nor sums. What kernels write is
@@ -52,19 +52,11 @@ def backward(
     """Fills grads, of the six inputs."""
     kernels = backends.gpu_module(backend, "cross_attention")
     with torch.cuda.device_of(outs[0]):
-        rows = (*map(_with_whole_rows, inputs), *masks)
-        out_rows = [_with_whole_rows(t) for t in outs]
-        grad_rows = [_with_whole_rows(t) for t in grad_outs]
-        grad_q_a, grad_k_a, grad_v_a, grad_q_b, grad_k_b, grad_v_b = written = [_whole_rows_like(t) for t in grads]
-        deltas = [torch.empty_like(t) for t in logs]
+        rows, out_rows, grad_rows = ([_with_whole_rows(t) for t in group] for group in (inputs, outs, grad_outs))
+        written = [_whole_rows_like(t) for t in grads]
         backends.launch(
-            kernels.cross_attention_backward_query, *rows, *out_rows, *logs, *grad_rows, *deltas, grad_q_a, grad_q_b,
-            *options,
-        )  # fmt: skip
-        backends.launch(
-            kernels.cross_attention_backward_key, *rows, *logs, *grad_rows, *deltas,
-            grad_k_a, grad_k_b, grad_v_a, grad_v_b, *options,
-        )  # fmt: skip
+            kernels.cross_attention_backward, *rows, *masks, *out_rows, *logs, *grad_rows, *written, *options
+        )
         _copy_back(written, grads)
 
 

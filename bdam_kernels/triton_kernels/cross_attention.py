@@ -103,12 +103,15 @@ def cross_attention_forward(*args: Any) -> None:
     _forward(*args).run()
 
 
-def cross_attention_backward_query(*args: Any) -> None:
-    _backward_query(*args).run()
-
-
-def cross_attention_backward_key(*args: Any) -> None:
-    _backward_key(*args).run()
+def cross_attention_backward(*args: Any) -> None:
+    """Two launches: the gradients of queries, which leave deltas to those of keys and values."""
+    inputs, outs, logs, grad_outs, grads, options = (
+        args[:8], args[8:10], args[10:12], args[12:14], args[14:20], args[20:]
+    )  # fmt: skip
+    grad_q_a, grad_k_a, grad_v_a, grad_q_b, grad_k_b, grad_v_b = grads
+    deltas = [torch.empty_like(t) for t in logs]
+    _backward_query(*inputs, *outs, *logs, *grad_outs, *deltas, grad_q_a, grad_q_b, *options).run()
+    _backward_key(*inputs, *logs, *grad_outs, *deltas, grad_k_a, grad_k_b, grad_v_a, grad_v_b, *options).run()
 
 
 def variants() -> Iterator[Launch]:

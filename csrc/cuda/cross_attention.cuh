@@ -51,6 +51,14 @@ struct Place {
     batch = index / call.heads;
     head = index % call.heads;
   }
+  // The same, of which the compiler knows nothing: what follows from it is computed where it is wanted, not kept.
+  BDAM_DEVICE Place forgotten() const {
+    Place place = *this;
+    place.batch = opaque(batch);
+    place.head = opaque(head);
+    place.direction = opaque(direction);
+    return place;
+  }
   template <class Type>
   BDAM_DEVICE GlobalRows<Type> rows(const Tensor& t) const {
     return {t.as<typename Type::Bits>() + batch * t.stride[0] + head * t.stride[1], t.stride[2],

@@ -7,6 +7,9 @@ namespace bdam {
 
 constexpr int kTileRows = 16;
 
+// Rows of the tiles that hold `rows` rows.
+BDAM_EVERYWHERE constexpr int whole_tiles(int rows) { return (rows + kTileRows - 1) / kTileRows * kTileRows; }
+
 BDAM_DEVICE int lane_index() { return thread_index() & 31; }
 
 // Rows of a matrix in global memory: `count` of them exist, `width` elements wide, each a whole number of 16 bytes.
@@ -129,7 +132,7 @@ BDAM_DEVICE void add_product(Accumulator (&total)[M::D / 8], const Tile& x, cons
 // 16 rows of a matrix on the left, for many products: kept in registers where there are few enough.
 template <class M>
 struct LeftRows {
-  static constexpr bool kKept = M::kBytes == 2 && M::kSteps <= 6;
+  static constexpr bool kKept = M::kBytes == 2 && M::kSteps <= 4;
   M matrix;
   int row;
   Left kept[kKept ? M::kSteps : 1];
@@ -153,7 +156,9 @@ struct LeftRows {
 template <class M>
 BDAM_DEVICE Tile product(const LeftRows<M>& x, const M& y, int row) {
   Tile total;
-#pragma unroll
+  // Unrolled as far as registers are indexed by it.
+  constexpr int kUnrolled = LeftRows<M>::kKept ? M::kSteps : 4;
+#pragma unroll kUnrolled
   for (int step = 0; step < M::kSteps; ++step) {
     const Left a = x(step);
     Right b[2];

@@ -149,6 +149,14 @@ inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
+// Floats of shared memory that a block may have on the current device.
+inline int64_t shared_floats_of_device() {
+  int device = 0, bytes = 0;
+  check(cudaGetDevice(&device), "device");
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "shared memory");
+  return bytes / static_cast<int64_t>(sizeof(float));
+}
+
 // Starts a kernel on a stream of the current device. Throws std::runtime_error if it cannot start.
 template <class Parameters>
 void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int shared_floats,
