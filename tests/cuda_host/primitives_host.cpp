@@ -1,6 +1,7 @@
 // The fibers and the watch over shared memory behind primitives_host.h.
 #include "primitives_host.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <memory>
@@ -38,8 +39,14 @@ struct Copy {
   const void* from;  // null for zeros
 };
 
+struct Context {
+  ucontext_t start;
+  jmp_buf resume;
+  bool started = true;
+};
+
 struct Fiber {
-  ucontext_t context;
+  Context context;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   void* fake_stack = nullptr;  // AddressSanitizer's
   Wait wait = Wait::none;
@@ -52,7 +59,7 @@ struct Fiber {
 
 struct Block {
   const std::function<void()>* body = nullptr;
-  ucontext_t scheduler;
+  Context scheduler;
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_size = 0;
   void* scheduler_fake_stack = nullptr;
@@ -67,12 +74,24 @@ struct Block {
 
 Block block;
 
+// swapcontext asks the operating system twice every time, a jump does not; AddressSanitizer takes it for an error.
+void switch_context(Context& from, Context& to) {
+#ifdef __SANITIZE_ADDRESS__
+  swapcontext(&from.start, &to.start);
+#else
+  if (_setjmp(from.resume)) return;
+  if (to.started) _longjmp(to.resume, 1);
+  to.started = true;
+  setcontext(&to.start);
+#endif
+}
+
 void to_scheduler(bool last = false) {
   Fiber& fiber = block.fibers[block.current];
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(last ? nullptr : &fiber.fake_stack, block.scheduler_stack, block.scheduler_stack_size);
 #endif
-  swapcontext(&fiber.context, &block.scheduler);
+  switch_context(fiber.context, block.scheduler);
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(fiber.fake_stack, nullptr, nullptr);
 #endif
@@ -86,7 +105,7 @@ void to_fiber(int thread) {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fiber.stack.get(), kStackBytes);
 #endif
-  swapcontext(&block.scheduler, &fiber.context);
+  switch_context(block.scheduler, fiber.context);
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(block.scheduler_fake_stack, nullptr, nullptr);
 #endif
@@ -121,11 +140,13 @@ void fail(const std::string& what) {
 void start(int thread) {
   Fiber& fiber = block.fibers[thread];
   fiber.copies.clear();
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack.get();
-  fiber.context.uc_stack.ss_size = kStackBytes;
-  fiber.context.uc_link = nullptr;
-  makecontext(&fiber.context, fiber_main, 0);
+  fiber.context.started = false;
+  ucontext_t& context = fiber.context.start;
+  getcontext(&context);
+  context.uc_stack.ss_sp = fiber.stack.get();
+  context.uc_stack.ss_size = kStackBytes;
+  context.uc_link = nullptr;
+  makecontext(&context, fiber_main, 0);
   to_fiber(thread);
 }
 

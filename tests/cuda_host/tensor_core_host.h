@@ -24,7 +24,7 @@ float element(uint32_t word, int k) {
 template <class Type>
 void multiply_warp(void* const (&lanes)[32]) {
   constexpr int kInWord = 4 / sizeof(typename Type::Bits), kStep = 8 * kInWord;
-  float a[16][kStep], b[kStep][8];
+  float a[16][kStep], b[8][kStep];
   for (int lane = 0; lane < 32; ++lane) {
     const Operands& x = *static_cast<Operands*>(lanes[lane]);
     const int g = lane / 4, t = lane % 4;
@@ -33,7 +33,7 @@ void multiply_warp(void* const (&lanes)[32]) {
         const int at = (t + 4 * half) * kInWord + k;
         a[g][at] = element<Type>(x.a.w[2 * half], k);
         a[g + 8][at] = element<Type>(x.a.w[2 * half + 1], k);
-        b[at][g] = element<Type>(x.b.w[half], k);
+        b[g][at] = element<Type>(x.b.w[half], k);
       }
     }
   }
@@ -42,7 +42,7 @@ void multiply_warp(void* const (&lanes)[32]) {
     for (int i = 0; i < 4; ++i) {
       const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
       float sum = 0;
-      for (int k = 0; k < kStep; ++k) sum += a[row][k] * b[k][column];
+      for (int k = 0; k < kStep; ++k) sum += a[row][k] * b[column][k];
       c.v[i] += sum;
     }
   }
