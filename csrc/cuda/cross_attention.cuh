@@ -66,6 +66,13 @@ struct Place {
   }
   // Of a dense (B, H, L).
   BDAM_DEVICE float* row_numbers(const Tensor& t) const { return t.as<float>() + index * t.size[2]; }
+  // `rows` of them from `first` on, into shared memory; `missing` for those that do not exist.
+  BDAM_DEVICE void load_numbers(const Tensor& t, int first, int rows, float missing, const Shared& to,
+                                int threads) const {
+    for (int i = thread_index(); i < rows; i += threads) {
+      to.store(i, first + i < t.size[2] ? row_numbers(t)[first + i] : missing);
+    }
+  }
   BDAM_DEVICE bool sees(const Call& call, int key) const {
     const Tensor& mask = direction ? call.mask[0] : call.mask[1];
     return !mask || !mask.as<uint8_t>()[batch * mask.stride[0] + key * mask.stride[1]];

@@ -8,7 +8,7 @@ namespace {
 
 struct Forward {
   Call call;
-  Tensor out[2], logs[2];
+  Tensor out[2], logs[2];  // either may be absent
   int rounds;  // of a block, in each of which every warp has 16 queries
 };
 
@@ -46,7 +46,7 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
   const Call& call = p.call;
   const Place place(call);
   const int of = place.direction, from = 1 - of, warp = thread_index() / 32, threads = 32 * call.warps;
-  const GlobalRows<Type> q_rows = place.rows<Type>(call.q[of]), out_rows = place.rows<Type>(p.out[of]);
+  const GlobalRows<Type> q_rows = place.rows<Type>(call.q[of]);
   const GlobalRows<Type> k_rows = place.rows<Type>(call.k[from]), v_rows = place.rows<Type>(call.v[from]);
   const int queries = q_rows.count, keys = k_rows.count;
 
@@ -66,7 +66,7 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
       if (!kWhole || round == 0) {
         barrier();
         k.fetch(k_rows, start, tiles * kTileRows, thread_index(), threads);
-        v.fetch(v_rows, start, tiles * kTileRows, thread_index(), threads);
+        if (p.out[0]) v.fetch(v_rows, start, tiles * kTileRows, thread_index(), threads);
         visible.fill(call, place, start, tiles * kTileRows, keys, threads);
         wait_for_copies();
         barrier();
@@ -109,6 +109,7 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
           for (int e = 0; e < 4; ++e) out[i].v[e] *= shrink[e / 2];
         }
       }
+      if (!p.out[0]) continue;
       if (call.threshold) {
         bits.fill(call, place, first, kTileRows, start, 0, 1);
         warp_barrier();
@@ -137,7 +138,7 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
         place.row_numbers(p.logs[of])[query] = has_key ? sums.largest[half] + log2(total) : INFINITY;
       }
     }
-    store_rows(out, factor, out_rows, first);
+    if (p.out[0]) store_rows(out, factor, place.rows<Type>(p.out[of]), first);
   }
 }
 

@@ -137,7 +137,9 @@ struct LeftRows {
   int row;
   Left kept[kKept ? M::kSteps : 1];
 
-  BDAM_DEVICE LeftRows(const M& matrix, int row) : matrix(matrix), row(row) {
+  // wanted: whether they are there.
+  BDAM_DEVICE LeftRows(const M& matrix, int row, bool wanted = true) : matrix(matrix), row(row) {
+    if (!wanted) return;
     if constexpr (kKept) {
 #pragma unroll
       for (int step = 0; step < M::kSteps; ++step) kept[step] = matrix.left(row, step);
@@ -157,7 +159,7 @@ template <class M>
 BDAM_DEVICE Tile product(const LeftRows<M>& x, const M& y, int row) {
   Tile total;
   // Unrolled as far as registers are indexed by it.
-  constexpr int kUnrolled = LeftRows<M>::kKept ? M::kSteps : 4;
+  [[maybe_unused]] constexpr int kUnrolled = LeftRows<M>::kKept ? M::kSteps : 4;
 #pragma unroll kUnrolled
   for (int step = 0; step < M::kSteps; ++step) {
     const Left a = x(step);
