@@ -104,6 +104,15 @@ def test_keys_beyond_what_is_saved_and_queries_beyond_a_chunk(
     check(inputs, require(backend), key_padding_mask_b=padding(1, 701), **options)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+@DTYPES
+@pytest.mark.parametrize("dropout_p", [0.0, 0.2])
+def test_many_heads(backend: str, dtype: torch.dtype, dropout_p: float) -> None:
+    """CUDA's backward keeps heads whole where they are many, whatever their length."""
+    inputs = make_inputs(1, 65, 97, 20, 32, dtype)
+    check(inputs, require(backend), key_padding_mask_a=padding(1, 97), dropout_p=dropout_p)
+
+
 @FORCED
 @DTYPES
 @pytest.mark.parametrize("streams", ["a", "b", "ab"])
@@ -406,8 +415,9 @@ def test_compile(backend: str) -> None:
 
 @pytest.mark.parametrize(
     ("backend", "dtype"),
-    [("cpu", torch.float32), ("cpu", torch.bfloat16), ("cpu", torch.float16), ("triton", torch.float32)],
-)
+    [("cpu", torch.float32), ("cpu", torch.bfloat16), ("cpu", torch.float16), ("triton", torch.float32),
+     ("cuda", torch.bfloat16)],
+)  # fmt: skip
 @pytest.mark.parametrize("save", [False, True])
 def test_opcheck(backend: str, dtype: torch.dtype, save: bool) -> None:
     tensors = tuple(on_device(make_inputs(2, 2, 6, 11, 8, dtype), require(backend)).values())

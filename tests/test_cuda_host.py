@@ -13,8 +13,9 @@ def faults() -> ModuleType:
     return build.load(build.build("_faults", [build.HERE / "faults.cu"]), "_faults")
 
 
-def test_a_kernel_without_fault_passes(faults: ModuleType) -> None:
-    faults.run("none")
+@pytest.mark.parametrize("kernel", ["none", "none_on_tensor_cores"])
+def test_a_kernel_without_fault_passes(faults: ModuleType, kernel: str) -> None:
+    faults.run(kernel)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,10 @@ def test_a_kernel_without_fault_passes(faults: ModuleType) -> None:
         ("divergent_barrier", "divergence: thread 0 waits at the barrier of line .*, thread 40 has ended"),
         ("different_barriers", "divergence: thread 0 waits at the barrier .*, thread 1 waits at the barrier"),
         ("divergent_shuffle", "divergence: thread 0 waits at the shuffle .*, thread 3 has ended"),
+        ("divergent_product", "divergence: thread 0 waits at the warp's instruction .*, thread 3 has ended"),
+        ("different_matrices", "divergence: thread 0 waits at the warp's instruction .*, thread 1 waits at the warp's"),
+        ("copy_not_awaited", "race: it touches float 0 of shared memory, to which thread 0 has a copy under way"),
+        ("copy_after_read", "race: it writes float 0 of shared memory, which thread .* read"),
         ("out_of_bounds", "out of bounds: float 63 of a shared array of 63"),
         ("uninitialised", "uninitialised: float 7 of a shared array is read"),
         ("misaligned", "misaligned: 4 floats at 2"),

@@ -4,7 +4,7 @@
 #include <map>
 #include <string>
 
-#include "primitives.cuh"
+#include "tensor_core.cuh"
 
 namespace bdam {
 namespace {
@@ -24,6 +24,46 @@ BDAM_KERNEL(kThreads, 1) none(BDAM_PARAMETER None) {
   memory.load(thread_index() ^ 1);
   barrier();
   memory.store((thread_index() + 5) % kThreads, 2.0f);
+}
+
+alignas(16) const float kSource[4 * kThreads] = {};
+
+BDAM_KERNEL(kThreads, 1) none_on_tensor_cores(BDAM_PARAMETER None) {
+  const Shared memory(0, 4 * kThreads);
+  memory.copy_async(4 * thread_index(), kSource + 4 * thread_index(), thread_index() % 2);
+  wait_for_copies();
+  barrier();
+  const Left a = memory.load_matrices<false>(4 * (thread_index() % 32));
+  Accumulator c;
+  multiply(BF16(), c, a, Right{{a.w[0], ballot(true)}});
+}
+
+BDAM_KERNEL(kThreads, 1) copy_not_awaited(BDAM_PARAMETER None) {
+  const Shared memory(0, 4 * kThreads);
+  memory.copy_async(4 * thread_index(), kSource, true);
+  barrier();
+  memory.load(4 * thread_index());
+}
+
+BDAM_KERNEL(kThreads, 1) copy_after_read(BDAM_PARAMETER None) {
+  const Shared memory(0, 4 * kThreads);
+  memory.store(thread_index(), 1.0f);
+  barrier();
+  memory.load(thread_index());
+  if (thread_index() == 40) memory.copy_async(0, kSource, true);
+}
+
+BDAM_KERNEL(kThreads, 1) divergent_product(BDAM_PARAMETER None) {
+  Accumulator c;
+  if (thread_index() != 3) multiply(F16(), c, Left(), Right());
+}
+
+BDAM_KERNEL(kThreads, 1) different_matrices(BDAM_PARAMETER None) {
+  const Shared memory(0, 4 * kThreads);
+  memory.copy_async(4 * thread_index(), kSource, true);
+  wait_for_copies();
+  barrier();
+  thread_index() % 2 ? memory.load_matrices<true>(0) : memory.load_matrices<false>(0);
 }
 
 BDAM_KERNEL(kThreads, 1) divergent_barrier(BDAM_PARAMETER None) {
@@ -89,6 +129,11 @@ BDAM_KERNEL(kThreads, 1) write_after_write(BDAM_PARAMETER None) {
 void run(const std::string& name) {
   static const std::map<std::string, void (*)(const None)> kernels = {
       {"none", none},
+      {"none_on_tensor_cores", none_on_tensor_cores},
+      {"copy_not_awaited", copy_not_awaited},
+      {"copy_after_read", copy_after_read},
+      {"divergent_product", divergent_product},
+      {"different_matrices", different_matrices},
       {"divergent_barrier", divergent_barrier},
       {"different_barriers", different_barriers},
       {"divergent_shuffle", divergent_shuffle},
@@ -100,7 +145,7 @@ void run(const std::string& name) {
       {"write_after_read", write_after_read},
       {"write_after_write", write_after_write},
   };
-  launch(kernels.at(name), 2, kThreads, kThreads, None(), 0);
+  launch(kernels.at(name), 2, kThreads, 4 * kThreads, None(), 0);
 }
 
 }  // namespace
