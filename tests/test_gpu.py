@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from helpers import assert_matches, require
 from torch import Tensor
 
-from bdam_kernels import Mamba, selective_scan
+from bdam_kernels import (
+    Mamba,
+    bidirectional_cross_attention,
+    pooled_bidirectional_cross_attention,
+    selective_scan,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 GPU_BACKENDS = ("triton", "cuda")
 
 
-def make_step(backend: str, batch: int = 2, channels: int = 96, length: int = 70) -> Callable[[], list[Tensor]]:
+def make_scan(backend: str, length: int = 70, batch: int = 2, channels: int = 96) -> Callable[[], list[Tensor]]:
     """A call that returns the scan's output and all gradients, of inputs that stay where they are."""
     u, delta, z, weight = torch.randn(4, batch, channels, length, device="cuda").unbind()
     B, C = torch.randn(2, batch, 16, length, device="cuda").unbind()
@@ -31,15 +37,43 @@ def make_step(backend: str, batch: int = 2, channels: int = 96, length: int = 70
     return step
 
 
+def make_attention(
+    function: Callable[..., tuple[Tensor, Tensor]], backend: str, length: int = 70
+) -> Callable[[], list[Tensor]]:
+    """The same for attention, with queries, keys and values as views of one tensor."""
+    packed = torch.randn(3, length, 6, 4, 64, device="cuda", dtype=torch.bfloat16).unbind(2)
+    leaves = [t.transpose(1, 2).detach().requires_grad_() for t in packed]
+
+    def step() -> list[Tensor]:
+        outs = function(*leaves, backend=backend)
+        grads = torch.autograd.grad(outs, leaves, [torch.ones_like(out) for out in outs])
+        return [*(out.detach() for out in outs), *grads]
+
+    return step
+
+
+STEPS = pytest.mark.parametrize(
+    "make",
+    [
+        make_scan,
+        partial(make_attention, bidirectional_cross_attention),
+        partial(make_attention, pooled_bidirectional_cross_attention),
+    ],
+    ids=["selective_scan", "cross_attention", "pooled_cross_attention"],
+)
+Make = Callable[..., Callable[[], list[Tensor]]]
+
+
 def assert_equal(actual: list[Tensor], expected: list[Tensor]) -> None:
     for a, e in zip(actual, expected, strict=True):
         assert torch.equal(a, e)
 
 
+@STEPS
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 @pytest.mark.parametrize("length", [70, 600])
-def test_graph(backend: str, length: int) -> None:
-    step = make_step(require(backend), length=length)
+def test_graph(make: Make, backend: str, length: int) -> None:
+    step = make(require(backend), length)
     expected = step()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -50,9 +84,10 @@ def test_graph(backend: str, length: int) -> None:
     assert_equal(captured, expected)
 
 
+@STEPS
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
-def test_stream(backend: str) -> None:
-    step = make_step(require(backend))
+def test_stream(make: Make, backend: str) -> None:
+    step = make(require(backend))
     expected = step()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -64,7 +99,7 @@ def test_stream(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 def test_compile_fullgraph(backend: str) -> None:
-    step = make_step(require(backend))
+    step = make_scan(require(backend))
     leaf = torch.randn(2, 96, 70, device="cuda", requires_grad=True)
     others = torch.randn(2, 2, 16, 70, device="cuda").unbind()
     rates = -torch.rand(96, 16, device="cuda")
@@ -96,6 +131,26 @@ def test_large(backend: str, shape: tuple[int, int, int]) -> None:
     names = ("out", "grad_u", "grad_delta", "grad_A", "grad_B", "grad_C", "grad_z")
     for name, a, e in zip(names, run(inputs, require(backend)), run(double, "reference"), strict=True):
         assert_matches(a, e, name, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+@pytest.mark.parametrize(
+    "shape", [(128, 12, 196, 64), (64, 8, 49, 32), (2, 12, 577, 64), (128, 4, 197, 192), (1, 2, 4096, 128)], ids=str
+)
+def test_large_attention(backend: str, shape: tuple[int, int, int, int]) -> None:
+    inputs = [torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_() for _ in range(6)]
+    weights = torch.randn(2, *shape, device="cuda", dtype=torch.bfloat16).unbind()
+
+    def run(leaves: list[Tensor], backend: str) -> list[Tensor]:
+        outs = bidirectional_cross_attention(*leaves, backend=backend)
+        upstream = [w[: len(out)].to(out) for w, out in zip(weights, outs, strict=True)]
+        return [*outs, *torch.autograd.grad(outs, leaves, upstream)]
+
+    names = ("out_a", "out_b", *(f"grad_{name}_{stream}" for stream in "ab" for name in "qkv"))
+    # Of all that the kernels give, the reference in float64 has room for the first of the batch.
+    double = [t.detach()[:1].double().requires_grad_() for t in inputs]
+    for name, a, e in zip(names, run(inputs, require(backend)), run(double, "reference"), strict=True):
+        assert_matches(a[:1], e, name, dtype=torch.bfloat16)
 
 
 def test_mamba_steps_are_the_whole() -> None:

@@ -139,14 +139,16 @@ BDAM_DEVICE void each_element(Tile& tile, Visit visit) {
   for (int i = 0; i < 8; ++i) visit(tile.half[i / 4].v[i % 4], i % 4 / 2, i / 4 * 8 + (lane_index() & 3) * 2 + i % 2);
 }
 
-// run(matrix) with the narrowest Matrix that holds `width` elements of the dtype in a row.
+// run(matrix) with the narrowest Matrix that holds `width` elements of the dtype in a row; of float32, there are fewer.
 template <class Run>
 void with_matrix(DType dtype, int64_t width, Run run) {
   const auto with_width = [&](auto type) {
     using Type = decltype(type);
-    if (width <= 32) return run(static_cast<Matrix<Type, 32>*>(nullptr));
+    if constexpr (sizeof(typename Type::Bits) == 2) {
+      if (width <= 32) return run(static_cast<Matrix<Type, 32>*>(nullptr));
+      if (width > 64 && width <= 96) return run(static_cast<Matrix<Type, 96>*>(nullptr));
+    }
     if (width <= 64) return run(static_cast<Matrix<Type, 64>*>(nullptr));
-    if (width <= 96) return run(static_cast<Matrix<Type, 96>*>(nullptr));
     if (width <= 128) return run(static_cast<Matrix<Type, 128>*>(nullptr));
     return run(static_cast<Matrix<Type, 192>*>(nullptr));
   };
