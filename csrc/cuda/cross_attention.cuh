@@ -117,9 +117,7 @@ struct KeepBits {
       }
     }
   }
-  BDAM_DEVICE uint32_t word(int query, int tile) const {
-    return F32::bits(memory.load(query / 2 * tiles + tile));
-  }
+  BDAM_DEVICE uint32_t word(int query, int tile) const { return F32::bits(memory.load(query / 2 * tiles + tile)); }
   BDAM_DEVICE static bool keeps(uint32_t word, int query, int key) { return word >> (query % 2 * 16 + key) & 1; }
 };
 

@@ -104,7 +104,8 @@ struct OfQueries {
 };
 
 template <class M>
-BDAM_KERNEL(32 * Plan<M>::kWarps, 2) cross_attention_backward_kernel(BDAM_PARAMETER Backward p) {
+BDAM_KERNEL(32 * Plan<M>::kWarps, 2)
+cross_attention_backward_kernel(BDAM_PARAMETER Backward p) {
   const Block<M> block(p.walk);
   load_own(block);
   if (block.has_keys) {

@@ -9,7 +9,7 @@ namespace {
 struct Forward {
   Call call;
   Tensor out[2], logs[2];  // either may be absent
-  int rounds;  // of a block, in each of which every warp has 16 queries
+  int rounds;              // of a block, in each of which every warp has 16 queries
 };
 
 // Narrow heads whose keys are few have a kernel that takes all of them at once.
@@ -27,15 +27,68 @@ struct Arrays {
   static constexpr int kWarpQ = kTileRows * M::kFloats, kWarpBits = kTileRows / 2 * kTiles;
   // Blocks that load all keys but once are small, so that some load while others compute; the others are large, so that
   // each chunk of keys serves many queries.
-  static constexpr int kRoomFor = (kSharedFloats - kQ) / (kWarpQ + kWarpBits), kWanted = kWhole ? 4 : kMaxWarps;
+  static constexpr int kRoomFor = (kSharedFloats - kQ) / (kWarpQ + kWarpBits), kWanted = kWhole       ? 4
+                                                                                         : M::D > 128 ? 8
+                                                                                                      : kMaxWarps;
   static constexpr int kWarps = kRoomFor < kWanted ? kRoomFor : kWanted, kBlocks = kWhole ? (M::D > 32 ? 3 : 2) : 1;
   static_assert(kWarps >= 4);
 };
 
-// Of two rows of a warp's tile: row lane / 4, and 8 below.
-struct Sums {
-  float largest[2], total[2];
+// The softmax of two rows of a warp's tile, row lane / 4 and 8 below, over what keys it has seen.
+struct Softmax {
+  float largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
+
+  // Makes weights of scores, whose largest in this lane are given. shrink: what earlier weights are to be multiplied
+  // by.
+  template <int kTiles>
+  BDAM_DEVICE void add(Tile (&s)[kTiles], int tiles, float (&here)[2], float (&shrink)[2]) {
+    float origin[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float now = row_max(here[half]);
+      // -inf, where no key is seen yet, can be subtracted from nothing.
+      origin[half] = now == -INFINITY ? 0.0f : now;
+      shrink[half] = exp2(largest[half] - origin[half]);
+      largest[half] = now;
+      total[half] *= shrink[half];
+    }
+    each_tile<kTiles>(tiles, [&](int j) {
+      each_element(s[j], [&](float& x, int half, int) {
+        x = exp2(x - origin[half]);
+        total[half] += x;
+      });
+    });
+  }
 };
+
+// Scores of a warp's queries; returns in `largest` the largest of this lane and of what it was.
+template <class M, int kTiles>
+BDAM_DEVICE void score(const Call& call, const LeftRows<M>& q, const M& k, const Visible& visible, int tiles,
+                       Tile (&s)[kTiles], float (&largest)[2]) {
+  each_tile<kTiles>(tiles, [&](int j) {
+    s[j] = product(q, k, kTileRows * j);
+    each_element(s[j], [&](float& x, int half, int key) {
+      x = visible.memory.load(kTileRows * j + key) != 0 ? x * call.scale : -INFINITY;
+      largest[half] = fmaxf(largest[half], x);
+    });
+  });
+}
+
+// Zeroes the weights that dropout takes.
+template <int kTiles>
+BDAM_DEVICE void drop(const Call& call, const Place& place, const KeepBits& bits, int first_query, int first_key,
+                      int tiles, Tile (&s)[kTiles]) {
+  const int g = lane_index() >> 2;
+  bits.fill(call, place, first_query, kTileRows, first_key, 0, 1);
+  warp_barrier();
+  each_tile<kTiles>(tiles, [&](int j) {
+    const uint32_t words[2] = {bits.word(g, j), bits.word(g + 8, j)};
+    each_element(s[j], [&](float& x, int half, int key) {
+      if (!KeepBits::keeps(words[half], g, key)) x = 0.0f;
+    });
+  });
+  warp_barrier();
+}
 
 template <class M, bool kWhole>
 BDAM_KERNEL((32 * Arrays<M, kWhole>::kWarps), (Arrays<M, kWhole>::kBlocks))
@@ -59,7 +112,7 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
     const int first = ((place.block * p.rounds + round) * call.warps + warp) * kTileRows;
     warp_barrier();
     q.fetch(q_rows, first, kTileRows, lane_index(), 32);
-    Sums sums{{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
+    Softmax softmax;
     Accumulator out[M::D / 8];
     for (int start = 0; start == 0 || (!kWhole && start < keys); start += A::kKeys) {
       const int tiles = min(kTiles, (keys - start + kTileRows - 1) / kTileRows);
@@ -76,52 +129,13 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
       }
       if (first >= queries) continue;
 
-      const LeftRows<M> left(q, 0);
       Tile s[kTiles];
-      float now_largest[2] = {sums.largest[0], sums.largest[1]};
-      each_tile<kTiles>(tiles, [&](int j) {
-        s[j] = product(left, k, kTileRows * j);
-        each_element(s[j], [&](float& x, int half, int key) {
-          x = visible.memory.load(kTileRows * j + key) != 0 ? x * call.scale : -INFINITY;
-          now_largest[half] = fmaxf(now_largest[half], x);
-        });
-      });
-      float origin[2], shrink[2];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        now_largest[half] = row_max(now_largest[half]);
-        // -inf, where no key is seen yet, can be subtracted from nothing.
-        origin[half] = now_largest[half] == -INFINITY ? 0.0f : now_largest[half];
-        shrink[half] = exp2(sums.largest[half] - origin[half]);
-        sums.largest[half] = now_largest[half];
-        sums.total[half] *= shrink[half];
-      }
-      each_tile<kTiles>(tiles, [&](int j) {
-        each_element(s[j], [&](float& x, int half, int) {
-          x = exp2(x - origin[half]);
-          sums.total[half] += x;
-        });
-      });
-      if (!kWhole) {
-#pragma unroll
-        for (int i = 0; i < M::D / 8; ++i) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) out[i].v[e] *= shrink[e / 2];
-        }
-      }
+      float largest[2] = {softmax.largest[0], softmax.largest[1]}, shrink[2];
+      score(call, LeftRows<M>(q, 0), k, visible, tiles, s, largest);
+      softmax.add(s, tiles, largest, shrink);
       if (!p.out[0]) continue;
-      if (call.threshold) {
-        bits.fill(call, place, first, kTileRows, start, 0, 1);
-        warp_barrier();
-        const int g = (lane_index() >> 2);
-        each_tile<kTiles>(tiles, [&](int j) {
-          const uint32_t words[2] = {bits.word(g, j), bits.word(g + 8, j)};
-          each_element(s[j], [&](float& x, int half, int key) {
-            if (!KeepBits::keeps(words[half], g, key)) x = 0.0f;
-          });
-        });
-        warp_barrier();
-      }
+      if (!kWhole) scale_rows(out, shrink);
+      if (call.threshold) drop(call, place, bits, first, start, tiles, s);
       each_tile<kTiles>(tiles, [&](int j) { add_product(out, s[j], v, kTileRows * j); });
     }
     if (first >= queries) continue;
@@ -129,13 +143,13 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
     float factor[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float total = row_sum(sums.total[half]);
+      const float total = row_sum(softmax.total[half]);
       // NaN counts as a key; the largest score does not know of it.
       const bool has_key = total != 0;
       factor[half] = call.keep_scale / (has_key ? total : 1.0f);
       const int query = first + (lane_index() >> 2) + 8 * half;
       if (p.logs[of] && (lane_index() & 3) == 0 && query < queries) {
-        place.row_numbers(p.logs[of])[query] = has_key ? sums.largest[half] + log2(total) : INFINITY;
+        place.row_numbers(p.logs[of])[query] = has_key ? softmax.largest[half] + log2(total) : INFINITY;
       }
     }
     if (p.out[0]) store_rows(out, factor, place.rows<Type>(p.out[of]), first);
@@ -166,7 +180,9 @@ void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor&
                              double scale, int64_t threshold, int64_t seed, int64_t stream) {
   using namespace attention;
   Forward p{call_of({q_a, q_b}, {k_a, k_b}, {v_a, v_b}, {mask_a, mask_b}, scale, threshold, seed),
-            {out_a, out_b}, {logs_a, logs_b}, 0};
+            {out_a, out_b},
+            {logs_a, logs_b},
+            0};
   with_matrix(q_a.dtype, q_a.size[3], [&](auto* m) {
     using M = std::remove_pointer_t<decltype(m)>;
     if constexpr (kHasWhole<M>) {

@@ -1,7 +1,7 @@
 // How blocks walk over a head's weights, which are computed again from the logarithms that forward saved. A block has
-// tiles of 16 keys or of 16 queries, a warp on each, and walks the other side. Where all of a head fits in shared memory
-// it is loaded once and a block may have everything; else ("streamed") it has some keys, or some queries, and the other
-// side passes through shared memory in chunks.
+// tiles of 16 keys or of 16 queries, a warp on each, and walks the other side. Where all of a head fits in shared
+// memory it is loaded once and a block may have everything; else ("streamed") it has some keys, or some queries, and
+// the other side passes through shared memory in chunks.
 #pragma once
 
 #include <algorithm>
@@ -84,7 +84,8 @@ struct Block {
         deltas(2 * (key_rows + query_rows) * M::kFloats + query_rows, query_rows),
         key_grads(2 * (key_rows + query_rows) * M::kFloats + 2 * query_rows, key_rows),
         visible{Shared(2 * (key_rows + query_rows) * M::kFloats + 2 * query_rows + key_rows, key_rows)},
-        bits{Shared(Plan<M>::floats(query_rows, key_rows), Plan<M>::bits(query_rows, key_rows)), key_rows / kTileRows} {}
+        bits{Shared(Plan<M>::floats(query_rows, key_rows), Plan<M>::bits(query_rows, key_rows)), key_rows / kTileRows} {
+  }
 
   BDAM_DEVICE int rows_in_memory(int count, bool are_own) const {
     return !p.streamed ? whole_tiles(count) : are_own ? p.call.warps * kTileRows : Plan<M>::kChunk;
@@ -120,7 +121,8 @@ struct Block {
   }
 
   // The product of each output with its gradient; four lanes a row.
-  BDAM_DEVICE void store_deltas(const GlobalRows<Type>& outs, const GlobalRows<Type>& grads, int first, int rows) const {
+  BDAM_DEVICE void store_deltas(const GlobalRows<Type>& outs, const GlobalRows<Type>& grads, int first,
+                                int rows) const {
     const int t = lane_index() & 3;
     for (int row = thread_index() / 4; row < rows; row += threads / 4) {
       float sum = 0.0f;
@@ -220,8 +222,10 @@ int64_t plan(Walk& p, bool have_keys, bool have_queries) {
   using P = Plan<M>;
   Call& call = p.call;
   call.warps = P::kWarps;
-  const int64_t own = P::kWarps * kTileRows, rows[2] = {tiles_of(call.q[0]) * kTileRows, tiles_of(call.q[1]) * kTileRows};
-  const int64_t most = std::max(rows[0], rows[1]), whole = P::floats(most, most) + (call.threshold ? P::bits(most, most) : 0);
+  const int64_t own = P::kWarps * kTileRows;
+  const int64_t rows[2] = {tiles_of(call.q[0]) * kTileRows, tiles_of(call.q[1]) * kTileRows};
+  const int64_t most = std::max(rows[0], rows[1]);
+  const int64_t whole = P::floats(most, most) + (call.threshold ? P::bits(most, most) : 0);
   // Few heads are cut up, so that they fill the GPU.
   const bool are_many = 2 * heads_in(call) >= kManyBlocks / 8 || most <= own;
   p.streamed = whole > shared_floats_of_device() || !are_many;

@@ -71,7 +71,8 @@ struct Matrix {
   // The same with them on the right: two operands of 8 rows each.
   BDAM_DEVICE void right(int row, int step, Right (&x)[2]) const {
     const int lane = lane_index();
-    const Words w = memory.template load_matrices<false>(at(row + ((lane >> 4) * 8 + (lane & 7)), 2 * step + (lane >> 3 & 1)));
+    const Words w =
+        memory.template load_matrices<false>(at(row + ((lane >> 4) * 8 + (lane & 7)), 2 * step + (lane >> 3 & 1)));
     x[0] = {w.w[0], w.w[1]};
     x[1] = {w.w[2], w.w[3]};
   }
@@ -103,12 +104,12 @@ struct Tile {
 template <class M>
 BDAM_DEVICE Left weights_on_the_left(const Tile& x, int step) {
   if constexpr (M::kBytes == 2) {
-    const float(&a)[4] = x.half[0].v;
-    const float(&b)[4] = x.half[1].v;
+    const float (&a)[4] = x.half[0].v;
+    const float (&b)[4] = x.half[1].v;
     const typename M::Type type;
     return {pack(type, a[0], a[1]), pack(type, a[2], a[3]), pack(type, b[0], b[1]), pack(type, b[2], b[3])};
   } else {
-    const float(&a)[4] = x.half[step].v;
+    const float (&a)[4] = x.half[step].v;
     return {F32::bits(a[0]), F32::bits(a[2]), F32::bits(a[1]), F32::bits(a[3])};
   }
 }
@@ -194,6 +195,16 @@ BDAM_DEVICE void transpose_in_row(uint32_t (&x)[4]) {
       x[i] = upper ? got : x[i];
       x[i | bit] = upper ? x[i | bit] : got;
     }
+  }
+}
+
+// Multiplies the upper 8 rows of 16 x D accumulated numbers by factor[0] and the lower by factor[1].
+template <int kHalves>
+BDAM_DEVICE void scale_rows(Accumulator (&x)[kHalves], const float (&factor)[2]) {
+#pragma unroll
+  for (int i = 0; i < kHalves; ++i) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) x[i].v[e] *= factor[e / 2];
   }
 }
 

@@ -81,7 +81,8 @@ struct Deltas {
 };
 
 template <class M>
-BDAM_KERNEL(32 * Plan<M>::kWarps, 2) pooled_cross_attention_kernel(BDAM_PARAMETER Pooled p) {
+BDAM_KERNEL(32 * Plan<M>::kWarps, 2)
+pooled_cross_attention_kernel(BDAM_PARAMETER Pooled p) {
   const Block<M> block(p.walk);
   load_own(block);
   if (p.key_weights[0]) {
@@ -112,7 +113,7 @@ struct Values {
 };
 
 // pooled = w V: a block a head and direction.
-BDAM_KERNEL(kWarps * kLanes, 1) pooled_values_forward_kernel(BDAM_PARAMETER Values p) {
+BDAM_KERNEL(kWarps* kLanes, 1) pooled_values_forward_kernel(BDAM_PARAMETER Values p) {
   const Place place(p.call);
   const int lane = lane_index(), warp = thread_index() / kLanes;
   const Shared sums(0, kWarps * kLanes * kMostColumns);
@@ -141,7 +142,7 @@ BDAM_KERNEL(kWarps * kLanes, 1) pooled_values_forward_kernel(BDAM_PARAMETER Valu
 }
 
 // The gradient of the weights of each key, V grad / queries, and grad_v = w grad; a warp a key.
-BDAM_KERNEL(kWarps * kLanes, 1) pooled_values_backward_kernel(BDAM_PARAMETER Values p) {
+BDAM_KERNEL(kWarps* kLanes, 1) pooled_values_backward_kernel(BDAM_PARAMETER Values p) {
   const Place place(p.call);
   const int lane = lane_index(), from = 1 - place.direction;
   with_type(p.call.v[0].dtype, [&](auto type) {
@@ -182,13 +183,15 @@ void pooled_cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const 
          Values{call, {key_weights_a, key_weights_b}, {pooled_a, pooled_b}}, stream);
 }
 
-void pooled_cross_attention_backward(
-    const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b, const Tensor& k_b, const Tensor& v_b,
-    const Tensor& mask_a, const Tensor& mask_b, const Tensor& key_weights_a, const Tensor& key_weights_b,
-    const Tensor& logs_a, const Tensor& logs_b, const Tensor& grad_pooled_a, const Tensor& grad_pooled_b,
-    const Tensor& key_grads_a, const Tensor& key_grads_b, const Tensor& deltas_a, const Tensor& deltas_b,
-    const Tensor& grad_q_a, const Tensor& grad_k_a, const Tensor& grad_v_a, const Tensor& grad_q_b,
-    const Tensor& grad_k_b, const Tensor& grad_v_b, double scale, int64_t threshold, int64_t seed, int64_t stream) {
+void pooled_cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
+                                     const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
+                                     const Tensor& key_weights_a, const Tensor& key_weights_b, const Tensor& logs_a,
+                                     const Tensor& logs_b, const Tensor& grad_pooled_a, const Tensor& grad_pooled_b,
+                                     const Tensor& key_grads_a, const Tensor& key_grads_b, const Tensor& deltas_a,
+                                     const Tensor& deltas_b, const Tensor& grad_q_a, const Tensor& grad_k_a,
+                                     const Tensor& grad_v_a, const Tensor& grad_q_b, const Tensor& grad_k_b,
+                                     const Tensor& grad_v_b, double scale, int64_t threshold, int64_t seed,
+                                     int64_t stream) {
   using namespace attention;
   Call call = call_of({q_a, q_b}, {k_a, k_b}, {v_a, v_b}, {mask_a, mask_b}, scale, threshold, seed);
   for (int of = 0; of < 2; ++of) call.blocks[of] = divided_up(call.k[1 - of].size[2], kWarps);

@@ -62,7 +62,7 @@ inline float shuffle_xor(float value, int mask, int line = __builtin_LINE()) {
 
 inline uint32_t ballot(bool predicate, int line = __builtin_LINE()) {
   uint32_t bits = predicate;
-  const auto gather = [](void* const (&lanes)[32]) {
+  const auto gather = [](void* const(&lanes)[32]) {
     uint32_t all = 0;
     for (int lane = 0; lane < 32; ++lane) all |= *static_cast<uint32_t*>(lanes[lane]) << lane;
     for (void* lane : lanes) *static_cast<uint32_t*>(lane) = all;
@@ -118,7 +118,8 @@ void exchange_matrices(void* const (&lanes)[32]) {
     const int g = lane / 4, t = lane % 4;
     for (int m = 0; m < 4; ++m) {
       const auto& x = element[m];
-      const uint32_t low = kTransposed ? x[2 * t][g] : x[g][2 * t], high = kTransposed ? x[2 * t + 1][g] : x[g][2 * t + 1];
+      const uint32_t low = kTransposed ? x[2 * t][g] : x[g][2 * t],
+                     high = kTransposed ? x[2 * t + 1][g] : x[g][2 * t + 1];
       static_cast<Words*>(lanes[lane])->w[m] = low | high << 16;
     }
   }

@@ -61,9 +61,7 @@ uint32_t pack(Type, float low, float high) {
   return Type::bits(low) | static_cast<uint32_t>(Type::bits(high)) << 16;
 }
 
-inline float rounded_to_tf32(float x) {
-  return x - x != 0 ? x : F32::value((F32::bits(x) + 0x1000) & ~0x1fffu);
-}
+inline float rounded_to_tf32(float x) { return x - x != 0 ? x : F32::value((F32::bits(x) + 0x1000) & ~0x1fffu); }
 
 inline void multiply(BF16, Accumulator& c, Left a, Right b, int line = __builtin_LINE()) {
   host::multiply_on_host<BF16>(c, a, b, line);
