@@ -72,8 +72,8 @@ def _gaussian_backward_fake(x: Tensor, y: Tensor, *others: object) -> tuple[Tens
 def _run(
     name: str, backend: str, x: Tensor, y: Tensor, x_sigma: Tensor, y_sigma: Tensor, others: tuple[Tensor, ...]
 ) -> None:
-    """A kernel, on features minus a common row, which leaves distances as they are but keeps them accurate."""
-    tensors = (x, y, _middle(x), _middle(y), 1 / x_sigma, 1 / y_sigma, *others)
+    """A kernel, on centred features: that leaves distances as they are, but keeps them accurate."""
+    tensors = (x, y, _means(x), _means(y), 1 / x_sigma, 1 / y_sigma, *others)
     if backend == "cpu":
         getattr(backends.cpu(), name)(*map(backends.native, tensors), torch.get_num_threads())
         return
@@ -81,10 +81,9 @@ def _run(
         backends.launch(getattr(backends.gpu_module(backend, "hsic"), name), *tensors)
 
 
-def _middle(x: Tensor) -> Tensor:
-    """About the mean row, in float32; exactly the first one if all are equal."""
-    first = x[0].float()
-    return first + (x - first).mean(0)
+def _means(x: Tensor) -> Tensor:
+    """Means of the differences to the first row, in float32."""
+    return (x - x[0].float()).mean(0)
 
 
 def _stripes(n: int) -> Iterator[slice]:

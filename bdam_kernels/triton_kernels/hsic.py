@@ -1,11 +1,8 @@
 """Triton kernels of HSIC and their launches; for arguments see `bdam_kernels.ops.hsic_gpu` and `.hsic_gaussian`.
 
-Linear kernels, few rows: a program has a block of rows of one input's gradient and a slice of its columns. It computes
-its rows of the other input's Gram matrix, over all N columns, in registers, and multiplies them with the slice: nothing
-of size N x N is in memory, at the price that every slice computes those rows again. What is loaded is centred in
-registers, as whole columns are there.
-
-Gaussian kernels, any number of rows: a program has a block of rows and walks all others.
+A program has a block of rows, of a gradient also a slice of its columns, and walks all rows: of the ones it is at, it
+computes a tile of the Gram matrices in registers and multiplies it with the slice. So nothing of size N x N is in
+memory, at the price that every slice computes its rows of the matrices again, and nothing is added atomically.
 """
 
 # mypy: disable-error-code="no-untyped-def, assignment"
@@ -13,7 +10,6 @@ Gaussian kernels, any number of rows: a program has a block of rows and walks al
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 from typing import Any
 
 import torch
@@ -22,14 +18,13 @@ from torch import Tensor
 
 from bdam_kernels.triton_kernels.launch import DTYPES, Launch, device, kernel
 
-LINEAR_BLOCKS = {64: (16, 64, 32, 4), 128: (16, 64, 32, 4), 256: (32, 64, 32, 8), 512: (16, 32, 16, 8)}
-"""Rows of a program, columns of its slice and of the other input at once, and warps, by the most rows of an input."""
+LINEAR_BLOCKS = (32, 32, 16, 64, 4)
+GAUSSIAN_FORWARD_BLOCKS = (32, 32, 16, 4)
+GAUSSIAN_BACKWARD_BLOCKS = (32, 32, 16, 64, 8)
+"""Rows of a program, of what it walks at once, columns in a step of a product and in a slice, and warps."""
 
-GAUSSIAN_BLOCKS = (64, 64, 32, 4)
-"""Rows of a program, of what it walks at once, columns in a step of a product, and warps."""
-
-GAUSSIAN_SLICE = 128
-"""Columns of a program's gradient."""
+MEAN_BLOCKS = (32, 32, 4)
+"""Rows and columns that a program takes the means of at once, and warps."""
 
 
 @device
@@ -38,91 +33,58 @@ def _dot(x, y):
 
 
 @device
-def _columns(x, column_stride, first, width, COUNT: tl.constexpr):
-    """Addresses of columns of the first row, and which exist."""
+def _load(features, first, rows, n, COUNT: tl.constexpr):
+    """Columns of rows in float32, centred and scaled; zero where there are none.
+
+    The first row goes first, `shift` is the mean of what remains: so a common offset costs no accuracy, and equal rows
+    give exactly zero.
+    """
+    x, row_stride, column_stride, width, shift, scale = features
     columns = first + tl.arange(0, COUNT)
-    return x + columns.to(tl.int64)[None, :] * column_stride, (columns < width)[None, :]
+    exist = (rows < n)[:, None] & (columns < width)[None, :]
+    at = x + columns.to(tl.int64) * column_stride
+    origin = tl.load(at, columns < width, other=0.0).to(tl.float32)
+    mean = tl.load(shift + columns, columns < width, other=0.0)
+    values = tl.load(at[None, :] + rows.to(tl.int64)[:, None] * row_stride, exist, other=0.0).to(tl.float32)
+    return tl.where(exist, (values - origin[None, :] - mean[None, :]) * scale, 0.0)
 
 
 @device
-def _centred(x, row_stride, column_stride, first, width, rows, n, tile, COUNT: tl.constexpr):
-    """Columns of x in float32 minus their means: of all N rows, (ALL, COUNT), and of the rows `tile`."""
-    at, exist = _columns(x, column_stride, first, width, COUNT)
-    # Means of differences to the first row: equal rows give exactly zero, and a common offset costs no accuracy.
-    origin = tl.load(at, exist, other=0.0).to(tl.float32)
-    is_row = (rows < n)[:, None]
-    whole = tl.load(at + rows.to(tl.int64)[:, None] * row_stride, is_row & exist, other=0.0).to(tl.float32)
-    whole = tl.where(is_row, whole - origin, 0.0)
-    mean = (tl.sum(whole, 0) / n)[None, :]
-    part = tl.load(at + tile.to(tl.int64)[:, None] * row_stride, (tile < n)[:, None] & exist, other=0.0)
-    part = tl.where((tile < n)[:, None], part.to(tl.float32) - origin - mean, 0.0)
-    return tl.where(is_row, whole - mean, 0.0), part
+def _store(to, width, first, rows, n, tile):
+    columns = first + tl.arange(0, tile.shape[1])
+    at = to + rows.to(tl.int64)[:, None] * width + columns[None, :]
+    tl.store(at, tile.to(at.dtype.element_ty), (rows < n)[:, None] & (columns < width)[None, :])
 
 
-@kernel
-def hsic_linear_kernel(
-    x, x_row, x_column, x_width, y, y_row, y_column, y_width, n, gradients, shares, factor, p, q, unbiased,
-    ROWS: tl.constexpr, ALL: tl.constexpr, SLICE: tl.constexpr, STEP: tl.constexpr,
-):  # fmt: skip
+@device
+def _locate(n, x_width, ROWS: tl.constexpr, SLICE: tl.constexpr):
+    """Whether this program's gradient is that of y, its rows, and the first column of its slice."""
     tiles, x_slices = (n + ROWS - 1) // ROWS, (x_width + SLICE - 1) // SLICE
     of_y = tl.program_id(0) >= tiles * x_slices
     index = tl.where(of_y, tl.program_id(0) - tiles * x_slices, tl.program_id(0))
-    rows, tile = tl.arange(0, ALL), index % tiles * ROWS + tl.arange(0, ROWS)
-
-    # W, of which the gradient is the product with this input: the other input's Gram matrix, or for the unbiased
-    # estimator M of it, where the sum of a row without its diagonal is minus the diagonal, as features are centred.
-    other, other_width = tl.where(of_y, x, y), tl.where(of_y, x_width, y_width)
-    other_row, other_column = tl.where(of_y, x_row, y_row), tl.where(of_y, x_column, y_column)
-    weights = tl.zeros((ROWS, ALL), tl.float32)
-    squares, tile_squares = tl.zeros((ALL,), tl.float32), tl.zeros((ROWS,), tl.float32)
-    for first in tl.range(0, other_width, STEP):
-        whole, part = _centred(other, other_row, other_column, first, other_width, rows, n, tile, STEP)
-        weights += _dot(part, tl.trans(whole))
-        squares += tl.sum(whole * whole, 1)
-        tile_squares += tl.sum(part * part, 1)
-    if unbiased != 0:
-        weights += (tile_squares[:, None] + squares[None, :]) / p - tl.sum(squares, 0) / q
-        weights = tl.where(tile[:, None] == rows[None, :], 0.0, weights)
-
-    own, width = tl.where(of_y, y, x), tl.where(of_y, y_width, x_width)
-    own_row, own_column = tl.where(of_y, y_row, x_row), tl.where(of_y, y_column, x_column)
-    first = index // tiles * SLICE
-    whole, part = _centred(own, own_row, own_column, first, width, rows, n, tile, SLICE)
-    gradient = factor * _dot(weights, whole)
-    columns = first + tl.arange(0, SLICE)
-    to = gradients + tl.where(of_y, n * x_width, 0) + tile[:, None] * width + columns[None, :]
-    tl.store(to, gradient, (tile < n)[:, None] & (columns < width)[None, :])
-    # The value is quadratic in x: half of <x, gradient>.
-    if of_y == 0:
-        tl.store(shares + tl.program_id(0), tl.sum(tl.sum(part * gradient, 1), 0) * 0.5)
+    return of_y, index % tiles * ROWS + tl.arange(0, ROWS), index // tiles * SLICE
 
 
 @device
-def _scaled(x, row_stride, column_stride, first, width, shift, scale, rows, n, COUNT: tl.constexpr):
-    """Columns of rows of x in float32, minus a common row and scaled; zero where there are none."""
-    columns = first + tl.arange(0, COUNT)
-    is_column, exist = columns < width, (rows < n)[:, None] & (columns < width)[None, :]
-    at = rows.to(tl.int64)[:, None] * row_stride + columns.to(tl.int64)[None, :] * column_stride
-    values = tl.load(x + at, exist, other=0.0).to(tl.float32)
-    common = tl.load(shift + columns, is_column, other=0.0)[None, :]
-    return tl.where(exist, (values - common) * scale, 0.0)
+def _pick(second, x, x_row, x_column, x_width, x_shift, x_scale, y, y_row, y_column, y_width, y_shift, y_scale):
+    """The features x, or y if `second`, as `_load` takes them."""
+    return (
+        tl.where(second, y, x), tl.where(second, y_row, x_row), tl.where(second, y_column, x_column),
+        tl.where(second, y_width, x_width), tl.where(second, y_shift, x_shift), tl.where(second, y_scale, x_scale),
+    )  # fmt: skip
 
 
 @device
-def _gram_less_one(features, rows, others, n, STEP: tl.constexpr):
-    """exp(-|x_i - x_j|^2 / 2) - 1 for i in rows, j in others."""
-    x, row_stride, column_stride, width, shift, scale = features
-    exponents = tl.zeros((rows.shape[0], others.shape[0]), tl.float32)
+def _gram(features, rows, others, n, STEP: tl.constexpr):
+    """<x_i, x_j> for i in rows and j in others, and the squares of both."""
+    products = tl.zeros((rows.shape[0], others.shape[0]), tl.float32)
     squares, other_squares = tl.zeros((rows.shape[0],), tl.float32), tl.zeros((others.shape[0],), tl.float32)
-    for first in tl.range(0, width, STEP):
-        a = _scaled(x, row_stride, column_stride, first, width, shift, scale, rows, n, STEP)
-        b = _scaled(x, row_stride, column_stride, first, width, shift, scale, others, n, STEP)
-        exponents += _dot(a, tl.trans(b))
+    for first in tl.range(0, features[3], STEP):
+        a, b = _load(features, first, rows, n, STEP), _load(features, first, others, n, STEP)
+        products += _dot(a, tl.trans(b))
         squares += tl.sum(a * a, 1)
         other_squares += tl.sum(b * b, 1)
-    exponents -= (squares[:, None] + other_squares[None, :]) * 0.5
-    exponents = tl.where(rows[:, None] == others[None, :], 0.0, exponents)
-    return _expm1(exponents)
+    return products, squares, other_squares
 
 
 @device
@@ -136,6 +98,67 @@ def _expm1(x):
     series = series * x + 0.5
     series = series * x + 1.0
     return tl.where(tl.abs(x) < 0.35, series * x, tl.exp(x) - 1.0)
+
+
+@device
+def _gaussian_less_one(features, rows, others, n, STEP: tl.constexpr):
+    """exp(-|x_i - x_j|^2 / 2) - 1 for i in rows and j in others."""
+    products, squares, other_squares = _gram(features, rows, others, n, STEP)
+    exponents = products - (squares[:, None] + other_squares[None, :]) * 0.5
+    return _expm1(tl.where(rows[:, None] == others[None, :], 0.0, exponents))
+
+
+@kernel
+def hsic_means_kernel(
+    x, x_row, x_column, x_width, y, y_row, y_column, y_width, n, x_means, y_means,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Of each input the mean of the differences of its rows to the first one."""
+    x_blocks = (x_width + COLUMNS - 1) // COLUMNS
+    of_y = tl.program_id(0) >= x_blocks
+    own, width = tl.where(of_y, y, x), tl.where(of_y, y_width, x_width)
+    row_stride, column_stride = tl.where(of_y, y_row, x_row), tl.where(of_y, y_column, x_column)
+    columns = tl.where(of_y, tl.program_id(0) - x_blocks, tl.program_id(0)) * COLUMNS + tl.arange(0, COLUMNS)
+    at = own + columns.to(tl.int64) * column_stride
+    origin = tl.load(at, columns < width, other=0.0).to(tl.float32)
+    sums = tl.zeros((COLUMNS,), tl.float32)
+    for start in tl.range(0, n, ROWS):
+        rows = start + tl.arange(0, ROWS)
+        there = (rows < n)[:, None] & (columns < width)[None, :]
+        tile = tl.load(at[None, :] + rows.to(tl.int64)[:, None] * row_stride, there, other=0.0).to(tl.float32)
+        sums += tl.sum(tl.where(there, tile - origin[None, :], 0.0), 0)
+    tl.store(tl.where(of_y, y_means, x_means) + columns, sums / n, columns < width)
+
+
+@kernel
+def hsic_linear_kernel(
+    x, x_row, x_column, x_width, y, y_row, y_column, y_width, n, x_means, y_means, gradients, shares,
+    factor, p, q, unbiased,
+    ROWS: tl.constexpr, WALK: tl.constexpr, STEP: tl.constexpr, SLICE: tl.constexpr,
+):  # fmt: skip
+    of_y, rows, first = _locate(n, x_width, ROWS, SLICE)
+    own = _pick(of_y, x, x_row, x_column, x_width, x_means, 1.0, y, y_row, y_column, y_width, y_means, 1.0)
+    other = _pick(of_y, y, y_row, y_column, y_width, y_means, 1.0, x, x_row, x_column, x_width, x_means, 1.0)
+    gradient = tl.zeros((ROWS, SLICE), tl.float32)
+    squares, total = tl.zeros((ROWS,), tl.float32), 0.0
+    for start in tl.range(0, n, WALK):
+        others = start + tl.arange(0, WALK)
+        weights, squares, other_squares = _gram(other, rows, others, n, STEP)
+        if unbiased != 0:
+            weights += other_squares[None, :] / p
+            weights = tl.where(rows[:, None] == others[None, :], 0.0, weights)
+            total += tl.sum(other_squares, 0)
+        gradient += _dot(weights, _load(own, first, others, n, SLICE))
+    part = _load(own, first, rows, n, SLICE)
+    if unbiased != 0:
+        # Rows of a Gram matrix of centred features add up to 0, so without the diagonal to minus the diagonal, and
+        # the features of all rows but one to minus the features of that one.
+        gradient += (total / q - squares / p)[:, None] * part
+    gradient *= factor
+    _store(gradients + tl.where(of_y, n * x_width, 0), own[3], first, rows, n, gradient)
+    # The value is quadratic in x: half of <x, gradient>.
+    if of_y == 0:
+        tl.store(shares + tl.program_id(0), tl.sum(tl.sum(part * gradient, 1), 0) * 0.5)
 
 
 @kernel
@@ -152,8 +175,8 @@ def hsic_gaussian_forward_kernel(
     for start in tl.range(0, n, WALK):
         others = start + tl.arange(0, WALK)
         there = (others < n)[None, :]
-        x_gram = tl.where(there, _gram_less_one(of_x, rows, others, n, STEP), 0.0)
-        y_gram = tl.where(there, _gram_less_one(of_y, rows, others, n, STEP), 0.0)
+        x_gram = tl.where(there, _gaussian_less_one(of_x, rows, others, n, STEP), 0.0)
+        y_gram = tl.where(there, _gaussian_less_one(of_y, rows, others, n, STEP), 0.0)
         product += tl.sum(x_gram * y_gram, 1)
         x_sum += tl.sum(x_gram, 1)
         y_sum += tl.sum(y_gram, 1)
@@ -168,93 +191,75 @@ def hsic_gaussian_backward_kernel(
     scale, x_terms, y_terms, x_grad, y_grad,
     ROWS: tl.constexpr, WALK: tl.constexpr, STEP: tl.constexpr, SLICE: tl.constexpr,
 ):  # fmt: skip
-    """A program has rows of one input's gradient, and a slice of its columns."""
-    tiles, x_slices = (n + ROWS - 1) // ROWS, (x_width + SLICE - 1) // SLICE
-    of_y = tl.program_id(0) >= tiles * x_slices
-    index = tl.where(of_y, tl.program_id(0) - tiles * x_slices, tl.program_id(0))
-    rows, first = index % tiles * ROWS + tl.arange(0, ROWS), index // tiles * SLICE
+    of_y, rows, first = _locate(n, x_width, ROWS, SLICE)
     x_scale, y_scale, scale = tl.load(x_scale), tl.load(y_scale), tl.load(scale)
-    # From here on, x is the input whose gradient this is.
-    own, own_row, own_column = tl.where(of_y, y, x), tl.where(of_y, y_row, x_row), tl.where(of_y, y_column, x_column)
-    own_width, own_shift = tl.where(of_y, y_width, x_width), tl.where(of_y, y_shift, x_shift)
-    own_scale, terms = tl.where(of_y, y_scale, x_scale), tl.where(of_y, y_terms, x_terms)
-    other, other_row = tl.where(of_y, x, y), tl.where(of_y, x_row, y_row)
-    other_column, other_width = tl.where(of_y, x_column, y_column), tl.where(of_y, x_width, y_width)
-    other_shift, other_scale = tl.where(of_y, x_shift, y_shift), tl.where(of_y, x_scale, y_scale)
-    of_own = (own, own_row, own_column, own_width, own_shift, own_scale)
-    of_other = (other, other_row, other_column, other_width, other_shift, other_scale)
-
+    own = _pick(of_y, x, x_row, x_column, x_width, x_shift, x_scale, y, y_row, y_column, y_width, y_shift, y_scale)
+    other = _pick(of_y, y, y_row, y_column, y_width, y_shift, y_scale, x, x_row, x_column, x_width, x_shift, x_scale)
+    terms = tl.where(of_y, y_terms, x_terms)
     row_terms = tl.load(terms + rows, rows < n, other=0.0)
     gradient, sums = tl.zeros((ROWS, SLICE), tl.float32), tl.zeros((ROWS,), tl.float32)
     for start in tl.range(0, n, WALK):
         others = start + tl.arange(0, WALK)
-        weights = scale * _gram_less_one(of_other, rows, others, n, STEP)
+        weights = scale * _gaussian_less_one(other, rows, others, n, STEP)
         weights += row_terms[:, None] + tl.load(terms + others, others < n, other=0.0)[None, :]
-        weights *= _gram_less_one(of_own, rows, others, n, STEP) + 1.0
+        weights *= _gaussian_less_one(own, rows, others, n, STEP) + 1.0
         weights = tl.where((others < n)[None, :], weights, 0.0)
         sums += tl.sum(weights, 1)
-        walked = _scaled(own, own_row, own_column, first, own_width, own_shift, own_scale, others, n, SLICE)
-        gradient += _dot(weights, walked)
-    part = _scaled(own, own_row, own_column, first, own_width, own_shift, own_scale, rows, n, SLICE)
-    gradient = (gradient - sums[:, None] * part) * own_scale
-    columns = first + tl.arange(0, SLICE)
-    to = tl.where(of_y, y_grad, x_grad) + rows.to(tl.int64)[:, None] * own_width + columns[None, :]
-    tl.store(to, gradient.to(to.dtype.element_ty), (rows < n)[:, None] & (columns < own_width)[None, :])
+        gradient += _dot(weights, _load(own, first, others, n, SLICE))
+    gradient = (gradient - sums[:, None] * _load(own, first, rows, n, SLICE)) * own[5]
+    _store(tl.where(of_y, y_grad, x_grad), own[3], first, rows, n, gradient)
 
 
-def _rounded(n: int) -> int:
-    return max(16, 1 << (n - 1).bit_length())
+def _features(x: Tensor, y: Tensor) -> tuple[Any, ...]:
+    return x, *x.stride(), x.shape[1], y, *y.stride(), y.shape[1], len(x)
 
 
-def _linear_blocks(n: int) -> tuple[int, int, int, int]:
-    return next(blocks for most, blocks in LINEAR_BLOCKS.items() if n <= most)
-
-
-def _linear_programs(n: int, width: int) -> int:
-    rows, columns, *_ = _linear_blocks(n)
+def _gradient_programs(n: int, width: int, blocks: tuple[int, ...]) -> int:
+    rows, _, _, columns, _ = blocks
     return -(-n // rows) * -(-width // columns)
 
 
+def _gradients(function: Any, x: Tensor, y: Tensor, blocks: tuple[int, ...], others: tuple[Any, ...]) -> Launch:
+    """A launch whose programs have parts of the gradient of x, and behind them of y."""
+    constants = dict(zip(("ROWS", "WALK", "STEP", "SLICE"), blocks, strict=False))
+    programs = sum(_gradient_programs(len(x), t.shape[1], blocks) for t in (x, y))
+    return Launch(function, programs, (*_features(x, y), *others), constants, blocks[-1])
+
+
+def _means(x: Tensor, y: Tensor, x_means: Tensor, y_means: Tensor) -> Launch:
+    rows, columns, warps = MEAN_BLOCKS
+    programs = sum(-(-t.shape[1] // columns) for t in (x, y))
+    args = (*_features(x, y), x_means, y_means)
+    return Launch(hsic_means_kernel, programs, args, {"ROWS": rows, "COLUMNS": columns}, warps)
+
+
+def _linear(x: Tensor, y: Tensor, *others: Any) -> Launch:
+    return _gradients(hsic_linear_kernel, x, y, LINEAR_BLOCKS, others)
+
+
+def _gaussian_forward(x: Tensor, y: Tensor, *others: Tensor) -> Launch:
+    rows, *_, warps = GAUSSIAN_FORWARD_BLOCKS
+    constants = dict(zip(("ROWS", "WALK", "STEP"), GAUSSIAN_FORWARD_BLOCKS, strict=False))
+    return Launch(hsic_gaussian_forward_kernel, -(-len(x) // rows), (*_features(x, y), *others), constants, warps)
+
+
+def _gaussian_backward(x: Tensor, y: Tensor, *others: Tensor) -> Launch:
+    return _gradients(hsic_gaussian_backward_kernel, x, y, GAUSSIAN_BACKWARD_BLOCKS, others)
+
+
 def hsic_linear_workspace(n: int, x_width: int, y_width: int) -> int:
-    """Floats: a share of the value from every program of x."""
-    return _linear_programs(n, x_width)
-
-
-def _linear(x: Tensor, y: Tensor, gradients: Tensor, workspace: Tensor, *numbers: Any) -> Launch:
-    n, (x_width, y_width) = len(x), (x.shape[1], y.shape[1])
-    rows, columns, step, warps = _linear_blocks(n)
-    args = (x, *x.stride(), x_width, y, *y.stride(), y_width, n, gradients, workspace, *numbers)
-    constants = {"ROWS": rows, "ALL": _rounded(n), "SLICE": columns, "STEP": step}
-    programs = _linear_programs(n, x_width) + _linear_programs(n, y_width)
-    return Launch(hsic_linear_kernel, programs, args, constants, warps)
+    """Floats: the means of both, and a share of the value from every program of x."""
+    return x_width + y_width + _gradient_programs(n, x_width, LINEAR_BLOCKS)
 
 
 def hsic_linear(
     x: Tensor, y: Tensor, value: Tensor, gradients: Tensor, workspace: Tensor,
     factor: float, p: float, q: float, unbiased: bool,
 ) -> None:  # fmt: skip
-    _linear(x, y, gradients, workspace, factor, p, q, int(unbiased)).run()
-    torch.sum(workspace, 0, out=value)
-
-
-def _gaussian_args(x: Tensor, y: Tensor, *scaling: Tensor) -> tuple[Any, ...]:
-    return x, *x.stride(), x.shape[1], y, *y.stride(), y.shape[1], len(x), *scaling
-
-
-def _gaussian_forward(x: Tensor, y: Tensor, *others: Tensor) -> Launch:
-    """others: common rows of x and of y, scales of x and of y, and the outputs."""
-    rows, walk, step, warps = GAUSSIAN_BLOCKS
-    constants = {"ROWS": rows, "WALK": walk, "STEP": step}
-    args = _gaussian_args(x, y, *others)
-    return Launch(hsic_gaussian_forward_kernel, -(-len(x) // rows), args, constants, warps)
-
-
-def _gaussian_backward(x: Tensor, y: Tensor, *others: Tensor) -> Launch:
-    """others: as in forward, then the scale of the gradient of the value, and terms of the rows."""
-    rows, walk, step, warps = GAUSSIAN_BLOCKS
-    constants = {"ROWS": rows, "WALK": walk, "STEP": step, "SLICE": GAUSSIAN_SLICE}
-    programs = -(-len(x) // rows) * sum(-(-t.shape[1] // GAUSSIAN_SLICE) for t in (x, y))
-    return Launch(hsic_gaussian_backward_kernel, programs, _gaussian_args(x, y, *others), constants, warps)
+    x_means, y_means, shares = workspace.tensor_split([x.shape[1], x.shape[1] + y.shape[1]])
+    _means(x, y, x_means, y_means).run()
+    _linear(x, y, x_means, y_means, gradients, shares, float(factor), float(p), float(q), int(unbiased)).run()
+    torch.sum(shares, 0, out=value)
 
 
 def hsic_gaussian_forward(*args: Tensor) -> None:
@@ -267,11 +272,10 @@ def hsic_gaussian_backward(*args: Tensor) -> None:
 
 def variants() -> Iterator[Launch]:
     """A launch of every kernel that a call may choose, on tensors without memory."""
-    for dtype, n in product(DTYPES, (16, 32, 64, 128, 256, 512)):
-        x = torch.empty(n, 8, dtype=dtype, device="meta")
-        floats = torch.empty(1, device="meta")
-        yield _linear(x, x, floats, floats, 1.0, 1.0, 1.0, 0)
+    floats = torch.empty(1, device="meta")
     for dtype in DTYPES:
         x = torch.empty(1, 1, dtype=dtype, device="meta")
+        yield _means(x, x, floats, floats)
+        yield _linear(x, x, *(floats,) * 4, 1.0, 1.0, 1.0, 0)
         yield _gaussian_forward(x, x, *(floats,) * 7)
         yield _gaussian_backward(x, x, *(floats,) * 7, x, x)
