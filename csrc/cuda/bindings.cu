@@ -7,6 +7,8 @@
 PYBIND11_MODULE(_cuda, m) {
   const auto unlocked = pybind11::call_guard<pybind11::gil_scoped_release>();
   m.attr("device") = bdam::kDevice;  // of the tensors that the kernels take
+  m.def("hsic_linear_workspace", &bdam::hsic_linear_workspace);
+  m.def("hsic_linear", &bdam::hsic_linear, unlocked);
   m.def("selective_scan_block_channels", &bdam::selective_scan_block_channels);
   m.def("selective_scan_states", &bdam::selective_scan_states, unlocked);
   m.def("selective_scan_forward", &bdam::selective_scan_forward, unlocked);

@@ -6,6 +6,13 @@
 
 namespace bdam {
 
+// Floats of workspace that hsic_linear wants.
+int64_t hsic_linear_workspace(int64_t rows, int64_t x_width, int64_t y_width);
+
+// The gradients of x and then of y, in one array.
+void hsic_linear(const Tensor& x, const Tensor& y, const Tensor& value, const Tensor& gradients,
+                 const Tensor& workspace, double factor, double p, double q, bool unbiased, int64_t stream);
+
 // Channels of a block, for calls in which both B and C vary over time, or not.
 int selective_scan_block_channels(int64_t states, bool varies);
 
