@@ -69,9 +69,10 @@ def hsic(
         x, y = gather_rows(x, process_group), gather_rows(y, process_group)
         chosen = _choose(x, y, kernel, backend)
     _check_rows(len(x), unbiased)
-    if chosen not in GPU_KERNELS or not x.numel() or not y.numel():
+    if chosen in GPU_KERNELS and not (x.numel() and y.numel()):
+        chosen = "closed"
+    if chosen not in GPU_KERNELS:
         x, y = x.to(dtype), y.to(dtype)
-        chosen = "reference" if chosen == "reference" else "closed"
     inputs = (x, y)
     widths = _widths(x, y, sigma) if kernel == "rbf" else None
 
@@ -80,7 +81,7 @@ def hsic(
             return gaussian_hsic(inputs[i], inputs[j], widths[i], widths[j], unbiased, chosen)
         if chosen == "reference":
             return reference.linear_hsic(inputs[i], inputs[j], unbiased)
-        if chosen in GPU_KERNELS and x.numel() and y.numel():
+        if chosen in GPU_KERNELS:
             return fused_linear_hsic(inputs[i], inputs[j], unbiased, chosen)
         return linear_hsic(inputs[i], inputs[j], unbiased)
 

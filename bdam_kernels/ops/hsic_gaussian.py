@@ -73,6 +73,8 @@ def _run(
     name: str, backend: str, x: Tensor, y: Tensor, x_sigma: Tensor, y_sigma: Tensor, others: tuple[Tensor, ...]
 ) -> None:
     """A kernel, on centred features: that leaves distances as they are, but keeps them accurate."""
+    if backend == "cpu":
+        x, y = (t if t.stride(1) == 1 else t.contiguous() for t in (x, y))
     tensors = (x, y, _means(x), _means(y), 1 / x_sigma, 1 / y_sigma, *others)
     if backend == "cpu":
         getattr(backends.cpu(), name)(*map(backends.native, tensors), torch.get_num_threads())
@@ -177,6 +179,6 @@ def gaussian_hsic(
     """HSIC with Gaussian kernels of widths x_sigma and y_sigma, scalars."""
     if chosen == "reference":
         return reference.gaussian_hsic(centre(x) / x_sigma, centre(y) / y_sigma, unbiased)
-    has_kernel = chosen == "triton"
-    native = chosen if has_kernel and x.numel() and y.numel() else None
+    has_kernel = chosen == "triton" or (chosen == "cpu" and x.dtype == torch.float32 and x.numel() and y.numel())
+    native = chosen if has_kernel else None
     return _GaussianForm.apply(*apart(x, y), *apart(x_sigma, y_sigma), unbiased, native)[0]
