@@ -1,6 +1,7 @@
 """Fused operators for disentangled multimodal models, with kernels for CPUs and GPUs behind plain functions."""
 
 from bdam_kernels.backend import BackendUnavailable, backends
+from bdam_kernels.cka import MinibatchCKA, cka_matrix, draw_cka
 from bdam_kernels.modules import BidirectionalCrossAttention, HSICLoss, Mamba
 from bdam_kernels.ops.causal_conv1d import causal_conv1d
 from bdam_kernels.ops.cross_attention import bidirectional_cross_attention
@@ -13,9 +14,12 @@ __all__ = [
     "BidirectionalCrossAttention",
     "HSICLoss",
     "Mamba",
+    "MinibatchCKA",
     "backends",
     "bidirectional_cross_attention",
     "causal_conv1d",
+    "cka_matrix",
+    "draw_cka",
     "hsic",
     "pooled_bidirectional_cross_attention",
     "selective_scan",

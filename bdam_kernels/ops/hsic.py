@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from numbers import Real
 from typing import Literal
 
@@ -15,7 +14,9 @@ from torch import Tensor
 from bdam_kernels import backend as backends
 from bdam_kernels import reference
 from bdam_kernels.ops.hsic_distributed import GlobalFeatureForm, gather_rows
-from bdam_kernels.ops.hsic_forms import centre, full_precision, gaussian_hsic, linear_hsic
+from bdam_kernels.ops.hsic_forms import centre, full_precision, linear_hsic
+from bdam_kernels.ops.hsic_gaussian import gaussian_hsic, gaussian_reason
+from bdam_kernels.ops.hsic_gpu import GPU_KERNELS, fused_linear_hsic, linear_reason
 
 _MEDIAN_ROWS = 1024
 
@@ -60,36 +61,59 @@ def hsic(
     _check(x, y, kernel, sigma, estimator)
     unbiased = estimator == "unbiased"
     dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
-    x, y = x.to(dtype), y.to(dtype)
-    forced = backend or backends.FORCED
-    closed = forced is None or backends.choose(forced, x.device, {"cpu": ""}) != "reference"
+    chosen = _choose(x, y, kernel, backend)
     if process_group is not None:
-        if closed and kernel == "linear" and not unbiased and not normalize:
+        if chosen != "reference" and kernel == "linear" and not unbiased and not normalize:
             _check_rows(len(x) * dist.get_world_size(process_group), unbiased)
-            return GlobalFeatureForm.apply(x, y, process_group)
+            return GlobalFeatureForm.apply(x.to(dtype), y.to(dtype), process_group)
         x, y = gather_rows(x, process_group), gather_rows(y, process_group)
+        chosen = _choose(x, y, kernel, backend)
     _check_rows(len(x), unbiased)
-    if kernel == "rbf":
-        x_sigma, y_sigma = _widths(x, y, sigma)
-        x, y = centre(x) / x_sigma, centre(y) / y_sigma
-        value = partial(gaussian_hsic if closed else reference.gaussian_hsic, unbiased=unbiased)
+    if chosen in GPU_KERNELS and not (x.numel() and y.numel()):
+        chosen = "closed"
+    if chosen not in GPU_KERNELS:
+        x, y = x.to(dtype), y.to(dtype)
+    inputs = (x, y)
+    widths = _widths(x, y, sigma) if kernel == "rbf" else None
+
+    def value(i: int, j: int) -> Tensor:
+        if widths is not None:
+            return gaussian_hsic(inputs[i], inputs[j], widths[i], widths[j], unbiased, chosen)
+        if chosen == "reference":
+            return reference.linear_hsic(inputs[i], inputs[j], unbiased)
+        if chosen in GPU_KERNELS:
+            return fused_linear_hsic(inputs[i], inputs[j], unbiased, chosen)
+        return linear_hsic(inputs[i], inputs[j], unbiased)
+
+    return _normalise(value) if normalize else value(0, 1)
+
+
+def _choose(x: Tensor, y: Tensor, kernel: str, backend: str | None) -> str:
+    """Name of the backend, "closed" for closed forms on torch alone."""
+    if kernel == "linear":
+        reason = linear_reason(x, y)
+        kernels = {"cpu": "", "triton": reason, "cuda": reason}
     else:
-        value = partial(linear_hsic if closed else reference.linear_hsic, unbiased=unbiased)
-    return _normalise(value, x, y) if normalize else value(x, y)
+        kernels = {"cpu": "", "triton": gaussian_reason(x, y)}
+    chosen = backends.choose(backend, x.device, kernels)
+    asked = backend or backends.FORCED
+    return "closed" if chosen == "reference" and asked is None else chosen
 
 
-def _normalise(value: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-    of_x, of_y = value(x, x), value(y, y)
+def _normalise(value: Callable[[int, int], Tensor]) -> Tensor:
+    """Centred kernel alignment from HSIC of the inputs i and j."""
+    of_x, of_y = value(0, 0), value(1, 1)
     constant = (of_x <= 0) | (of_y <= 0)
     norm = torch.where(constant, 1.0, of_x).sqrt() * torch.where(constant, 1.0, of_y).sqrt()
-    return torch.where(constant, 0.0, value(x, y) / norm)
+    return torch.where(constant, 0.0, value(0, 1) / norm)
 
 
 def _median_distance(x: Tensor) -> Tensor:
     """Median distance of two different rows, detached; the mean distance if that is 0, and 1 if all rows are equal."""
-    x = centre(x.detach())
+    x = x.detach()
     if len(x) > _MEDIAN_ROWS:
         x = x[torch.arange(_MEDIAN_ROWS, device=x.device) * (len(x) - 1) // (_MEDIAN_ROWS - 1)]
+    x = centre(x.to(torch.promote_types(x.dtype, torch.float32)))
     i, j = torch.triu_indices(len(x), len(x), 1, device=x.device)
     squares = x.square().sum(1)
     with full_precision(x):
@@ -100,10 +124,13 @@ def _median_distance(x: Tensor) -> Tensor:
     return torch.where(width == 0, torch.ones_like(width), width)
 
 
-def _widths(x: Tensor, y: Tensor, sigma: float | tuple[float, float] | None) -> tuple[Tensor | float, Tensor | float]:
+def _widths(x: Tensor, y: Tensor, sigma: float | tuple[float, float] | None) -> tuple[Tensor, Tensor]:
+    """Scalars on the inputs' device, where nothing waits for them."""
     if sigma is None:
         return _median_distance(x), _median_distance(y)
-    return (sigma[0], sigma[1]) if isinstance(sigma, (tuple, list)) else (sigma, sigma)
+    pair = sigma if isinstance(sigma, (tuple, list)) else (sigma, sigma)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.full((), pair[0], dtype=dtype, device=x.device), torch.full((), pair[1], dtype=dtype, device=x.device)
 
 
 def _check(x: Tensor, y: Tensor, kernel: str, sigma: object, estimator: str) -> None:

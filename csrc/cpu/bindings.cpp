@@ -39,4 +39,6 @@ PYBIND11_MODULE(BDAM_CONCAT(_cpu_, BDAM_ISA), m) {
   m.def("pooled_cross_attention_backward", &bdam::pooled_cross_attention_backward, unlocked);
   m.def("hsic_forward", &bdam::hsic_forward, unlocked);
   m.def("hsic_backward", &bdam::hsic_backward, unlocked);
+  m.def("hsic_gaussian_forward", &bdam::hsic_gaussian_forward, unlocked);
+  m.def("hsic_gaussian_backward", &bdam::hsic_gaussian_backward, unlocked);
 }

@@ -227,6 +227,18 @@ inline vf exp(vf x) {
   return scale(exp2_fraction(r * 1.44269504f), n);
 }
 
+// e^x - 1, relative error below 1e-6: 2^n (2^f - 1) + (2^n - 1), with 2^f - 1 as a multiple of f.
+inline vf expm1(vf x) {
+  constexpr float kCoefficients[] = {0.0013390863314270973f, 0.009618083015084267f, 0.055503569543361664f,
+                                     0.24022650718688965f, 0.6931471824645996f};
+  x = clamp(x, -130.0f, 88.0f) * 1.44269504f;
+  const vf n = round(x), f = x - n;
+  vf p = splat(0.00015453163359779865f);
+#pragma GCC unroll 8
+  for (const float c : kCoefficients) p = p * f + c;
+  return scale(p * f, n) + (scale(splat(1.0f), n) - 1.0f);
+}
+
 inline vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
 
 // log(1 + e^x), relative error below 1e-6: max(x, 0) + log1p(e^-|x|), log1p(t) = 2 atanh(t / (2 + t)).

@@ -11,6 +11,8 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("cross_attention_backward", &bdam::cross_attention_backward, unlocked);
   m.def("pooled_cross_attention_forward", &bdam::pooled_cross_attention_forward, unlocked);
   m.def("pooled_cross_attention_backward", &bdam::pooled_cross_attention_backward, unlocked);
+  m.def("hsic_linear_workspace", &bdam::hsic_linear_workspace);
+  m.def("hsic_linear", &bdam::hsic_linear, unlocked);
   m.def("selective_scan_block_channels", &bdam::selective_scan_block_channels);
   m.def("selective_scan_states", &bdam::selective_scan_states, unlocked);
   m.def("selective_scan_forward", &bdam::selective_scan_forward, unlocked);

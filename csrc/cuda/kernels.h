@@ -20,6 +20,13 @@ void pooled_cross_attention_backward(
     const Tensor& grad_q_a, const Tensor& grad_k_a, const Tensor& grad_v_a, const Tensor& grad_q_b,
     const Tensor& grad_k_b, const Tensor& grad_v_b, double scale, int64_t threshold, int64_t seed, int64_t stream);
 
+// Floats of workspace that hsic_linear wants.
+int64_t hsic_linear_workspace(int64_t rows, int64_t x_width, int64_t y_width);
+
+// The gradients of x and then of y, in one array.
+void hsic_linear(const Tensor& x, const Tensor& y, const Tensor& value, const Tensor& gradients,
+                 const Tensor& workspace, double factor, double p, double q, bool unbiased, int64_t stream);
+
 // Channels of a block, for calls in which both B and C vary over time, or not.
 int selective_scan_block_channels(int64_t states, bool varies);
 

@@ -14,6 +14,7 @@
 #include <cuda_fp16.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+#include <cooperative_groups.h>
 
 #include <stdexcept>
 #include <string>
@@ -29,6 +30,7 @@ constexpr const char* kDevice = "cuda";
 
 BDAM_DEVICE int thread_index() { return threadIdx.x; }
 BDAM_DEVICE int block_index() { return blockIdx.x; }
+BDAM_DEVICE int grid_size() { return gridDim.x; }
 
 // x, of which the compiler knows nothing: what follows from it is not computed early and kept in registers.
 BDAM_DEVICE int opaque(int x) {
@@ -41,6 +43,10 @@ BDAM_DEVICE void barrier() { __syncthreads(); }
 
 // The same for the 32 lanes of the warp.
 BDAM_DEVICE void warp_barrier() { __syncwarp(); }
+
+// Waits for all threads of all blocks of a kernel that was started by launch_together; what they wrote to memory can
+// then be read.
+BDAM_DEVICE void grid_barrier() { cooperative_groups::this_grid().sync(); }
 
 // The value of the lane whose index differs in the bits of mask. All 32 lanes take part; memory is not ordered by it.
 BDAM_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
@@ -166,6 +172,25 @@ void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int s
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
   kernel<<<static_cast<unsigned>(blocks), threads, bytes, reinterpret_cast<cudaStream_t>(stream)>>>(parameters);
   check(cudaGetLastError(), "kernel launch");
+}
+
+// The same for a kernel with barriers of the grid: all of its blocks, `most` or as many as the device has room for, are
+// there at once.
+template <class Parameters>
+void launch_together(void (*kernel)(const Parameters), int64_t most, int threads, int shared_floats,
+                     const Parameters& parameters, int64_t stream) {
+  const int bytes = shared_floats * static_cast<int>(sizeof(float));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
+  int device = 0, multiprocessors = 0, blocks_each = 0;
+  check(cudaGetDevice(&device), "device");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "device");
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_each, kernel, threads, bytes), "occupancy");
+  const int64_t room = static_cast<int64_t>(multiprocessors) * blocks_each;
+  const unsigned blocks = static_cast<unsigned>(most < room ? most : room);
+  void* arguments[] = {const_cast<Parameters*>(&parameters)};
+  check(cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), blocks, threads, arguments, bytes,
+                                    reinterpret_cast<cudaStream_t>(stream)),
+        "kernel launch");
 }
 
 }  // namespace bdam

@@ -31,7 +31,7 @@ struct Touched {
   Moment written, read;
 };
 
-enum class Wait { none, barrier, warp_barrier, shuffle, meeting, done };
+enum class Wait { none, barrier, grid_barrier, warp_barrier, shuffle, meeting, done };
 
 // What a thread has under way to 4 floats of shared memory.
 struct Copy {
@@ -69,10 +69,14 @@ struct Block {
   std::vector<Touched> touched;
   int64_t index = 0;
   int current = 0, epoch = 0;
+  bool started = false;
   std::string error;
 };
 
-Block block;
+// The block that runs; all that there are; how many the kernel has.
+Block* block = nullptr;
+std::vector<std::unique_ptr<Block>> blocks;
+int64_t block_count = 0;
 
 // swapcontext asks the operating system twice every time, a jump does not; AddressSanitizer takes it for an error.
 void switch_context(Context& from, Context& to) {
@@ -87,11 +91,12 @@ void switch_context(Context& from, Context& to) {
 }
 
 void to_scheduler(bool last = false) {
-  Fiber& fiber = block.fibers[block.current];
+  Fiber& fiber = block->fibers[block->current];
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_start_switch_fiber(last ? nullptr : &fiber.fake_stack, block.scheduler_stack, block.scheduler_stack_size);
+  __sanitizer_start_switch_fiber(last ? nullptr : &fiber.fake_stack, block->scheduler_stack,
+                                 block->scheduler_stack_size);
 #endif
-  switch_context(fiber.context, block.scheduler);
+  switch_context(fiber.context, block->scheduler);
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(fiber.fake_stack, nullptr, nullptr);
 #endif
@@ -99,21 +104,21 @@ void to_scheduler(bool last = false) {
 }
 
 void to_fiber(int thread) {
-  block.current = thread;
-  Fiber& fiber = block.fibers[thread];
+  block->current = thread;
+  Fiber& fiber = block->fibers[thread];
   fiber.wait = Wait::none;
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fiber.stack.get(), kStackBytes);
+  __sanitizer_start_switch_fiber(&block->scheduler_fake_stack, fiber.stack.get(), kStackBytes);
 #endif
-  switch_context(block.scheduler, fiber.context);
+  switch_context(block->scheduler, fiber.context);
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(block.scheduler_fake_stack, nullptr, nullptr);
+  __sanitizer_finish_switch_fiber(block->scheduler_fake_stack, nullptr, nullptr);
 #endif
 }
 
 // Makes the running fiber wait for something.
 Fiber& meet(Wait wait, int line) {
-  Fiber& fiber = block.fibers[block.current];
+  Fiber& fiber = block->fibers[block->current];
   fiber.wait = wait;
   fiber.line = line;
   fiber.mask = 0;
@@ -123,22 +128,23 @@ Fiber& meet(Wait wait, int line) {
 
 void fiber_main() {
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_size);
+  __sanitizer_finish_switch_fiber(nullptr, &block->scheduler_stack, &block->scheduler_stack_size);
 #endif
-  (*block.body)();
+  (*block->body)();
   meet(Wait::done, 0);
   to_scheduler(true);
 }
 
 // Ends the run with an error; the fiber is never resumed.
 void fail(const std::string& what) {
-  block.error = what + " (thread " + std::to_string(block.current) + " of block " + std::to_string(block.index) + ")";
-  block.fibers[block.current].wait = Wait::done;
+  block->error =
+      what + " (thread " + std::to_string(block->current) + " of block " + std::to_string(block->index) + ")";
+  block->fibers[block->current].wait = Wait::done;
   to_scheduler();
 }
 
 void start(int thread) {
-  Fiber& fiber = block.fibers[thread];
+  Fiber& fiber = block->fibers[thread];
   fiber.copies.clear();
   fiber.context.started = false;
   ucontext_t& context = fiber.context.start;
@@ -157,24 +163,24 @@ bool same_place(const Fiber& a, const Fiber& b) {
 // Whether threads [first, last) all wait in the same place for the same thing.
 bool all_wait(int first, int last, Wait wait) {
   for (int thread = first; thread < last; ++thread) {
-    const Fiber& fiber = block.fibers[thread];
-    if (fiber.wait != wait || !same_place(fiber, block.fibers[first])) return false;
+    const Fiber& fiber = block->fibers[thread];
+    if (fiber.wait != wait || !same_place(fiber, block->fibers[first])) return false;
   }
   return true;
 }
 
 void exchange(int first) {
   float values[kWarp];
-  for (int lane = 0; lane < kWarp; ++lane) values[lane] = block.fibers[first + lane].value;
+  for (int lane = 0; lane < kWarp; ++lane) values[lane] = block->fibers[first + lane].value;
   for (int lane = 0; lane < kWarp; ++lane) {
-    block.fibers[first + lane].value = values[lane ^ block.fibers[first + lane].mask];
+    block->fibers[first + lane].value = values[lane ^ block->fibers[first + lane].mask];
   }
 }
 
 void meeting(int first) {
   void* lanes[kWarp];
-  for (int lane = 0; lane < kWarp; ++lane) lanes[lane] = block.fibers[first + lane].brought;
-  block.fibers[first].all(lanes);
+  for (int lane = 0; lane < kWarp; ++lane) lanes[lane] = block->fibers[first + lane].brought;
+  block->fibers[first].all(lanes);
 }
 
 // Whether the lanes of a warp have all come to the same shuffle, meeting or barrier of theirs, which then takes place.
@@ -188,51 +194,95 @@ bool warp_meets(int first) {
     return true;
   }
   if (!all_wait(first, first + kWarp, Wait::warp_barrier)) return false;
-  ++block.warp_epochs[first / kWarp];
+  ++block->warp_epochs[first / kWarp];
   return true;
 }
 
 std::string where(const Fiber& fiber) {
   if (fiber.wait == Wait::done) return "has ended";
   const bool at_barrier = fiber.wait == Wait::barrier || fiber.wait == Wait::warp_barrier;
-  const char* what = at_barrier ? "barrier" : fiber.wait == Wait::shuffle ? "shuffle" : "warp's instruction";
+  const char* what = at_barrier                         ? "barrier"
+                     : fiber.wait == Wait::grid_barrier ? "barrier of the grid"
+                     : fiber.wait == Wait::shuffle      ? "shuffle"
+                                                        : "warp's instruction";
   return std::string("waits at the ") + what + " of line " + std::to_string(fiber.line);
 }
 
 void report_divergence(int threads) {
-  const Fiber& first = block.fibers[0];
+  const Fiber& first = block->fibers[0];
   for (int thread = 1; thread < threads; ++thread) {
-    const Fiber& other = block.fibers[thread];
+    const Fiber& other = block->fibers[thread];
     if (!same_place(first, other)) {
       throw std::runtime_error("divergence: thread 0 " + where(first) + ", thread " + std::to_string(thread) + " " +
-                               where(other) + " (block " + std::to_string(block.index) + ")");
+                               where(other) + " (block " + std::to_string(block->index) + ")");
     }
   }
 }
 
+void resume_all(int threads) {
+  ++block->epoch;
+  for (int thread = 0; thread < threads && block->error.empty(); ++thread) to_fiber(thread);
+}
+
+// Runs a block until its threads have all ended, or come to a barrier of the grid.
 void run_block(int threads) {
-  for (int thread = 0; thread < threads && block.error.empty(); ++thread) start(thread);
-  while (block.error.empty() && !all_wait(0, threads, Wait::done)) {
+  if (!block->started) {
+    block->started = true;
+    for (int thread = 0; thread < threads && block->error.empty(); ++thread) start(thread);
+  } else {
+    resume_all(threads);
+  }
+  while (block->error.empty() && !all_wait(0, threads, Wait::done) && !all_wait(0, threads, Wait::grid_barrier)) {
     bool moved = false;
     if (all_wait(0, threads, Wait::barrier)) {
-      ++block.epoch;
       moved = true;
-      for (int thread = 0; thread < threads && block.error.empty(); ++thread) to_fiber(thread);
+      resume_all(threads);
     }
-    for (int first = 0; first < threads && block.error.empty(); first += kWarp) {
-      while (block.error.empty() && warp_meets(first)) {
+    for (int first = 0; first < threads && block->error.empty(); first += kWarp) {
+      while (block->error.empty() && warp_meets(first)) {
         moved = true;
-        for (int lane = 0; lane < kWarp && block.error.empty(); ++lane) to_fiber(first + lane);
+        for (int lane = 0; lane < kWarp && block->error.empty(); ++lane) to_fiber(first + lane);
       }
     }
-    if (!moved && block.error.empty()) report_divergence(threads);
+    if (!moved && block->error.empty()) report_divergence(threads);
   }
-  if (!block.error.empty()) throw std::runtime_error(block.error);
+  if (!block->error.empty()) throw std::runtime_error(block->error);
+}
+
+void prepare(Block& fresh, int64_t index, int threads, int shared_floats, const std::function<void()>& body) {
+  fresh.body = &body;
+  fresh.index = index;
+  fresh.epoch = 0;
+  fresh.started = false;
+  fresh.error.clear();
+  if (static_cast<int>(fresh.fibers.size()) < threads) fresh.fibers.resize(threads);
+  fresh.memory.assign(shared_floats, std::nanf(""));
+  fresh.touched.assign(shared_floats, Touched());
+  fresh.warp_epochs.assign(threads / kWarp, 0);
+}
+
+// All blocks, from barrier of the grid to barrier of the grid.
+void run_together(int threads) {
+  while (true) {
+    for (int64_t i = block_count - 1; i >= 0; --i) {
+      block = blocks[i].get();
+      run_block(threads);
+    }
+    const Fiber& first = blocks[0]->fibers[0];
+    for (int64_t i = 1; i < block_count; ++i) {
+      const Fiber& other = blocks[i]->fibers[0];
+      if (other.wait != first.wait || other.line != first.line) {
+        throw std::runtime_error("divergence: block 0 " + where(first) + ", block " + std::to_string(i) + " " +
+                                 where(other));
+      }
+    }
+    if (first.wait == Wait::done) return;
+  }
 }
 
 Moment now() {
-  const int warp = block.current / kWarp;
-  return {block.epoch, warp, block.warp_epochs[warp]};
+  const int warp = block->current / kWarp;
+  return {block->epoch, warp, block->warp_epochs[warp]};
 }
 
 // Whether a barrier of the block, or within a warp one of the warp, lies between something earlier and now.
@@ -247,9 +297,9 @@ void fail_race(const char* does, int i, int other, const char* did) {
 }
 
 void on_read(int i, Touched& t) {
-  const int me = block.current;
+  const int me = block->current;
   if (t.writer != me && !ordered(t.written)) fail_race("reads", i, t.writer, "wrote");
-  const bool same_epoch = t.read.epoch == block.epoch;
+  const bool same_epoch = t.read.epoch == block->epoch;
   t.several_warps = same_epoch && (t.several_warps || t.read.warp != me / kWarp);
   t.several_readers = same_epoch && !ordered(t.read) && (t.several_readers || t.reader != me);
   t.reader = me;
@@ -257,9 +307,9 @@ void on_read(int i, Touched& t) {
 }
 
 void on_write(int i, Touched& t) {
-  const int me = block.current;
+  const int me = block->current;
   if (t.writer >= 0 && t.writer != me && !ordered(t.written)) fail_race("writes", i, t.writer, "wrote");
-  const bool by_other_warp = t.read.epoch == block.epoch && t.several_warps;
+  const bool by_other_warp = t.read.epoch == block->epoch && t.several_warps;
   const bool by_other_lane = t.reader >= 0 && (t.reader != me || t.several_readers) && !ordered(t.read);
   if (by_other_warp || by_other_lane) fail_race("writes", i, t.reader, "or another read");
   t.writer = me;
@@ -268,11 +318,17 @@ void on_write(int i, Touched& t) {
 
 }  // namespace
 
-int thread_index() { return block.current; }
-int block_index() { return static_cast<int>(block.index); }
+int thread_index() { return block->current; }
+int block_index() { return static_cast<int>(block->index); }
+int grid_size() { return static_cast<int>(block_count); }
 
 void barrier(int line) {
   meet(Wait::barrier, line);
+  to_scheduler();
+}
+
+void grid_barrier(int line) {
+  meet(Wait::grid_barrier, line);
   to_scheduler();
 }
 
@@ -297,12 +353,12 @@ float shuffle_xor(float value, int mask, int line) {
 }
 
 float* shared(int offset, int count, int i, int width, bool write) {
-  if (i < 0 || i + width > count || offset + count > static_cast<int>(block.memory.size())) {
+  if (i < 0 || i + width > count || offset + count > static_cast<int>(block->memory.size())) {
     fail("out of bounds: float " + std::to_string(i) + " of a shared array of " + std::to_string(count));
   }
   if ((offset + i) % width) fail("misaligned: " + std::to_string(width) + " floats at " + std::to_string(offset + i));
   for (int k = 0; k < width; ++k) {
-    Touched& t = block.touched[offset + i + k];
+    Touched& t = block->touched[offset + i + k];
     if (t.copier >= 0) {
       fail("race: it touches float " + std::to_string(offset + i + k) + " of shared memory, to which thread " +
            std::to_string(t.copier) + " has a copy under way");
@@ -310,38 +366,43 @@ float* shared(int offset, int count, int i, int width, bool write) {
     if (!write && t.writer < 0) fail("uninitialised: float " + std::to_string(i + k) + " of a shared array is read");
     write ? on_write(offset + i + k, t) : on_read(offset + i + k, t);
   }
-  return block.memory.data() + offset + i;
+  return block->memory.data() + offset + i;
 }
 
 void copy_async(int offset, int count, int i, const void* from) {
   shared(offset, count, i, 4, true);
-  for (int k = 0; k < 4; ++k) block.touched[offset + i + k].copier = block.current;
-  block.fibers[block.current].copies.push_back({offset + i, from});
+  for (int k = 0; k < 4; ++k) block->touched[offset + i + k].copier = block->current;
+  block->fibers[block->current].copies.push_back({offset + i, from});
 }
 
 void wait_for_copies() {
-  for (const Copy& copy : block.fibers[block.current].copies) {
+  for (const Copy& copy : block->fibers[block->current].copies) {
     for (int k = 0; k < 4; ++k) {
-      block.touched[copy.to + k].copier = -1;
-      block.touched[copy.to + k].written = now();
+      block->touched[copy.to + k].copier = -1;
+      block->touched[copy.to + k].written = now();
     }
-    float* to = block.memory.data() + copy.to;
+    float* to = block->memory.data() + copy.to;
     copy.from ? std::memcpy(to, copy.from, 16) : std::memset(to, 0, 16);
   }
-  block.fibers[block.current].copies.clear();
+  block->fibers[block->current].copies.clear();
 }
 
-void run(int64_t blocks, int threads, int shared_floats, const std::function<void()>& body) {
+void run(int64_t count, int threads, int shared_floats, bool together, const std::function<void()>& body) {
   if (threads % kWarp) throw std::runtime_error("a block must be whole warps, got " + std::to_string(threads));
-  block.body = &body;
-  block.error.clear();
-  if (static_cast<int>(block.fibers.size()) < threads) block.fibers.resize(threads);
-  block.memory.assign(shared_floats, std::nanf(""));
-  for (block.index = blocks - 1; block.index >= 0; --block.index) {
-    block.touched.assign(shared_floats, Touched());
-    block.warp_epochs.assign(threads / kWarp, 0);
-    block.epoch = 0;
+  block_count = count;
+  const int64_t at_once = together ? count : 1;
+  while (static_cast<int64_t>(blocks.size()) < at_once) blocks.push_back(std::make_unique<Block>());
+  if (together) {
+    for (int64_t i = 0; i < count; ++i) prepare(*blocks[i], i, threads, shared_floats, body);
+    return run_together(threads);
+  }
+  block = blocks[0].get();
+  for (int64_t index = count - 1; index >= 0; --index) {
+    prepare(*block, index, threads, shared_floats, body);
     run_block(threads);
+    if (block->fibers[0].wait != Wait::done) {
+      throw std::runtime_error("a barrier of the grid in a kernel that was not started by launch_together");
+    }
   }
 }
 

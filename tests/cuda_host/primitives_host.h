@@ -3,7 +3,7 @@
 // places of the program, is an error, as are reads of shared memory that nothing wrote, accesses outside of an array,
 // misaligned vectors, and two accesses by different threads, one of them a write, with no barrier of the block or the
 // warp in between. Blocks run one after the other, the last one first, so that a kernel that counts on their order
-// fails.
+// fails; those of a kernel with barriers of the grid run in this way from barrier to barrier.
 #pragma once
 
 #include <cmath>
@@ -25,6 +25,8 @@ namespace host {
 
 int thread_index();
 int block_index();
+int grid_size();
+void grid_barrier(int line);
 void barrier(int line);
 void warp_barrier(int line);
 float shuffle_xor(float value, int mask, int line);
@@ -37,8 +39,9 @@ float* shared(int offset, int count, int i, int width, bool write);
 // nobody may touch them. from: null copies zeros.
 void copy_async(int offset, int count, int i, const void* from);
 void wait_for_copies();
-// Runs body once for every thread of every block. Throws std::runtime_error for what is wrong with the kernel.
-void run(int64_t blocks, int threads, int shared_floats, const std::function<void()>& body);
+// Runs body once for every thread of every block, with all blocks there at once if `together`. Throws
+// std::runtime_error for what is wrong with the kernel.
+void run(int64_t blocks, int threads, int shared_floats, bool together, const std::function<void()>& body);
 
 template <class To, class From>
 To bits_as(From from) {
@@ -52,6 +55,8 @@ To bits_as(From from) {
 
 inline int thread_index() { return host::thread_index(); }
 inline int block_index() { return host::block_index(); }
+inline int grid_size() { return host::grid_size(); }
+inline void grid_barrier(int line = __builtin_LINE()) { host::grid_barrier(line); }
 inline int min(int a, int b) { return b < a ? b : a; }
 inline int opaque(int x) { return x; }
 inline void barrier(int line = __builtin_LINE()) { host::barrier(line); }
@@ -162,7 +167,14 @@ inline int64_t shared_floats_of_device() { return 227 * 256; }  // as an H100
 template <class Parameters>
 void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int shared_floats,
             const Parameters& parameters, int64_t /*stream*/) {
-  host::run(blocks, threads, shared_floats, [&] { kernel(parameters); });
+  host::run(blocks, threads, shared_floats, false, [&] { kernel(parameters); });
+}
+
+// Three blocks are what this device has room for.
+template <class Parameters>
+void launch_together(void (*kernel)(const Parameters), int64_t most, int threads, int shared_floats,
+                     const Parameters& parameters, int64_t /*stream*/) {
+  host::run(most < 3 ? most : 3, threads, shared_floats, true, [&] { kernel(parameters); });
 }
 
 }  // namespace bdam

@@ -1,0 +1,190 @@
+// HSIC with Gaussian kernels: a task has a block of rows and walks all rows by blocks. Tiles of both kernel matrices
+// exist in cache only, and every sum has a fixed order.
+
+#include <vector>
+
+#include "gemm.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace bdam {
+inline namespace BDAM_ISA {
+namespace {
+
+constexpr int64_t kRows = 128, kOthers = 64;  // of a task, and walked at once
+
+// One of the two inputs. The features are taken centred and divided by the kernel's width.
+struct Input {
+  Tensor features;
+  const float* means;  // of the differences to the first row
+  float scale;
+
+  int64_t rows() const { return features.size[0]; }
+  int64_t width() const { return features.size[1]; }
+  int64_t padded() const { return pad_to_vectors(width()); }
+};
+
+// Rows of an input as the kernel sees them, with half of their squares; vectors are filled up with zeros.
+struct Block {
+  int64_t first = 0, count = 0;
+  std::vector<float> values, half_squares;
+
+  Block(const Input& in, int64_t most) : values(most * in.padded()), half_squares(pad_to_vectors(most)) {}
+
+  void read(const Input& in, int64_t begin, int64_t most) {
+    first = begin;
+    count = std::min(most, in.rows() - begin);
+    const float* origin = in.features.as<float>();
+    for (int64_t i = 0; i < count; ++i) {
+      const float* from = origin + (first + i) * in.features.stride[0];
+      float* to = values.data() + i * in.padded();
+      vf squares = {};
+      for (int64_t k = 0; k < in.width(); k += kLanes) {
+        const int64_t n = in.width() - k;
+        const vf x = (load(from + k, n) - load(origin + k, n) - load(in.means + k, n)) * in.scale;
+        store(to + k, x);
+        squares += x * x;
+      }
+      half_squares[i] = 0.5f * sum(squares);
+    }
+  }
+  MatrixView<float> view(const Input& in) { return {values.data(), count, in.width(), in.padded()}; }
+};
+
+// A tile of an input's kernel matrix less 1: of a task's rows with those of a block that it walks.
+struct KernelTile {
+  const Input& in;
+  Block rows, others;
+  std::vector<float> transposed, values;
+
+  KernelTile(const Input& input, int64_t first)
+      : in(input),
+        rows(input, kRows),
+        others(input, kOthers),
+        transposed(pad_to_vectors(input.width()) * kOthers),
+        values(kRows * kOthers) {
+    rows.read(in, first, kRows);
+  }
+
+  void compute(int64_t first) {
+    others.read(in, first, kOthers);
+    const Right<float> right = pack_transposed(others.view(in), transposed.data());
+    Prefetcher none;
+    multiply(Left<float, false>{rows.values.data(), in.padded()}, right, rows.count, in.width(), others.count, none,
+             [out = values.data(), left = rows.half_squares.data(), top = others.half_squares.data()](
+                 int64_t i, int64_t j, vf product) { store(out + i * kOthers + j, expm1(product - left[i] - load(top + j))); });
+    for (int64_t i = 0; i < rows.count; ++i) {
+      float* row = values.data() + i * kOthers;
+      std::fill(row + others.count, row + kOthers, 0.0f);
+      const int64_t same = rows.first + i - others.first;
+      if (same >= 0 && same < others.count) row[same] = 0.0f;
+    }
+  }
+};
+
+struct RowSums {
+  double products = 0, x = 0, y = 0;
+};
+
+void forward_rows(const Input& x, const Input& y, int64_t first, float* products, float* x_sums, float* y_sums) {
+  KernelTile k(x, first), l(y, first);
+  std::vector<RowSums> sums(k.rows.count);
+  for (int64_t start = 0; start < x.rows(); start += kOthers) {
+    k.compute(start);
+    l.compute(start);
+    for (int64_t i = 0; i < k.rows.count; ++i) {
+      vf product = {}, x_sum = {}, y_sum = {};
+      for (int64_t j = 0; j < kOthers; j += kLanes) {
+        const vf a = load(k.values.data() + i * kOthers + j), b = load(l.values.data() + i * kOthers + j);
+        product += a * b;
+        x_sum += a;
+        y_sum += b;
+      }
+      sums[i].products += sum(product);
+      sums[i].x += sum(x_sum);
+      sums[i].y += sum(y_sum);
+    }
+  }
+  for (int64_t i = 0; i < k.rows.count; ++i) {
+    products[first + i] = static_cast<float>(sums[i].products);
+    x_sums[first + i] = static_cast<float>(sums[i].x);
+    y_sums[first + i] = static_cast<float>(sums[i].y);
+  }
+}
+
+// The gradient of some rows of an input, while the tiles go by.
+struct Gradient {
+  const float* terms;
+  Tensor out;
+  std::vector<float> weights = std::vector<float>(kRows * kOthers), sums = std::vector<float>(kRows), products;
+
+  Gradient(const Input& in, const float* row_terms, const Tensor& to)
+      : terms(row_terms), out(to), products(kRows * in.padded()) {}
+
+  // W = (scale other + terms of rows and columns) * (own + 1), and its product with the features.
+  void add(const KernelTile& own, const KernelTile& other, float scale) {
+    float top[kOthers] = {};
+    std::copy_n(terms + own.others.first, own.others.count, top);
+    for (int64_t i = 0; i < own.rows.count; ++i) {
+      const float left = terms[own.rows.first + i];
+      vf total = {};
+      for (int64_t j = 0; j < own.others.count; j += kLanes) {
+        const int64_t at = i * kOthers + j, n = own.others.count - j;
+        const vf w = (scale * load(other.values.data() + at) + (left + load(top + j))) * (load(own.values.data() + at) + 1.0f);
+        store(weights.data() + at, w);
+        total += load(weights.data() + at, n);
+      }
+      sums[i] += sum(total);
+    }
+    Prefetcher none;
+    const int64_t ld = own.in.padded();
+    multiply(Left<float, false>{weights.data(), kOthers}, Right<float>{own.others.values.data(), ld}, own.rows.count,
+             own.others.count, own.in.width(), none,
+             [to = products.data(), ld](int64_t i, int64_t j, vf x) { store(to + i * ld + j, load(to + i * ld + j) + x); });
+  }
+  void write(const KernelTile& own) const {
+    const int64_t ld = own.in.padded(), width = own.in.width();
+    for (int64_t i = 0; i < own.rows.count; ++i) {
+      for (int64_t k = 0; k < width; k += kLanes) {
+        const vf x = load(own.rows.values.data() + i * ld + k), product = load(products.data() + i * ld + k);
+        store(out.as<float>() + (own.rows.first + i) * width + k, (product - sums[i] * x) * own.in.scale, width - k);
+      }
+    }
+  }
+};
+
+Input input_of(const Tensor& features, const Tensor& means, const Tensor& scale) {
+  return {features, means.as<float>(), *scale.as<float>()};
+}
+
+}  // namespace
+
+void hsic_gaussian_forward(const Tensor& x, const Tensor& y, const Tensor& x_means, const Tensor& y_means,
+                           const Tensor& x_scale, const Tensor& y_scale, const Tensor& products, const Tensor& x_sums,
+                           const Tensor& y_sums, int threads) {
+  const Input of_x = input_of(x, x_means, x_scale), of_y = input_of(y, y_means, y_scale);
+  parallel_for(threads, ceil_div(x.size[0], kRows), [&](int64_t task) {
+    forward_rows(of_x, of_y, task * kRows, products.as<float>(), x_sums.as<float>(), y_sums.as<float>());
+  });
+}
+
+void hsic_gaussian_backward(const Tensor& x, const Tensor& y, const Tensor& x_means, const Tensor& y_means,
+                            const Tensor& x_scale, const Tensor& y_scale, const Tensor& scale, const Tensor& x_terms,
+                            const Tensor& y_terms, const Tensor& x_grad, const Tensor& y_grad, int threads) {
+  const Input of_x = input_of(x, x_means, x_scale), of_y = input_of(y, y_means, y_scale);
+  parallel_for(threads, ceil_div(x.size[0], kRows), [&](int64_t task) {
+    KernelTile k(of_x, task * kRows), l(of_y, task * kRows);
+    Gradient of_k(of_x, x_terms.as<float>(), x_grad), of_l(of_y, y_terms.as<float>(), y_grad);
+    for (int64_t start = 0; start < x.size[0]; start += kOthers) {
+      k.compute(start);
+      l.compute(start);
+      of_k.add(k, l, *scale.as<float>());
+      of_l.add(l, k, *scale.as<float>());
+    }
+    of_k.write(k);
+    of_l.write(l);
+  });
+}
+
+}  // namespace BDAM_ISA
+}  // namespace bdam
