@@ -1,0 +1,1 @@
+def summary_line(e): return str(e)
