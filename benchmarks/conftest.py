@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks import machine
 from benchmarks.measure import ONCE, Budget, Contender, error, figures, in_turns, peak_memory
-from benchmarks.report import summary_line
+from benchmarks.results import summary
 
 MODES = ("forward", "train")
 
@@ -119,7 +119,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if benchmarks and not config.getoption("--small"):
         terminalreporter.section("medians of rounds in turns")
         for benchmark in benchmarks:
-            terminalreporter.write_line(summary_line({"name": benchmark.name, **benchmark.extra_info}))
+            for line in summary({"name": benchmark.name, **benchmark.extra_info}):
+                terminalreporter.write_line(line)
 
 
 def pytest_benchmark_group_stats(config: pytest.Config, benchmarks: object, group_by: str) -> list[object]:

@@ -72,17 +72,19 @@ def in_turns(steps: Mapping[str, Step], budget: Budget) -> dict[str, list[float]
     Every step runs once a round, or as often as takes 5 ms, until its budget is spent; one of more than 4 s runs in
     two rounds at most.
     """
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    calls = {name: max(1, math.ceil(_ROUND_SECONDS / _seconds(step, 1))) for name, step in steps.items()}
-    waiting = list(steps)
-    while waiting:
+    first = {name: _seconds(step, 1) for name, step in steps.items()}
+    calls = {name: max(1, math.ceil(_ROUND_SECONDS / seconds)) for name, seconds in first.items()}
+    # The first call of a short step may still be slow for reasons of its own, such as cold caches.
+    times = {name: [seconds] if seconds > _LONG_SECONDS else [] for name, seconds in first.items()}
+    while waiting := [name for name in steps if not _spent(times[name], calls[name], budget)]:
         for name in waiting:
             times[name].append(_seconds(steps[name], calls[name]))
-        waiting = [name for name in waiting if not _spent(times[name], calls[name], budget)]
     return {name: [1e3 * seconds for seconds in values] for name, values in times.items()}
 
 
 def _spent(times: Sequence[float], calls: int, budget: Budget) -> bool:
+    if not times:
+        return False
     fewest = min(budget.fewest, 2) if times[0] > _LONG_SECONDS else budget.fewest
     enough = len(times) >= fewest and sum(times) * calls >= budget.seconds
     return enough or len(times) >= budget.most
