@@ -55,7 +55,7 @@ def _outer_gradient(output: Tensor) -> Tensor:
 class Budget:
     """How often a step is timed."""
 
-    seconds: float = 1.5
+    seconds: float = 1.0
     """Spent on a contender, once it has run `fewest` times."""
     fewest: int = 3
     most: int = 40

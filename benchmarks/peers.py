@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +89,21 @@ def textbook_rbf_hsic(x: Tensor, y: Tensor, sigma: float) -> Tensor:
     """The same of Gaussian kernels."""
     K, L = (torch.exp(-torch.cdist(t, t).square() / (2 * sigma**2)) for t in (x, y))
     return _trace(K, L)
+
+
+def keops_rbf_hsic(x: Tensor, y: Tensor, sigma: float) -> Tensor:
+    """The same from KeOps' reductions over lazy N x N matrices: <K, L> and the row sums of both."""
+    from pykeops.torch import LazyTensor
+
+    def gram(t: Tensor) -> Any:
+        rows, columns = LazyTensor(t[:, None]), LazyTensor(t[None])
+        return (-((rows - columns) ** 2).sum(-1) / (2 * sigma**2)).exp()
+
+    n = len(x)
+    K, L = gram(x), gram(y)
+    K_rows, L_rows = K.sum(1), L.sum(1)
+    centred = (K * L).sum(1).sum() - 2 / n * (K_rows * L_rows).sum() + K_rows.sum() * L_rows.sum() / n**2
+    return centred / (n - 1) ** 2
 
 
 def _trace(K: Tensor, L: Tensor) -> Tensor:
