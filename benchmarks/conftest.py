@@ -52,7 +52,7 @@ def contest(benchmark: Any, small: bool) -> Callable[..., None]:
     contenders: by name, with a method for each mode; names of backends are ours. Those in `forward_only` do not train.
     expected: what a training step returns (forward returns the first of it); None where there is nothing to compare.
     facts: by contender, what else is kept of it.
-    labels: "op" and "size"; and "peer", the contender that a user would take instead, with the "target" ratio.
+    labels: "op" and "size"; "peer", the contender that a user would take instead, and the "target" of the ratio to it.
     """
     budget = ONCE if small else Budget()
 

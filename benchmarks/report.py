@@ -55,24 +55,23 @@ def machine_line(results: Mapping[str, Any]) -> str:
 def peers_table(results: Mapping[str, Any]) -> str:
     """The best of ours beside the peer that a user would take, of every benchmark that has one."""
     rows = [list(_peer_row(entry)) for entry in results["results"] if entry.get("peer")]
-    head = ["what", "against", "forward", "", "forward + backward", "", "peak MiB, with backward", "target"]
-    return table(head, rows)
+    return table(["what", "against", "forward", "", "forward + backward", "", "peak MiB, with backward"], rows)
 
 
 def _peer_row(entry: Entry) -> Iterator[str]:
-    yield f"`{entry['op']}`, {entry['size']}"
+    yield title(entry)
     yield entry["peer"]
     for mode in MODES:
-        rows, ours, times = figures(entry, mode), best_of_ours(entry, mode), ratio(entry, mode)
-        if ours and times:
-            yield f"{number(rows[ours]['ms'])} / {number(rows[entry['peer']]['ms'])} ms"
-            yield f"{times:.3g}x"
-        else:
-            yield from ("", "")
-    rows, ours = figures(entry, "train"), best_of_ours(entry, "train")
-    both = ours and entry["peer"] in rows
-    yield f"{number(rows[ours]['peak_mib'])} / {number(rows[entry['peer']]['peak_mib'])}" if both else ""
-    yield f"{entry['target']}x"
+        yield _against(entry, mode, "ms", " ms")
+        times = ratio(entry, mode)
+        missed = times and mode == "train" and times < entry.get("target", 0)
+        yield f"{times:.3g}x" + (f" (target {entry['target']}x)" if missed else "") if times else ""
+    yield _against(entry, "train", "peak_mib", "")
+
+
+def _against(entry: Entry, mode: str, key: str, unit: str) -> str:
+    rows, ours, peer = figures(entry, mode), best_of_ours(entry, mode), entry["peer"]
+    return f"{number(rows[ours][key])} / {number(rows[peer][key])}{unit}" if ours and peer in rows else ""
 
 
 def contenders_table(results: Mapping[str, Any]) -> str:
@@ -80,7 +79,7 @@ def contenders_table(results: Mapping[str, Any]) -> str:
     rows = []
     for entry in results["results"]:
         for name, contender in entry["contenders"].items():
-            cells = [f"`{entry['op']}`, {entry['size']}", name]
+            cells = [title(entry), name]
             for mode in MODES:
                 row = contender.get(mode, {})
                 median, low, high = (number(row.get(key)) for key in ("ms", "low", "high"))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "results"
-OURS = ("cuda", "triton", "cpu", "reference")
-"""Contenders of these names are ours."""
+OURS = ("cuda", "triton", "cpu", "reference", "ours")
+"""Contenders of these names are ours: our backends, and what has no backends."""
 MODES = {"forward": "forward", "train": "forward + backward"}
 
 Entry = Mapping[str, Any]
@@ -37,8 +37,9 @@ def figures(entry: Entry, mode: str) -> dict[str, Mapping[str, float]]:
 
 
 def best_of_ours(entry: Entry, mode: str) -> str | None:
-    """The fastest contender of ours."""
-    times = {name: row["ms"] for name, row in figures(entry, mode).items() if name in OURS}
+    """The fastest contender of ours, the peer aside."""
+    ours = [name for name in OURS if name != entry.get("peer")]
+    times = {name: row["ms"] for name, row in figures(entry, mode).items() if name in ours and "ms" in row}
     return min(times, key=times.__getitem__) if times else None
 
 
@@ -61,5 +62,6 @@ def summary(entry: Entry) -> Iterator[str]:
             continue
         times = ", ".join(f"{name} {row['ms']:.4g} ms" for name, row in rows.items())
         times_the_peer = ratio(entry, mode)
-        stands = f": {times_the_peer:.2f}x {entry['peer']}, target {entry['target']}x" if times_the_peer else ""
-        yield f"{title(entry)}, {words}: {times}{stands}"
+        stands = f": {times_the_peer:.2f}x {entry['peer']}" if times_the_peer else ""
+        target = f", target {entry['target']}x" if times_the_peer and "target" in entry else ""
+        yield f"{title(entry)}, {words}: {times}{stands}{target}"
