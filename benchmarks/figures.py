@@ -40,6 +40,7 @@ def draw_radar(scores: Mapping[str, Mapping[str, float]], path: Path) -> None:
             axes.plot(closed[1], closed[0], color=COLOURS[kind], linewidth=1.8, label=LABELS[kind], marker="o", ms=3.5)
             axes.fill(closed[1], closed[0], color=COLOURS[kind], alpha=0.08)
         axes.set_xticks(angles, axes_names, size=10)
+        axes.tick_params("x", pad=12)
         axes.set_ylim(0, 100)
         axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100"], color=GREY, size=7)
         axes.set_rlabel_position(36)
@@ -71,6 +72,8 @@ def _draw_panel(axes: Axes, curves: Mapping[str, Curve]) -> None:
         )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.set_xticks(mamba.lengths[::2], [f"{length:,}" for length in mamba.lengths[::2]], rotation=30, size=8)
     axes.margins(y=0.12)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28))

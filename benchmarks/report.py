@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import figures as drawings
-from benchmarks.results import FOLDER, MODES, Entry, best_of_ours, devices, figures, load, ratio, title
+from benchmarks.results import FOLDER, MODES, Entry, best_of_ours, devices, figures, find, load, ratio, title
 from benchmarks.study import (
     KINDS,
     PAPER,
@@ -152,6 +152,18 @@ def parts_table(results: Mapping[str, Any]) -> str:
     return table(["what", "part", *costs], rows)
 
 
+def memory_check(results: Mapping[str, Any]) -> str:
+    """The peak of torch's allocator beside the growth of a fresh process, for the same benchmark."""
+    check = find(results, "test_resident_memory")
+    same = next(entry for entry in results["results"] if entry is not check and title(entry) == title(check))
+    rows = [
+        [name, number(same["contenders"][name]["train"]["peak_mib"]), number(row["resident_mib"])]
+        for name, row in figures(check, "train").items()
+    ]
+    head = [f"{title(check)}, forward + backward", "peak of torch's allocator, MiB", "growth of the resident set, MiB"]
+    return table(head, rows)
+
+
 def claims_table(results: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     rows = [[claim.text, claim.measured, "yes" if claim.holds else "**no**"] for claim in claims(results, runs)]
     return table(["the drafts claim", "measured here", "holds"], rows)
@@ -219,6 +231,7 @@ def details() -> str:
         tokens_table(results),
         growth_table(results),
         parts_table(results),
+        memory_check(results),
     ]
     for name, measured in devices().items():
         blocks += [f"## {name}", machine_line(measured) + ".", contenders_table(measured)]
