@@ -5,9 +5,10 @@ Source: seeds 002 section 4.5 and Fig. 5, seeds 001 Table III.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,8 @@ _ATTENTION_ON_CPU = {
 def flops(module: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int]:
     """FLOPs of a forward pass, and of one with its backward, by torch's counter, computing nothing."""
     mode = FakeTensorMode()
-    state = {name: mode.from_tensor(t) for name, t in [*module.named_parameters(), *module.named_buffers()]}
+    named = itertools.chain(module.named_parameters(), module.named_buffers())
+    state: dict[str, Tensor] = {name: mode.from_tensor(t) for name, t in named}
     with mode, FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU) as counter:
         output = _first(functional_call(module, state, tuple(mode.from_tensor(t) for t in inputs)))
         forward = counter.get_total_flops()
@@ -72,7 +74,7 @@ class Size:
 def fusion_inputs(config: FusionConfig, size: Size) -> list[Tensor]:
     """Image and text features, or their tokens."""
     if config.tokens == "sequence":
-        shapes = [(size.batch, size.patches, WIDTH), (size.batch, size.words, WIDTH)]
+        shapes: list[tuple[int, ...]] = [(size.batch, size.patches, WIDTH), (size.batch, size.words, WIDTH)]
     else:
         shapes = [(size.batch, WIDTH)] * 2
     return [torch.randn(shape, device=DEVICE, requires_grad=True) for shape in shapes]
@@ -83,7 +85,7 @@ def fusion(config: FusionConfig) -> Fusion:
         return Fusion(config, WIDTH, WIDTH, WIDTH)
 
 
-def fusions(tokens: str) -> dict[str, FusionConfig]:
+def fusions(tokens: Literal["pooled", "pair", "sequence"]) -> dict[str, FusionConfig]:
     """The three fusions on tokens of one kind; the simple one, which reads pooled features only, on those."""
     return {
         kind: replace(config, tokens="pooled" if kind == "simple" else tokens) for kind, config in FUSIONS.items()
@@ -108,7 +110,7 @@ def variant(name: str) -> Fusion:
     """
     module = fusion(FUSIONS["mamba"])
     if name == "w/o Mamba":
-        module.mixer = _AsTheyAre()
+        module.mixer = _AsTheyAre()  # type: ignore[assignment]
     elif name == "w/o gate":
         module.gate = _EqualWeights()  # type: ignore[assignment]
     elif name == "w/o alignment":

@@ -31,7 +31,8 @@ def draw_radar(scores: Mapping[str, Mapping[str, float]], path: Path) -> None:
     axes_names = list(next(iter(scores.values())))
     angles = np.linspace(0, 2 * np.pi, len(axes_names), endpoint=False)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(5.6, 4.6), subplot_kw={"projection": "polar"}, layout="constrained")
+        figure = plt.figure(figsize=(5.6, 4.6), layout="constrained")
+        axes: Any = figure.add_subplot(projection="polar")
         axes.set_theta_offset(np.pi / 2)
         axes.set_theta_direction(-1)
         for kind, row in scores.items():

@@ -181,8 +181,8 @@ def studied() -> Mapping[str, Any]:
 def measured_section() -> str:
     """What the README says of speed, memory and the papers' comparison."""
     blocks = []
-    for name, results in devices().items():
-        blocks += [f"`benchmarks/results/{name}`: {machine_line(results)}.", peers_table(results)]
+    for name, measured in devices().items():
+        blocks += [f"`benchmarks/results/{name}`: {machine_line(measured)}.", peers_table(measured)]
     results, runs = studied(), accuracy_runs()
     blocks += [
         "#### The papers' efficiency comparison",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ Contest = Callable[..., None]
 LENGTHS = [2**exponent for exponent in range(6, 15)]
 
 
-def measure(contest: Contest, modules: dict[str, tuple[nn.Module, list[Tensor]]], **labels: Any) -> None:
+def measure(contest: Contest, modules: Mapping[str, tuple[nn.Module, list[Tensor]]], **labels: Any) -> None:
     """A contest of modules, each with its own inputs."""
     facts = {
         name: {"parameters": parameters(module), **flops(module, inputs)} for name, (module, inputs) in modules.items()
@@ -37,7 +37,7 @@ def measure(contest: Contest, modules: dict[str, tuple[nn.Module, list[Tensor]]]
 
 @pytest.mark.parametrize("batch", [1, 16])
 @pytest.mark.parametrize("tokens", ["pooled", "pair", "sequence"])
-def test_fusion(contest: Contest, small: bool, tokens: str, batch: int) -> None:
+def test_fusion(contest: Contest, small: bool, tokens: Literal["pooled", "pair", "sequence"], batch: int) -> None:
     """The drafts' sizes; the simple fusion reads pooled features whatever the others read."""
     size = Size(batch, 5, 3) if small else Size(batch)
     modules = {kind: (fusion(config), fusion_inputs(config, size)) for kind, config in fusions(tokens).items()}

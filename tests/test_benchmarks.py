@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import report
+from benchmarks import conftest, machine, report
 from benchmarks.compare import changes
 from benchmarks.figures import SUFFIXES, _numbers, drawn_from
 from benchmarks.measure import Budget, error, figures, in_turns, peak_memory
@@ -160,27 +161,21 @@ def test_scores_are_100_for_the_best_of_an_axis() -> None:
 
 
 def test_figures_of_one_run_are_added_to_those_of_another(tmp_path: Path) -> None:
-    file = tmp_path / "results.json"
+    config: Any = SimpleNamespace(option=SimpleNamespace(benchmark_json=tmp_path / "results.json"))
 
-    def run(selection: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pytest", "benchmarks/test_ops.py", "-q", "--small", "-k", selection]
-        return subprocess.run(
-            [*command, f"--benchmark-json={file}"], capture_output=True, text=True, cwd=report.ROOT
-        )
+    def run(*names: str) -> list[tuple[str, str, str]]:
+        """A run of these benchmarks; gives the names, commits and sizes that the file then has."""
+        conftest.pytest_configure(config)
+        output: dict[str, Any] = {"benchmarks": [{"name": n, "extra_info": {"size": names[-1]}} for n in names]}
+        conftest.pytest_benchmark_update_json(config, None, output)
+        config.option.benchmark_json.write_text(json.dumps(output))
+        return [(entry["name"], entry["commit"], entry["size"]) for entry in output["results"]]
 
-    assert run("test_hsic and 64").returncode == 0
-    first = json.loads(file.read_text())
-    assert [entry["name"] for entry in first["results"]] == ["test_hsic[64]"]
-    first["results"][0]["commit"] = "earlier"
-    file.write_text(json.dumps(first))
-    assert run("test_hsic and 128").returncode == 0
-    both = json.loads(file.read_text())
-    assert [(e["name"], e["commit"] == "earlier") for e in both["results"]] == [
-        ("test_hsic[64]", True), ("test_hsic[128]", False)
-    ]  # fmt: skip
-    contenders = both["results"][1]["contenders"]
-    assert contenders["cpu"]["train"].keys() == {"ms", "low", "high", "rounds", "peak_mib", "error"}
-    file.write_text(json.dumps({**both, "threads": 99}))
-    refused = run("test_hsic and 128")
-    assert refused.returncode != 0 and "has figures of threads 99, got" in refused.stderr + refused.stdout
-    assert len(json.loads(file.read_text())["results"]) == 2
+    commit = machine.commit()
+    assert run("a", "b") == [("a", commit, "b"), ("b", commit, "b")]
+    assert run("b", "c") == [("a", commit, "b"), ("b", commit, "c"), ("c", commit, "c")]
+    file = json.loads(config.option.benchmark_json.read_text())
+    assert file["threads"] == torch.get_num_threads()
+    config.option.benchmark_json.write_text(json.dumps({**file, "threads": 99}))
+    with pytest.raises(pytest.UsageError, match="has figures of threads 99, got"):
+        run("c")
