@@ -1,5 +1,5 @@
-"""The operators on a GPU in bfloat16, forward and forward plus backward: our backends side by side, and the peers that
-are installed there.
+"""The operators on a GPU, forward and forward plus backward: our backends side by side, and the peers that are
+installed there.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from bdam_kernels import Mamba, backends, bidirectional_cross_attention, selective_scan
+from bdam_kernels import Mamba, backends, bidirectional_cross_attention, causal_conv1d, hsic, selective_scan
 from benchmarks.measure import Contender, Outputs
-from benchmarks.peers import two_sdpa_calls, two_sdpa_calls_by
+from benchmarks.peers import textbook_hsic, torch_causal_conv1d, two_sdpa_calls, two_sdpa_calls_by
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -139,6 +139,37 @@ def test_cross_attention_gpu(contest: Contest, shrink: Shrink, shape: tuple[int,
     compete(
         contest, those_that_run(ours | peers, inputs), inputs,
         op="bidirectional_cross_attention", size=f"(B, H, L, d) = {shape}, bf16", peer="two SDPA calls",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(64, 512, 197), (8, 1536, 2048)], ids=lambda s: "-".join(map(str, s)))
+def test_causal_conv1d_gpu(contest: Contest, shrink: Shrink, shape: tuple[int, int, int]) -> None:
+    batch, channels, length = shrink(shape)
+    shapes = (batch, channels, length), (channels, 4), (channels,)
+    inputs = [torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_() for shape in shapes]
+
+    def convolve(*inputs: Tensor, backend: str) -> Tensor:
+        return causal_conv1d(*inputs, activation="silu", backend=backend)
+
+    candidates = our_backends(convolve) | {"PyTorch's conv1d": torch_causal_conv1d}
+    try:
+        from causal_conv1d import causal_conv1d_fn
+    except ImportError:
+        pass
+    else:
+        candidates["causal-conv1d"] = lambda *inputs: causal_conv1d_fn(*inputs, activation="silu")
+    compete(
+        contest, those_that_run(candidates, inputs), inputs,
+        op="causal_conv1d", size=f"(B, D, L) = {shape}, W = 4, bf16", peer="causal-conv1d",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [64, 128, 256, 1024, 4096])
+def test_hsic_gpu(contest: Contest, shrink: Shrink, rows: int) -> None:
+    inputs = [torch.randn(shrink((rows, 768)), device="cuda").requires_grad_() for _ in range(2)]
+    compete(
+        contest, {"ours": hsic, "the textbook form": textbook_hsic}, inputs,
+        op="hsic", size=f"N = {rows}, D = 768", peer="the textbook form",
     )  # fmt: skip
 
 
