@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine
-from benchmarks.measure import ONCE, Budget, Contender, error, figures, in_turns, peak_memory
-from benchmarks.results import summary
-
-MODES = ("forward", "train")
+from benchmarks.measure import ONCE, Budget, Contender, Step, error, figures, in_turns, peak_memory
+from benchmarks.results import MODES, summary
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,7 +52,6 @@ def contest(benchmark: Any, small: bool) -> Callable[..., None]:
     facts: by contender, what else is kept of it.
     labels: "op" and "size"; "peer", the contender that a user would take instead, and the "target" of the ratio to it.
     """
-    budget = ONCE if small else Budget()
 
     def run(
         contenders: Mapping[str, Contender],
@@ -62,42 +59,48 @@ def contest(benchmark: Any, small: bool) -> Callable[..., None]:
         forward_only: Sequence[str] = (),
         expected: Sequence[Tensor] | None = None,
         facts: Mapping[str, Mapping[str, float]] | None = None,
-        modes: Sequence[str] = MODES,
-        budget: Budget = budget,
+        modes: Sequence[str] = tuple(MODES),
         **labels: Any,
     ) -> None:
         kept: dict[str, dict[str, Any]] = {name: dict((facts or {}).get(name, {})) for name in contenders}
         for mode in modes:
-            steps, measured = {}, {}
-            for name, contender in contenders.items():
-                if mode == "train" and name in forward_only:
-                    continue
-                if contender.module is not None:
-                    contender.module.train(mode == "train")
-                steps[name] = getattr(contender, mode)
-                results, peak = peak_memory(steps[name])
-                measured[name] = {"peak_mib": peak}
-                if expected is not None:
-                    measured[name]["error"] = error(results, expected[: len(results)])
-                    # Half of the digits: it computes the same function. How well, the figure says.
-                    assert measured[name]["error"] <= torch.finfo(results[0].dtype).eps ** 0.5, f"{name}, {mode}"
-                del results
-            for name, times in in_turns(steps, budget).items():
-                kept[name][mode] = figures(times, **measured[name])
+            here = {name: c for name, c in contenders.items() if mode == "forward" or name not in forward_only}
+            steps = {name: _step(contender, mode) for name, contender in here.items()}
+            weighed = {name: _weigh(step, expected, f"{name}, {mode}") for name, step in steps.items()}
+            for name, times in in_turns(steps, ONCE if small else Budget()).items():
+                kept[name][mode] = figures(times, **weighed[name])
         benchmark.extra_info.update(labels, contenders=kept)
+        # Without a call of it, this fixture reports nothing.
         benchmark.pedantic(lambda: None, rounds=1)
 
     return run
 
 
+def _step(contender: Contender, mode: str) -> Step:
+    if contender.module is not None:
+        contender.module.train(mode == "train")
+    return getattr(contender, mode)
+
+
+def _weigh(step: Step, expected: Sequence[Tensor] | None, name: str) -> dict[str, float]:
+    """The peak memory of a step and the error of its results."""
+    results, peak = peak_memory(step)
+    if expected is None:
+        return {"peak_mib": peak}
+    worst = error(results, expected[: len(results)])
+    # Half of the digits: it computes the same function. How well, the figure says.
+    assert worst <= torch.finfo(results[0].dtype).eps ** 0.5, f"{name}: error {worst:.3g}"
+    return {"peak_mib": peak, "error": worst}
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuses to mix figures of two machines before any is taken."""
-    existing = _existing(config)
+    """Refuses to keep what is no figure, and to mix those of two machines, before any is taken."""
+    if config.getoption("--small") and config.option.benchmark_json:
+        raise pytest.UsageError("--small takes no figures to keep: leave out one of --small and --benchmark-json")
+    existing, file = _existing(config), config.option.benchmark_json
     for key, value in machine.describe().items() if existing else ():
-        if existing[key] != value:
-            raise pytest.UsageError(
-                f"{config.option.benchmark_json} has figures of {key} {existing[key]}, got {value}: give another file"
-            )
+        if (there := existing.get(key)) != value:
+            raise pytest.UsageError(f"{file} has figures of {key} {there}, got {value}: give another file")
 
 
 def _existing(config: pytest.Config) -> dict[str, Any]:

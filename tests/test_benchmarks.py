@@ -161,21 +161,25 @@ def test_scores_are_100_for_the_best_of_an_axis() -> None:
 
 
 def test_figures_of_one_run_are_added_to_those_of_another(tmp_path: Path) -> None:
-    config: Any = SimpleNamespace(option=SimpleNamespace(benchmark_json=tmp_path / "results.json"))
+    option = SimpleNamespace(benchmark_json=tmp_path / "results.json")
+    config: Any = SimpleNamespace(option=option, getoption=lambda name: False)
 
     def run(*names: str) -> list[tuple[str, str, str]]:
         """A run of these benchmarks; gives the names, commits and sizes that the file then has."""
         conftest.pytest_configure(config)
         output: dict[str, Any] = {"benchmarks": [{"name": n, "extra_info": {"size": names[-1]}} for n in names]}
         conftest.pytest_benchmark_update_json(config, None, output)
-        config.option.benchmark_json.write_text(json.dumps(output))
+        option.benchmark_json.write_text(json.dumps(output))
         return [(entry["name"], entry["commit"], entry["size"]) for entry in output["results"]]
 
     commit = machine.commit()
     assert run("a", "b") == [("a", commit, "b"), ("b", commit, "b")]
     assert run("b", "c") == [("a", commit, "b"), ("b", commit, "c"), ("c", commit, "c")]
-    file = json.loads(config.option.benchmark_json.read_text())
+    file = json.loads(option.benchmark_json.read_text())
     assert file["threads"] == torch.get_num_threads()
-    config.option.benchmark_json.write_text(json.dumps({**file, "threads": 99}))
+    option.benchmark_json.write_text(json.dumps({**file, "threads": 99}))
     with pytest.raises(pytest.UsageError, match="has figures of threads 99, got"):
+        run("c")
+    config.getoption = lambda name: True
+    with pytest.raises(pytest.UsageError, match="takes no figures to keep"):
         run("c")
