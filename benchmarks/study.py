@@ -144,12 +144,12 @@ def claims(results: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Ite
     )
     yield Claim(
         "accuracy comparable to a 4-layer Transformer",
-        f"mAP {_spread(runs, 'mamba')} against {_spread(runs, 'transformer')}",
+        f"mAP {spread(runs, 'mamba')} against {spread(runs, 'transformer')}",
         abs(_difference(runs, "mamba", "transformer")) <= 2,
     )
     yield Claim(
         "a marked improvement of mAP over Simple",
-        f"mAP {_spread(runs, 'mamba')} against {_spread(runs, 'simple')}",
+        f"mAP {spread(runs, 'mamba')} against {spread(runs, 'simple')}",
         _difference(runs, "mamba", "simple") > 2,
     )
     yield Claim(
@@ -172,8 +172,9 @@ def claims(results: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Ite
     )
 
 
-def _spread(runs: Sequence[Mapping[str, Any]], kind: str) -> str:
-    mean, deviation, _ = accuracy(runs, kind)
+def spread(runs: Sequence[Mapping[str, Any]], kind: str, metric: str = "map") -> str:
+    """A metric's mean and deviation over the seeds."""
+    mean, deviation, _ = accuracy(runs, kind, metric)
     return f"{mean:.1f} ± {deviation:.1f}"
 
 
