@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_run import restore_globals, tiny, write_people
+from tiny_run import one_thread, restore_globals, tiny, write_people
 
 from bdam_reid.config import ConfigError
 from bdam_reid.studies.fusion import FUSIONS, Study, run_study
@@ -17,10 +16,8 @@ from bdam_reid.studies.fusion import FUSIONS, Study, run_study
 
 @pytest.fixture(autouse=True)
 def _untouched_globals() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
     restore_globals()
 
 
