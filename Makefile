@@ -20,9 +20,10 @@ demo: $(VENV)/base
 test: lint
 	OMP_WAIT_POLICY=passive $(MAKE) --jobs=2 --output-sync=target test-suite test-isas test-triton test-cuda
 
-# Everything, on the best instruction set.
+# Everything, on the best instruction set; each benchmark once at small size.
 test-suite: $(VENV)/dev
 	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -q benchmarks --small
 
 # The kernels on every other instruction set that this processor has.
 test-isas: $(VENV)/dev
@@ -46,15 +47,18 @@ gpu:
 	BDAM_STRICT_BUILD=1 $(INSTALL) --editable .
 	$(if $(PEERS),$(INSTALL) $(PEERS))
 	BDAM_REQUIRE=cpu,triton,cuda $(PYTHON) -m pytest -q $(KERNEL_TESTS) $(addprefix tests/test_,modules.py gpu.py triton_compile.py)
-	device=$$($(PYTHON) -c "import torch; print(torch.cuda.get_device_name().lower().replace(' ', '-'))"); \
-		$(PYTHON) -m pytest -q benchmarks/test_gpu.py --benchmark-json=benchmarks/results/$$device.json
+	$(PYTHON) -m pytest -v benchmarks/test_gpu.py benchmarks/test_efficiency.py \
+		--benchmark-json=benchmarks/results/$$($(PYTHON) -m benchmarks.machine)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Measures everything, into the results file of this machine, and writes the tables and figures of all machines anew.
+# With SELECT="-k scan" only those benchmarks; the file keeps the others' figures.
 bench: $(VENV)/dev
-	$(BIN)/python -m pytest benchmarks
+	$(BIN)/python -m pytest -v benchmarks $(SELECT) --benchmark-json=benchmarks/results/$$($(BIN)/python -m benchmarks.machine)
+	$(BIN)/python -m benchmarks.report
 
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)

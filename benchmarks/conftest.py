@@ -1,117 +1,131 @@
-"""Side-by-side timing: contenders take turns in one process, medians are compared, and the table comes last."""
+"""The fixtures of the benchmarks, and what becomes of the figures."""
 
 from __future__ import annotations
 
-import platform
-import statistics
-import subprocess
-import time
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from bdam_kernels import backend
+from benchmarks import machine
+from benchmarks.measure import ONCE, Budget, Contender, Step, error, figures, in_turns, peak_memory
+from benchmarks.results import MODES, summary
 
-MIN_ROUNDS, MAX_ROUNDS, SECONDS = 3, 40, 6.0
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--small", action="store_true", help="every benchmark once, at small size, for correctness")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
 
 
 @pytest.fixture
-def compare(benchmark: Any) -> Callable[..., float]:
-    """compare(ours, peer, name, target) times both in turns and records medians and their ratio."""
+def small(request: pytest.FixtureRequest) -> bool:
+    """Whether only correctness is wanted."""
+    return request.config.getoption("--small")
 
-    def run(ours: Callable[[], object], peer: Callable[[], object], name: str, target: float) -> float:
-        times: dict[str, list[float]] = {"ours": [], "peer": []}
-        end = time.perf_counter() + SECONDS
-        while len(times["peer"]) < MIN_ROUNDS or (time.perf_counter() < end and len(times["peer"]) < MAX_ROUNDS):
-            for key, function in (("ours", ours), ("peer", peer)):
-                start = time.perf_counter()
-                function()
-                times[key].append(time.perf_counter() - start)
-        medians = {key: statistics.median(values) for key, values in times.items()}
-        ratio = medians["peer"] / medians["ours"]
-        benchmark.extra_info.update(
-            peer=name, target=target, ratio=round(ratio, 2), peer_ms=round(1e3 * medians["peer"], 3),
-            ours_ms=round(1e3 * medians["ours"], 3), rounds=len(times["peer"]),
-        )  # fmt: skip
-        benchmark.pedantic(ours, rounds=3)
-        return ratio
+
+@pytest.fixture
+def shrink(small: bool) -> Callable[[Sequence[int]], tuple[int, ...]]:
+    """A shape, or one of the same kind that computes in no time."""
+    return lambda shape: tuple(min(extent, 7) for extent in shape) if small else tuple(shape)
+
+
+@pytest.fixture
+def compiled(small: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """torch.compile for these shapes; at small size the function as it is: compiling takes longer than all the rest."""
+    return lambda function: function if small else torch.compile(function, dynamic=False)
+
+
+@pytest.fixture
+def contest(benchmark: Any, small: bool) -> Callable[..., None]:
+    """contest(contenders, ...): checks every contender's result, measures them side by side, records the figures.
+
+    contenders: by name, with a method for each mode; names of backends are ours. Those in `forward_only` do not train.
+    expected: what a training step returns (forward returns the first of it); None where there is nothing to compare.
+    facts: by contender, what else is kept of it.
+    labels: "op" and "size"; "peer", the contender that a user would take instead, and the "target" of the ratio to it.
+    """
+
+    def run(
+        contenders: Mapping[str, Contender],
+        *,
+        forward_only: Sequence[str] = (),
+        expected: Sequence[Tensor] | None = None,
+        facts: Mapping[str, Mapping[str, float]] | None = None,
+        modes: Sequence[str] = tuple(MODES),
+        **labels: Any,
+    ) -> None:
+        kept: dict[str, dict[str, Any]] = {name: dict((facts or {}).get(name, {})) for name in contenders}
+        for mode in modes:
+            here = {name: c for name, c in contenders.items() if mode == "forward" or name not in forward_only}
+            steps = {name: _step(contender, mode) for name, contender in here.items()}
+            weighed = {name: _weigh(step, expected, f"{name}, {mode}") for name, step in steps.items()}
+            for name, times in in_turns(steps, ONCE if small else Budget()).items():
+                kept[name][mode] = figures(times, **weighed[name])
+        benchmark.extra_info.update(labels, contenders=kept)
+        # Without a call of it, this fixture reports nothing.
+        benchmark.pedantic(lambda: None, rounds=1)
 
     return run
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def _step(contender: Contender, mode: str) -> Step:
+    if contender.module is not None:
+        contender.module.train(mode == "train")
+    return getattr(contender, mode)
 
 
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def _weigh(step: Step, expected: Sequence[Tensor] | None, name: str) -> dict[str, float]:
+    """The peak memory of a step and the error of its results."""
+    results, peak = peak_memory(step)
+    if expected is None:
+        return {"peak_mib": peak}
+    worst = error(results, expected[: len(results)])
+    # Half of the digits: it computes the same function. How well, the figure says.
+    assert worst <= torch.finfo(results[0].dtype).eps ** 0.5, f"{name}: error {worst:.3g}"
+    return {"peak_mib": peak, "error": worst}
 
 
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuses to keep what is no figure, and to mix those of two machines, before any is taken."""
+    if config.getoption("--small") and config.option.benchmark_json:
+        raise pytest.UsageError("--small takes no figures to keep: leave out one of --small and --benchmark-json")
+    existing, file = _existing(config), config.option.benchmark_json
+    for key, value in machine.describe().items() if existing else ():
+        if (there := existing.get(key)) != value:
+            raise pytest.UsageError(f"{file} has figures of {key} {there}, got {value}: give another file")
 
 
-def _device() -> dict[str, Any]:
-    """What a figure was taken on: the GPU as it was found, if there is one, else the processor."""
-    runs = not backend.backends()["cpu"]
-    cpu = {
-        "instruction_set": backend.cpu_isa() if runs else None,
-        "threads": torch.get_num_threads(),
-    }
-    if not torch.cuda.is_available():
-        return {"device": _processor(), **cpu}
-    fields = "clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,driver_version"
-    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True).stdout.strip().split("\n")[0].split(", ")
-    clocks = dict(zip(fields.split(","), found, strict=False))
-    return {
-        "device": torch.cuda.get_device_name(),
-        "cuda": torch.version.cuda,
-        **clocks,
-        "processor": _processor(),
-        **cpu,
-    }
+def _existing(config: pytest.Config) -> dict[str, Any]:
+    path = config.option.benchmark_json
+    return json.loads(path.read_text()) if isinstance(path, Path) and path.exists() else {}
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, output_json: dict[str, Any]) -> None:
-    """Keeps what a reader needs to judge a figure; no host or user name."""
-    entries = [{"name": b["name"], **b["extra_info"]} for b in output_json["benchmarks"]]
-    packages = ("torch", "triton", "mamba-ssm", "causal-conv1d", "mambapy", "transformers")
+    """Keeps what a reader needs to judge a figure, and the figures of the file that were not taken anew."""
+    commit = machine.commit()
+    entries = {b["name"]: {"name": b["name"], "commit": commit, **b["extra_info"]} for b in output_json["benchmarks"]}
+    before = {entry["name"]: entry for entry in _existing(config).get("results", ())}
     output_json.clear()
-    output_json.update(
-        **_device(),
-        python=platform.python_version(),
-        versions={package: _version(package) for package in packages if _version(package)},
-        commit=_commit(),
-        results=entries,
-    )
+    output_json.update(**machine.describe(), results=list((before | entries).values()))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    rows = [(b.name, b.extra_info) for b in config._benchmarksession.benchmarks]
-    if on_cpu := [row for row in rows if "ours_ms" in row[1]]:
-        terminalreporter.section("ours against the peer, medians of rounds in turns")
-        for name, info in on_cpu:
-            met = "" if info["ratio"] >= info["target"] else "  (below the target)"
-            terminalreporter.write_line(
-                f"{name:62} {info['ours_ms']:10.2f} {info.get('unit', 'ms')} against "
-                f"{info['peer_ms']:10.2f} of {info['peer']}: {info['ratio']:.1f}x, target {info['target']}x{met}"
-            )
-    if on_gpu := [row for row in rows if "ms" in row[1]]:
-        terminalreporter.section("medians in ms, the least possible, and peak memory in MiB")
-        for name, info in on_gpu:
-            times = ", ".join(f"{key} {ms:.3f} ms {info['peak_mib'][key]:.0f} MiB" for key, ms in info["ms"].items())
-            floor = f", floor {info['floor_ms']:.3f}" if "floor_ms" in info else ""
-            ratio = f"{info['ratio']:.2f}x" if info["ratio"] else "no peer installed"
-            terminalreporter.write_line(f"{name:40} {times}{floor}: {ratio}, target {info['target']}x")
+    benchmarks = config._benchmarksession.benchmarks  # type: ignore[attr-defined]
+    if benchmarks and not config.getoption("--small"):
+        terminalreporter.section("medians of rounds in turns")
+        for benchmark in benchmarks:
+            for line in summary({"name": benchmark.name, **benchmark.extra_info}):
+                terminalreporter.write_line(line)
+
+
+def pytest_benchmark_group_stats(config: pytest.Config, benchmarks: object, group_by: str) -> list[object]:
+    """No table of pytest-benchmark's own: it knows nothing of contenders."""
+    return []

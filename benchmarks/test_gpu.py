@@ -1,32 +1,47 @@
-"""The selective scan on a GPU, forward plus backward in bfloat16: our backends side by side, and mamba-ssm where it is.
-
-Medians of triton.testing.do_bench in one process. Every contender's result is compared before it is timed.
+"""The operators on a GPU, forward and forward plus backward: our backends side by side, and the peers that are
+installed there.
 """
 
 from __future__ import annotations
 
-import itertools
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
-from bdam_kernels import Mamba, backends, selective_scan
+from bdam_kernels import Mamba, backends, bidirectional_cross_attention, causal_conv1d, hsic, selective_scan
+from benchmarks.measure import Contender, Outputs
+from benchmarks.peers import textbook_hsic, torch_causal_conv1d, two_sdpa_calls, two_sdpa_calls_by
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-SHAPES = {
+Contest = Callable[..., None]
+Function = Callable[..., Outputs]
+Shrink = Callable[[Sequence[int]], tuple[int, ...]]
+
+SCANS = {
     (128, 512, 1): 2, (128, 512, 16): 2, (128, 512, 64): 2, (64, 512, 197): 2,
     (16, 1536, 1024): 1.3, (8, 1536, 2048): 1.3, (1, 2048, 16384): 1.3,
 }  # fmt: skip
 """(B, D, L), and how many times faster than mamba-ssm the best of ours should be."""
 
+ATTENTIONS = [
+    (128, 12, 196, 64), (128, 12, 197, 64), (64, 8, 49, 32), (64, 12, 64, 64), (64, 12, 577, 64), (128, 4, 197, 192),
+]  # fmt: skip
+"""(B, H, L, d)."""
+
+SDPA = {
+    "two SDPA calls, cuDNN": SDPBackend.CUDNN_ATTENTION,
+    "two SDPA calls, flash": SDPBackend.FLASH_ATTENTION,
+    "two SDPA calls, efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
 STATES = 16
-Step = Callable[[], list[Tensor]]
 
 
 def scan_inputs(batch: int, channels: int, length: int) -> list[Tensor]:
@@ -40,45 +55,38 @@ def scan_inputs(batch: int, channels: int, length: int) -> list[Tensor]:
     return [t.detach().requires_grad_() for t in (u, delta - 4, A, B, C, D, z, bias)]
 
 
-def contenders() -> dict[str, Callable[..., Tensor]]:
-    """Our GPU backends that run here, and mamba-ssm's CUDA kernel if it is installed."""
-    found: dict[str, Callable[..., Tensor]] = {
-        name: lambda *args, _name=name, **options: selective_scan(*args, **options, backend=_name)
+def those_that_run(candidates: Mapping[str, Function], inputs: list[Tensor]) -> dict[str, Function]:
+    """The functions that take these inputs on this GPU."""
+    running = {}
+    for name, function in candidates.items():
+        with suppress(RuntimeError):
+            function(*inputs)
+            running[name] = function
+    return running
+
+
+def our_backends(op: Function) -> dict[str, Function]:
+    """Our backends that run on this GPU."""
+    return {
+        name: lambda *inputs, _name=name: op(*inputs, backend=_name)
         for name in ("cuda", "triton")
         if not backends()[name]
     }
-    try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except ImportError:
-        return found
-    return {**found, "mamba-ssm": selective_scan_fn}
 
 
-def trainer(forward: Callable[[], Tensor], leaves: list[Tensor]) -> Step:
-    weight = torch.randn_like(forward())
-
-    def step() -> list[Tensor]:
-        out = forward()
-        return [out, *torch.autograd.grad(out, leaves, weight)]
-
-    return step
+def scan(*inputs: Tensor, backend: str) -> Tensor:
+    return selective_scan(*inputs, delta_softplus=True, backend=backend)
 
 
-def peak_memory(step: Step) -> int:
-    """Bytes that a step allocates at most, besides what is allocated before it."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def measure(step: Step) -> tuple[float, float]:
-    """Median milliseconds, and mebibytes at the peak."""
-    from triton.testing import do_bench
-
-    return do_bench(step, warmup=50, rep=200, return_mode="median"), peak_memory(step) / 2**20
+def compete(contest: Contest, functions: Mapping[str, Function], inputs: list[Tensor], **labels: Any) -> None:
+    """A contest of functions of the same inputs, each held against the first in float32."""
+    wide = [t.detach().float().requires_grad_() for t in inputs]
+    oracle = next(iter(functions.values()))
+    contest(
+        {name: Contender(lambda f=f: f(*inputs), inputs) for name, f in functions.items()},
+        expected=Contender(lambda: oracle(*wide), wide).train(),
+        **labels,
+    )
 
 
 @cache
@@ -99,32 +107,74 @@ def exp_rate() -> float:
     return 16 * torch.cuda.get_device_properties(0).multi_processor_count * clock * 1e6
 
 
-def floor_ms(batch: int, channels: int, length: int) -> float:
+def scan_floor_ms(batch: int, channels: int, length: int) -> float:
     """The least time of forward and backward: every tensor moved once each way, and an exponential a state each way."""
     elements = batch * channels * length
     moved = 2 * (11 * elements + 6 * batch * STATES * length)
     return 1e3 * max(moved / copy_bandwidth(), 2 * STATES * elements / exp_rate())
 
 
-def assert_close(ours: list[Tensor], others: list[Tensor]) -> None:
-    for a, b in zip(ours, others, strict=True):
-        assert (a.float() - b.float()).abs().max() <= 0.02 * b.float().abs().max()
+@pytest.mark.parametrize("shape", SCANS, ids=lambda s: "-".join(map(str, s)))
+def test_selective_scan_gpu(contest: Contest, shrink: Shrink, shape: tuple[int, int, int]) -> None:
+    functions = our_backends(scan)
+    try:
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    except ImportError:
+        pass
+    else:
+        functions["mamba-ssm"] = lambda *inputs: selective_scan_fn(*inputs, delta_softplus=True)
+    compete(
+        contest, functions, scan_inputs(*shrink(shape)),
+        op="selective_scan", size=f"(B, D, L) = {shape}, N = 16, bf16",
+        peer="mamba-ssm", target=SCANS[shape], floor_ms=round(scan_floor_ms(*shape), 4),
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "-".join(map(str, s)))
-def test_selective_scan(benchmark: Any, shape: tuple[int, int, int]) -> None:
-    inputs = scan_inputs(*shape)
-    steps = {
-        name: trainer(lambda scan=scan: scan(*inputs, delta_softplus=True), inputs)
-        for name, scan in contenders().items()
-    }
-    for first, second in itertools.pairwise(steps.values()):
-        assert_close(first(), second())
-    report(benchmark, steps, SHAPES[shape], floor_ms=round(floor_ms(*shape), 4))
+@pytest.mark.parametrize("shape", ATTENTIONS, ids=lambda s: "-".join(map(str, s)))
+def test_cross_attention_gpu(contest: Contest, shrink: Shrink, shape: tuple[int, int, int, int]) -> None:
+    """SDPA's backends one by one, those that take the shape; "two SDPA calls" is what SDPA picks itself."""
+    inputs = [torch.randn(shrink(shape), device="cuda", dtype=torch.bfloat16).requires_grad_() for _ in range(6)]
+    ours = our_backends(bidirectional_cross_attention)
+    peers = {name: two_sdpa_calls_by(backend) for name, backend in SDPA.items()} | {"two SDPA calls": two_sdpa_calls}
+    compete(
+        contest, those_that_run(ours | peers, inputs), inputs,
+        op="bidirectional_cross_attention", size=f"(B, H, L, d) = {shape}, bf16", peer="two SDPA calls",
+    )  # fmt: skip
 
 
-def test_mamba_layer(benchmark: Any) -> None:
-    x = torch.randn(128, 264, 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+@pytest.mark.parametrize("shape", [(64, 512, 197), (8, 1536, 2048)], ids=lambda s: "-".join(map(str, s)))
+def test_causal_conv1d_gpu(contest: Contest, shrink: Shrink, shape: tuple[int, int, int]) -> None:
+    batch, channels, length = shrink(shape)
+    shapes = (batch, channels, length), (channels, 4), (channels,)
+    inputs = [torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_() for shape in shapes]
+
+    def convolve(*inputs: Tensor, backend: str) -> Tensor:
+        return causal_conv1d(*inputs, activation="silu", backend=backend)
+
+    candidates = our_backends(convolve) | {"PyTorch's conv1d": torch_causal_conv1d}
+    try:
+        from causal_conv1d import causal_conv1d_fn
+    except ImportError:
+        pass
+    else:
+        candidates["causal-conv1d"] = lambda *inputs: causal_conv1d_fn(*inputs, activation="silu")
+    compete(
+        contest, those_that_run(candidates, inputs), inputs,
+        op="causal_conv1d", size=f"(B, D, L) = {shape}, W = 4, bf16", peer="causal-conv1d",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [64, 128, 256, 1024, 4096])
+def test_hsic_gpu(contest: Contest, shrink: Shrink, rows: int) -> None:
+    inputs = [torch.randn(shrink((rows, 768)), device="cuda").requires_grad_() for _ in range(2)]
+    compete(
+        contest, {"ours": hsic, "the textbook form": textbook_hsic}, inputs,
+        op="hsic", size=f"N = {rows}, D = 768", peer="the textbook form",
+    )  # fmt: skip
+
+
+def test_mamba_layer_gpu(contest: Contest, shrink: Shrink) -> None:
+    x = torch.randn(*shrink((128, 264)), 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     layers: dict[str, torch.nn.Module] = {"ours": Mamba(256, device="cuda")}
     try:
         from mamba_ssm import Mamba as PeerMamba
@@ -134,27 +184,17 @@ def test_mamba_layer(benchmark: Any) -> None:
         layers["mamba-ssm"] = PeerMamba(256, device="cuda")
         layers["mamba-ssm"].load_state_dict(layers["ours"].state_dict())
 
-    def step_of(layer: torch.nn.Module) -> Step:
-        names = sorted(name for name, _ in layer.named_parameters())
-        parameters = dict(layer.named_parameters())
+    def contender(layer: torch.nn.Module) -> Contender:
+        parameters = dict(sorted(layer.named_parameters()))
 
         def forward() -> Tensor:
             with torch.autocast("cuda", torch.bfloat16):
                 return layer(x)
 
-        return trainer(forward, [x, *(parameters[name] for name in names)])
+        return Contender(forward, [x, *parameters.values()])
 
-    report(benchmark, {name: step_of(layer) for name, layer in layers.items()}, 1.2)
-
-
-def report(benchmark: Any, steps: dict[str, Step], target: float, **facts: float) -> None:
-    """Times the contenders and records the figures; the ratio is of mamba-ssm over the best of ours."""
-    figures = {name: measure(step) for name, step in steps.items()}
-    best = min((name for name in figures if name != "mamba-ssm"), key=lambda name: figures[name][0])
-    peer = figures.get("mamba-ssm")
-    benchmark.extra_info.update(
-        ms={name: round(ms, 4) for name, (ms, _) in figures.items()},
-        peak_mib={name: round(mib, 2) for name, (_, mib) in figures.items()},
-        best=best, target=target, ratio=round(peer[0] / figures[best][0], 2) if peer else None, **facts,
+    contest(
+        {name: contender(layer) for name, layer in layers.items()},
+        expected=contender(layers["ours"]).train(),
+        op="Mamba(256)", size="(B, L) = (128, 264), bf16", peer="mamba-ssm", target=1.2,
     )  # fmt: skip
-    benchmark.pedantic(steps[best], rounds=3)

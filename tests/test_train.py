@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import arguments, restore_globals, tiny, train_alone, write_people
+from tiny_run import arguments, one_thread, restore_globals, tiny, train_alone, write_people
 
 from bdam_kernels import backend
 from bdam_reid import train as training
@@ -34,10 +34,8 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _untouched_globals() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
     restore_globals()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -36,14 +38,21 @@ def tiny(people: Path, output: Path, *more: str) -> Config:
     return parse_config(arguments(people, output, *more))
 
 
-def train_alone(config: Config) -> Path:
-    """Train in one thread: threads that wait for each other on a busy machine make steps this small slow."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine make steps this small slow."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return train(config)
+        yield
     finally:
         torch.set_num_threads(threads)
+
+
+def train_alone(config: Config) -> Path:
+    """Train in one thread."""
+    with one_thread():
+        return train(config)
 
 
 def restore_globals() -> None:

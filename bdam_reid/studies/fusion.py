@@ -1,0 +1,87 @@
+"""Accuracy of the three fusions: `python -m bdam_reid.studies.fusion`.
+
+Trains the demo with each kind of fusion at the drafts' sizes, with the same steps and seeds for all, and keeps what
+the official test split says of each run. Source: seeds 002 section 4.5 and Fig. 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from tqdm.auto import tqdm
+
+from bdam_reid.checkpoint import read_json, write_json
+from bdam_reid.config import Config, ConfigError, FusionConfig, demo
+from bdam_reid.runs import user_errors
+from bdam_reid.train import train
+
+FUSIONS: Mapping[str, FusionConfig] = {
+    "mamba": FusionConfig(kind="mamba", layers=2),
+    "transformer": FusionConfig(kind="transformer", layers=4),
+    "simple": FusionConfig(kind="simple"),
+}
+"""The drafts' fusion module and the two that it is compared with, at the drafts' sizes."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Train the demo with each kind of fusion and several seeds; finished runs are not repeated."""
+
+    root: str = "data/synthetic"
+    """Folder of the data set."""
+    output: Path = Path("runs/fusion")
+    """Folder of the runs; a run that was killed goes on from its last checkpoint."""
+    results: Path = Path("benchmarks/results/fusion-accuracy.json")
+    """What is kept of the runs; those of another call are added to."""
+    epochs: int = 8
+    kinds: tuple[Literal["mamba", "transformer", "simple"], ...] = ("mamba", "transformer", "simple")
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+def run_study(study: Study, base: Config) -> dict[str, Any]:
+    """Train what the results file lacks, each run kept as soon as it ends; gives the content of that file.
+
+    Raises: ConfigError if the file is of another budget; and as `bdam_reid.train.train`.
+    """
+    base = replace(base, data=replace(base.data, root=study.root), optim=replace(base.optim, epochs=study.epochs))
+    results = _open_results(study.results, base)
+    wanted = [(kind, seed) for seed in study.seeds for kind in study.kinds]
+    with tqdm(wanted, unit="run", disable=None) as bar:
+        for kind, seed in bar:
+            bar.set_postfix(kind=kind, seed=seed)
+            if any((run["kind"], run["seed"]) == (kind, seed) for run in results["runs"]):
+                continue
+            config = replace(base, output=str(study.output / f"{kind}-{seed}"), seed=seed, fusion=FUSIONS[kind])
+            results["runs"].append({"kind": kind, "seed": seed, **_outcome(train(config))})
+            write_json(study.results, results)
+    return results
+
+
+def _open_results(path: Path, base: Config) -> dict[str, Any]:
+    budget = {"preset": base.preset, "data": asdict(base.data), "optim": asdict(base.optim)}
+    results = read_json(path) if path.exists() else {"budget": budget, "runs": []}
+    if results["budget"] != budget:
+        raise ConfigError(f"{path} holds runs of another budget, {results['budget']}: give another --results")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return results
+
+
+def _outcome(run: Path) -> dict[str, Any]:
+    metrics, environment = read_json(run / "metrics.json"), read_json(run / "environment.json")
+    kept = {name: environment[name] for name in ("commit", "packages", "device", "threads", "backend", "cpu_isa")}
+    return {"metrics": metrics, "environment": kept}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    study = tyro.cli(Study, args=arguments)
+    with user_errors():
+        run_study(study, demo())
+
+
+if __name__ == "__main__":
+    main()

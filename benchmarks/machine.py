@@ -1,0 +1,67 @@
+"""What a figure was taken on, without the names of the host or of its user."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bdam_kernels import backend
+
+PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "mambapy", "transformers", "pykeops")
+
+
+def describe() -> dict[str, Any]:
+    """Device, instruction set, threads and versions: figures of two files with the same description compare."""
+    runs = not backend.backends()["cpu"]
+    cpu = {"instruction_set": backend.cpu_isa() if runs else None, "threads": torch.get_num_threads()}
+    software = {
+        "python": platform.python_version(),
+        "versions": {package: _version(package) for package in PACKAGES if _version(package)},
+    }
+    if not torch.cuda.is_available():
+        return {"device": _processor(), **cpu, **software}
+    fields = "clocks.max.sm,clocks.max.mem,driver_version"
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True).stdout.strip().split("\n")[0].split(", ")
+    clocks = dict(zip(fields.split(","), found, strict=False))
+    name = torch.cuda.get_device_name()
+    return {"device": name, "cuda": torch.version.cuda, **clocks, "processor": _processor(), **cpu, **software}
+
+
+def file_name() -> str:
+    """The name of this machine's results file: the device and, of processors, the cores in use."""
+    name = describe()["device"]
+    if not torch.cuda.is_available():
+        name += f" {torch.get_num_threads()} cores"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".json"
+
+
+def commit() -> str:
+    """The commit of the source tree, with -dirty where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
+        if line.startswith("model name"):
+            return re.sub(r"\((R|TM)\)", "", line.split(":", 1)[1]).strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    print(file_name())

@@ -1,0 +1,150 @@
+"""Time, peak memory and error of contenders that take turns in one process."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if ON_GPU else "cpu"
+
+Step = Callable[[], list[Tensor]]
+Outputs = Tensor | tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that computes, and the tensors that its training step differentiates by."""
+
+    function: Callable[[], Outputs]
+    leaves: Sequence[Tensor]
+    module: nn.Module | None = None
+    """What to put into evaluation mode for a forward pass, and into training mode for a training step."""
+
+    def forward(self) -> list[Tensor]:
+        """The outputs, without a graph."""
+        with torch.no_grad():
+            return _listed(self.function())
+
+    def train(self) -> list[Tensor]:
+        """The outputs and the gradients of all leaves, for outer gradients that are the same for every contender."""
+        outputs = _listed(self.function())
+        gradients = torch.autograd.grad(outputs, self.leaves, [_outer_gradient(output) for output in outputs])
+        return [*(output.detach() for output in outputs), *gradients]
+
+
+def _listed(outputs: Outputs) -> list[Tensor]:
+    return list(outputs) if isinstance(outputs, tuple) else [outputs]
+
+
+def _outer_gradient(output: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(output.numel())
+    # Rounded for all alike: the oracle's are the same numbers as those of the dtype under test.
+    return torch.randn(output.shape, generator=generator).bfloat16().to(output.device, output.dtype)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How often a step is timed."""
+
+    seconds: float = 1.0
+    """Spent on a contender, once it has run `fewest` times."""
+    fewest: int = 3
+    most: int = 40
+
+
+ONCE = Budget(0.0, 1, 1)
+_ROUND_SECONDS = 0.005
+_LONG_SECONDS = 4.0
+
+
+def in_turns(steps: Mapping[str, Step], budget: Budget) -> dict[str, list[float]]:
+    """Milliseconds of each step in each of its rounds.
+
+    Every step runs once a round, or as often as takes 5 ms, until its budget is spent; one of more than 4 s runs in
+    two rounds at most.
+    """
+    first = {name: _seconds(step, 1) for name, step in steps.items()}
+    calls = {name: max(1, math.ceil(_ROUND_SECONDS / seconds)) for name, seconds in first.items()}
+    # The first call of a short step may still be slow for reasons of its own, such as cold caches.
+    times = {name: [seconds] if seconds > _LONG_SECONDS else [] for name, seconds in first.items()}
+    while waiting := [name for name in steps if not _spent(times[name], calls[name], budget)]:
+        for name in waiting:
+            times[name].append(_seconds(steps[name], calls[name]))
+    return {name: [1e3 * seconds for seconds in values] for name, values in times.items()}
+
+
+def _spent(times: Sequence[float], calls: int, budget: Budget) -> bool:
+    if not times:
+        return False
+    fewest = min(budget.fewest, 2) if times[0] > _LONG_SECONDS else budget.fewest
+    enough = len(times) >= fewest and sum(times) * calls >= budget.seconds
+    return enough or len(times) >= budget.most
+
+
+def _seconds(step: Step, calls: int) -> float:
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(calls):
+        step()
+    synchronize()
+    return (time.perf_counter() - start) / calls
+
+
+def synchronize() -> None:
+    if ON_GPU:
+        torch.cuda.synchronize()
+
+
+def peak_memory(step: Step) -> tuple[list[Tensor], float]:
+    """What a step returns, and the MiB of tensors that live at its peak, besides those that lived before it.
+
+    On a GPU the allocator says so. On a CPU it is the greatest running sum of what the profiler reports of torch's
+    allocator, temporaries inside operators included; what a library allocates for itself is not seen.
+    """
+    if ON_GPU:
+        synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = step()
+        synchronize()
+        return result, (torch.cuda.max_memory_allocated() - before) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = step()
+    events: Any = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    live = peak = 0
+    for _, change in changes:
+        live += change
+        peak = max(peak, live)
+    return result, peak / 2**20
+
+
+def error(results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The greatest error of any result, relative to the greatest element of what is expected of it."""
+    errors = []
+    for result, oracle in zip(results, expected, strict=True):
+        assert result.shape == oracle.shape, f"{tuple(result.shape)} is not {tuple(oracle.shape)}"
+        scale = oracle.abs().max().item()
+        errors.append((result.to(oracle.dtype) - oracle).abs().max().item() / (scale or 1.0))
+    return max(errors)
+
+
+def figures(times: Sequence[float], **facts: float) -> dict[str, float]:
+    """What is kept of a contender: the median, the quartiles, the rounds, and other facts."""
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else 3 * list(times)
+    return {"ms": _rounded(median), "low": _rounded(low), "high": _rounded(high), "rounds": len(times)} | {
+        name: _rounded(value) for name, value in facts.items()
+    }
+
+
+def _rounded(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.4g}")

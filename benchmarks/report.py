@@ -1,0 +1,265 @@
+"""`python -m benchmarks.report`: tables and figures of the committed results, for the README and `docs/benchmarks.md`.
+
+Nothing is measured here, and no figure is written anywhere else by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import figures as drawings
+from benchmarks.results import FOLDER, MODES, Entry, best_of_ours, devices, figures, find, load, ratio, title
+from benchmarks.study import (
+    KINDS,
+    PAPER,
+    QUANTITIES,
+    SHORTEST_FITTED,
+    accuracy,
+    claims,
+    describe_crossing,
+    growth,
+    radar,
+    scores,
+    spread,
+)
+
+ROOT = Path(__file__).parents[1]
+README, DETAILS = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+RADAR, GROWTH = ROOT / "docs" / "fusion_radar.svg", ROOT / "docs" / "fusion_growth.svg"
+BEGIN, END = "<!-- {} of python -m benchmarks.report -->", "<!-- end -->"
+
+Rows = Sequence[Sequence[str]]
+
+
+def table(head: Sequence[str], rows: Rows) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """Three digits, or all of an integer's."""
+    if value is None:
+        return ""
+    text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{text} {unit}".strip()
+
+
+def machine_line(results: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    commits = ", ".join(sorted({entry["commit"] for entry in results["results"]}))
+    where = f"{results['threads']} threads of {results['device']} ({results['instruction_set']})"
+    return f"{where}; {versions}; commit {commits}"
+
+
+def peers_table(results: Mapping[str, Any]) -> str:
+    """The best of ours beside the peer that a user would take, of every benchmark that has one."""
+    rows = [list(_peer_row(entry)) for entry in results["results"] if entry.get("peer")]
+    return table(["what", "against", "forward", "", "forward + backward", "", "peak MiB, with backward"], rows)
+
+
+def _peer_row(entry: Entry) -> Iterator[str]:
+    yield title(entry)
+    yield entry["peer"]
+    for mode in MODES:
+        yield _against(entry, mode, "ms", " ms")
+        times = ratio(entry, mode)
+        missed = times and mode == "train" and times < entry.get("target", 0)
+        yield f"{times:.3g}x" + (f" (target {entry['target']}x)" if missed else "") if times else ""
+    yield _against(entry, "train", "peak_mib", "")
+
+
+def _against(entry: Entry, mode: str, key: str, unit: str) -> str:
+    rows, ours, peer = figures(entry, mode), best_of_ours(entry, mode), entry["peer"]
+    return f"{number(rows[ours][key])} / {number(rows[peer][key])}{unit}" if ours and peer in rows else ""
+
+
+def contenders_table(results: Mapping[str, Any]) -> str:
+    """Every contender of every benchmark."""
+    rows = []
+    for entry in results["results"]:
+        for name, contender in entry["contenders"].items():
+            cells = [title(entry), name]
+            for mode in MODES:
+                row = contender.get(mode, {})
+                median, low, high = (number(row.get(key)) for key in ("ms", "low", "high"))
+                peak = number(row.get("peak_mib", row.get("resident_mib")))
+                cells += [f"{median} ({low} to {high})" if median else "", peak]
+                cells += [f"{row['error']:.1e}" if "error" in row else ""]
+            rows.append(cells)
+    head = ["what", "contender"]
+    for words in MODES.values():
+        head += [f"{words}, ms (quartiles)", "peak MiB", "error"]
+    return table(head, rows)
+
+
+def study_table(results: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    """The raw numbers of the radar."""
+    rows = []
+    for kind, row in radar(results, runs).items():
+        cells = (
+            spread(runs, kind), spread(runs, kind, "r1"), str(accuracy(runs, kind)[2]), f"{row['Params']:.2f} M",
+            f"{row['FLOPs']:.2f} M", number(row["Memory"], "MiB"), f"{row['Speed']:,.0f}",
+        )  # fmt: skip
+        rows.append([drawings.LABELS[kind], *cells])
+    costs = ("parameters", "FLOPs a pair", "peak training memory", "pairs/s, forward")
+    return table(["fusion", "mAP, %", "R-1, %", "seeds", *costs], rows)
+
+
+def tokens_table(results: Mapping[str, Any]) -> str:
+    """Latency and throughput of the fusions by the tokens that they read."""
+    entries = {(e["tokens"], e["batch"]): e for e in results["results"] if "tokens" in e}
+    rows = []
+    for tokens in ("pooled", "pair", "sequence"):
+        one, many = entries[tokens, 1], entries[tokens, 16]
+        for kind in KINDS if tokens == "pooled" else KINDS[:2]:
+            single, batch = one["contenders"][kind], many["contenders"][kind]
+            cells = [number(single["forward_flops"] / 1e6), number(batch["train"]["peak_mib"])]
+            for mode in MODES:
+                cells += [number(single[mode]["ms"]), f"{1e3 * many['batch'] / batch[mode]['ms']:,.0f}"]
+            rows.append([tokens, drawings.LABELS[kind], *cells])
+    head = ["tokens", "fusion", "MFLOPs a pair", "peak training MiB, B = 16"]
+    for words in MODES.values():
+        head += [f"{words}, ms, B = 1", "pairs/s, B = 16"]
+    return table(head, rows)
+
+
+def growth_table(results: Mapping[str, Any]) -> str:
+    """Fitted exponents and crossing points."""
+    rows = []
+    for quantity in QUANTITIES:
+        curves = growth(results, quantity)
+        mamba, transformer = curves["mamba"], curves["transformer"]
+        at_end = f"{number(mamba.values[-1])} / {number(transformer.values[-1])}"
+        where = describe_crossing(mamba, transformer)
+        rows.append([quantity, f"{mamba.exponent:.2f}", f"{transformer.exponent:.2f}", at_end, where])
+    longest = growth(results, next(iter(QUANTITIES)))["mamba"].lengths[-1]
+    at_end = f"at {longest:,} tokens, Mamba / Transformer"
+    return table(["", "exponent, Mamba", "exponent, Transformer", at_end, "Mamba's curve"], rows)
+
+
+def parts_table(results: Mapping[str, Any]) -> str:
+    """The whole model, or the ablated fusion, by part."""
+    rows = []
+    for entry in results["results"]:
+        if entry["op"] in ("whole model", "fusion variants"):
+            for name, part in entry["contenders"].items():
+                forward, train = part["forward"], part["train"]
+                millions, billions = f"{part['parameters'] / 1e6:.2f}", number(part["forward_flops"] / 1e9)
+                measured = (number(forward["ms"]), number(train["ms"]), number(train["peak_mib"]))
+                rows.append([title(entry), name, millions, billions, *measured])
+    costs = ("M parameters", "forward GFLOPs", "forward, ms", "forward + backward, ms", "peak training MiB")
+    return table(["what", "part", *costs], rows)
+
+
+def memory_check(results: Mapping[str, Any]) -> str:
+    """The peak of torch's allocator beside the growth of a fresh process, for the same benchmark."""
+    check = find(results, "test_resident_memory")
+    same = next(entry for entry in results["results"] if entry is not check and title(entry) == title(check))
+    rows = [
+        [name, number(same["contenders"][name]["train"]["peak_mib"]), number(row["resident_mib"])]
+        for name, row in figures(check, "train").items()
+    ]
+    head = [f"{title(check)}, forward + backward", "peak of torch's allocator, MiB", "growth of the resident set, MiB"]
+    return table(head, rows)
+
+
+def claims_table(results: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    rows = [[claim.text, claim.measured, "yes" if claim.holds else "**no**"] for claim in claims(results, runs)]
+    return table(["the drafts claim", "measured here", "holds"], rows)
+
+
+def accuracy_runs() -> list[dict[str, Any]]:
+    return load(FOLDER / "fusion-accuracy.json")["runs"]
+
+
+def studied() -> Mapping[str, Any]:
+    """The results that the efficiency study is read from: the fullest that has one."""
+    return next(r for r in devices().values() if any(entry["name"] == PAPER for entry in r["results"]))
+
+
+def measured_section() -> str:
+    """What the README says of speed, memory and the papers' comparison."""
+    blocks = []
+    for name, measured in devices().items():
+        blocks += [f"`benchmarks/results/{name}`: {machine_line(measured)}.", peers_table(measured)]
+    results, runs = studied(), accuracy_runs()
+    blocks += [
+        "#### The papers' efficiency comparison",
+        "The three fusions at the papers' sizes, which means one token. Accuracy is that on the demo's synthetic set, "
+        "all trained alike; ranking does not read the fused feature, which only has a part in training the others. "
+        "The picture is Fig. 5 of the longer draft: best / value of a cost, value / best of the others, times 100.",
+        f"![Scores of the three fusions]({RADAR.relative_to(ROOT)})",
+        study_table(results, runs),
+        claims_table(results, runs),
+        "Over more tokens, without dropout, in a batch of 1 (Simple reads pooled features only, and does not grow). "
+        f"Exponents are fitted from {SHORTEST_FITTED:,} tokens on, dotted lines mark where the curves cross:",
+        f"![Growth with the number of tokens]({GROWTH.relative_to(ROOT)})",
+        growth_table(results),
+    ]
+    return "\n\n".join(blocks)
+
+
+def demo_section() -> str:
+    """What the README says of the demo's accuracy."""
+    metrics = load(FOLDER / "demo.json")
+    rows = []
+    for split, words in (("test", "test"), ("clothing_change", "other clothes than described")):
+        for key, how in ((split, f"beta {metrics['beta']:g}"), (f"{split}_beta0", "identity features alone (beta 0)")):
+            rates = [f"{metrics[key][rate]:.1f}" for rate in ("r1", "r5", "r10", "map", "minp")]
+            rows.append([f"{words}, {how}", *rates])
+    chance = f"{metrics['test_chance_r1']:.1f}"
+    return table(["%", "R-1", "R-5", "R-10", "mAP", "mINP"], [*rows, ["by chance", chance, "", "", "", ""]])
+
+
+SECTIONS = {"measured": measured_section, "demo": demo_section}
+
+
+def details() -> str:
+    """All that was measured."""
+    results, runs = studied(), accuracy_runs()
+    blocks = [
+        "# Measurements",
+        "Written by `python -m benchmarks.report` from `benchmarks/results/`. Times are medians of rounds in turns in "
+        "one process, with quartiles; memory is the peak of torch's allocator above what lived before; errors are the "
+        "greatest of outputs and gradients against float64, relative to the greatest element.",
+        "## Efficiency study",
+        study_table(results, runs),
+        claims_table(results, runs),
+        "Training mode has the drafts' dropout of 0.1, growth with length is measured without. FLOPs are those of "
+        "torch's counter, a multiply-add counting 2; the scan's own arithmetic is included.",
+        tokens_table(results),
+        growth_table(results),
+        parts_table(results),
+        memory_check(results),
+    ]
+    for name, measured in devices().items():
+        blocks += [f"## {name}", machine_line(measured) + ".", contenders_table(measured)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def with_sections(text: str) -> str:
+    """A document with every section written anew between its markers."""
+    for name, section in SECTIONS.items():
+        before, rest = text.split(f"{BEGIN.format(name)}\n")
+        _, after = rest.split(END, 1)
+        text = f"{before}{BEGIN.format(name)}\n\n{section()}\n\n{END}{after}"
+    return text
+
+
+def radar_numbers() -> dict[str, dict[str, float]]:
+    return scores(radar(studied(), accuracy_runs()))
+
+
+def main() -> None:
+    """Print the tables, write them, and draw the figures."""
+    README.write_text(with_sections(README.read_text(encoding="utf-8")), encoding="utf-8")
+    DETAILS.write_text(details(), encoding="utf-8")
+    drawings.draw_radar(radar_numbers(), RADAR)
+    drawings.draw_growth({quantity: growth(studied(), quantity) for quantity in QUANTITIES}, GROWTH)
+    print(details())
+
+
+if __name__ == "__main__":
+    main()

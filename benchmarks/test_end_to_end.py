@@ -1,0 +1,149 @@
+"""A training step, an evaluation pass and gallery search: our kernels against the reference backend, and others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+from torch.nn import functional as F
+
+from bdam_kernels import backend
+from bdam_reid.build import make_accelerator
+from bdam_reid.config import Config, EncoderConfig, demo, paper_icme
+from bdam_reid.data import Batch, Dataset, Query, Record, load_dataset, training_batches
+from bdam_reid.data.synthetic.writer import write_synthetic
+from bdam_reid.ranking import Gallery, Ranking
+from bdam_reid.train import Trainer
+from benchmarks.measure import Contender, error
+
+Contest = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    root = tmp_path_factory.mktemp("people")
+    write_synthetic(root / "set", 64, 0)
+    return load_dataset(root / "set")
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Training makes the whole process deterministic."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
+def forced(name: str) -> Iterator[None]:
+    """Every operator on one backend; "cpu" leaves the choice to them, which is the best that runs."""
+    before, backend.FORCED = backend.FORCED, None if name == "cpu" else name
+    try:
+        yield
+    finally:
+        backend.FORCED = before
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trainer that takes all its steps on one batch, with one backend."""
+
+    trainer: Trainer
+    batch: Batch
+    test: Sequence[Record]
+    backend: str
+    module: None = None
+
+    def train(self) -> list[Tensor]:
+        """A step with its update of the weights: the loss and the gradients, as one vector."""
+        torch.manual_seed(0)
+        with forced(self.backend):
+            scalars = self.trainer._step(self.batch)
+        gradients = [p.grad.flatten() for p in self.trainer.plain_model.parameters() if p.grad is not None]
+        return [torch.tensor(scalars["loss/total"]), torch.cat(gradients)]
+
+    def forward(self) -> list[Tensor]:
+        """Every caption of some test images against these images."""
+        with forced(self.backend):
+            ranking = self.trainer.ranker.rank_split(self.test)
+        return [ranking.identity, ranking.clothing]
+
+
+def paper() -> Config:
+    """The conference draft's model on four images; its encoders have the papers' sizes, but random weights."""
+    config = paper_icme()
+    encoder = EncoderConfig(width=768, layers=12, heads=12)
+    data = replace(config.data, identities_per_batch=2, images_per_identity=2)
+    return replace(config, data=data, image=encoder, text=encoder)
+
+
+def one_layer_of(config: Config) -> Config:
+    encoder = replace(config.image, width=12, layers=1, heads=3)
+    return replace(
+        config,
+        data=replace(config.data, identities_per_batch=2, images_per_identity=2, image_height=32, image_width=32),
+        image=encoder, text=encoder, bdam=replace(config.bdam, self_layers=1, cross_layers=1, heads=3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("preset", "images"), [("demo", 32), ("paper", 4)])
+def test_training_and_evaluation(
+    contest: Contest, small: bool, tmp_path: Path, dataset: Dataset, preset: str, images: int
+) -> None:
+    config = demo() if preset == "demo" else paper()
+    if small:
+        config = one_layer_of(config)
+    accelerator = make_accelerator(config)
+    runs = {}
+    for name in ("cpu", "reference"):
+        folder = tmp_path / name
+        folder.mkdir()
+        trainer = Trainer(config, folder, dataset, accelerator)
+        batch = next(iter(training_batches(trainer.training_set, trainer.sampler, epoch=0, start=0, num_workers=0)))
+        runs[name] = Run(trainer, batch, dataset.test[:images], name)
+    # One step each from the same weights: those after it are compared no more, as rounding errors grow.
+    errors = {}
+    for mode in ("forward", "train"):
+        results = {name: getattr(run, mode)() for name, run in runs.items()}
+        errors[f"{mode}_error"] = float(f"{error(results['cpu'], results['reference']):.4g}")
+        assert errors[f"{mode}_error"] <= torch.finfo(torch.float32).eps ** 0.5
+    size = f"evaluation of {images} images, step of {len(batch.images)}"
+    contest(runs, facts={"cpu": errors}, op=f"{preset} preset", size=size, peer="reference")
+
+
+def test_search(contest: Contest, shrink: Callable[[Sequence[int]], tuple[int, ...]]) -> None:
+    """The ten first images of every caption, at the sizes of CUHK-PEDES' test split; unit features of 768."""
+    (queries, images), beta = shrink((6156, 3074)), 0.5
+    text, image = ([F.normalize(torch.randn(rows, 768), dim=1) for _ in range(2)] for rows in (queries, images))
+    people = range(images)
+    records = tuple(Record(Path(f"{i}.jpg"), f"{i}.jpg", i, ("a",), "test") for i in people)
+    asked = tuple(Query("a", i % images) for i in range(queries))
+    weights = (1.0, math.sqrt(beta))
+    joint_text, joint_image = (
+        torch.cat([weight * t for weight, t in zip(weights, side, strict=True)], dim=1) for side in (text, image)
+    )
+    neighbours = NearestNeighbors(n_neighbors=min(10, images), metric="cosine", algorithm="brute").fit(joint_image)
+
+    def ranking() -> Ranking:
+        identity, clothing = (t @ i.T for t, i in zip(text, image, strict=True))
+        return Ranking(asked, Gallery(records, {}), identity, clothing)
+
+    def first_ten() -> Tensor:
+        return ranking().scores(beta).topk(min(10, images), dim=1).values
+
+    def first_ten_by_sklearn() -> Tensor:
+        distances = neighbours.kneighbors(joint_text)[0]
+        return (1 - torch.from_numpy(distances)) * (1 + beta)
+
+    contest(
+        {"ours": Contender(first_ten, []), "scikit-learn's neighbours": Contender(first_ten_by_sklearn, [])},
+        expected=[first_ten().double()], modes=["forward"],
+        op="gallery search, first ten", size=f"{queries} captions, {images} images, D = 768",
+        peer="scikit-learn's neighbours",
+    )  # fmt: skip

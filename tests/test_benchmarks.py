@@ -1,0 +1,185 @@
+"""What the benchmarks are made of, and that the README says what the results files say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import conftest, machine, report
+from benchmarks.compare import changes
+from benchmarks.figures import SUFFIXES, _numbers, drawn_from
+from benchmarks.measure import Budget, error, figures, in_turns, peak_memory
+from benchmarks.results import FOLDER, devices
+from benchmarks.study import QUANTITIES, Curve, crossings, growth, scores
+
+
+def test_the_readme_has_the_tables_of_the_results() -> None:
+    text = report.README.read_text(encoding="utf-8")
+    assert text == report.with_sections(text), "run python -m benchmarks.report"
+    assert report.DETAILS.read_text(encoding="utf-8") == report.details(), "run python -m benchmarks.report"
+
+
+def test_the_pictures_are_of_the_results() -> None:
+    curves = {quantity: growth(report.studied(), quantity) for quantity in QUANTITIES}
+    for path, numbers in ((report.RADAR, report.radar_numbers()), (report.GROWTH, _numbers(curves))):
+        for suffix in SUFFIXES:
+            assert drawn_from(path.with_suffix(suffix)) == numbers, "run python -m benchmarks.report"
+        assert f"]({path.relative_to(report.ROOT)})" in report.README.read_text(encoding="utf-8")
+
+
+def test_results_name_no_host_and_no_home() -> None:
+    for path in FOLDER.glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        assert "/home" not in text and "hostname" not in text and '"node"' not in text
+
+
+def test_every_benchmark_has_what_the_tables_want() -> None:
+    assert devices()
+    for results in devices().values():
+        names = [entry["name"] for entry in results["results"]]
+        assert len(names) == len(set(names))
+        for entry in results["results"]:
+            assert {"commit", "op", "size", "contenders"} <= entry.keys()
+
+
+def test_steps_take_turns_until_their_budget_is_spent() -> None:
+    calls: list[str] = []
+
+    def step(name: str) -> list[Any]:
+        calls.append(name)
+        torch.ones(1000).sum()
+        return []
+
+    times = in_turns({"a": lambda: step("a"), "b": lambda: step("b")}, Budget(seconds=0.02, fewest=2, most=3))
+    assert {name: 2 <= len(values) <= 3 for name, values in times.items()} == {"a": True, "b": True}
+    # Each runs once to be known, then a round of each.
+    assert calls[:2] == ["a", "b"]
+    rounds = [name for index, name in enumerate(calls[2:]) if index == 0 or calls[index + 1] != name]
+    assert rounds[:4] == ["a", "b", "a", "b"]
+
+
+def test_figures_are_medians_and_quartiles() -> None:
+    assert figures([5.0, 1.0, 2.0, 4.0, 3.0], peak_mib=2.0) == {
+        "ms": 3.0, "low": 2.0, "high": 4.0, "rounds": 5, "peak_mib": 2.0
+    }  # fmt: skip
+    assert figures([7.0]) == {"ms": 7.0, "low": 7.0, "high": 7.0, "rounds": 1}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the allocator of a GPU rounds up")
+def test_peak_memory_counts_what_lives_at_once() -> None:
+    mebi = 2**18
+
+    def step() -> list[torch.Tensor]:
+        first = torch.ones(3 * mebi)
+        second = first + 1
+        del first
+        return [second[:mebi].clone()]
+
+    result, peak = peak_memory(step)
+    assert result[0].shape == (mebi,)
+    assert 6 <= peak < 6.1
+
+
+def test_peak_memory_sees_inside_of_operators_and_backward() -> None:
+    x = torch.randn(512, 512, requires_grad=True)
+    _, forward = peak_memory(lambda: [x.exp()])
+    _, both = peak_memory(lambda: [*torch.autograd.grad(x.exp().sin().sum(), x)])
+    assert 1 <= forward < 1.1
+    assert 3 <= both < 6
+
+
+def test_errors_are_relative_to_the_greatest_element() -> None:
+    expected = [torch.tensor([4.0, 0.0]).double(), torch.zeros(1).double()]
+    assert error([torch.tensor([4.0, 1.0]), torch.tensor([0.125])], expected) == 0.25
+    with pytest.raises(AssertionError, match="is not"):
+        error([torch.zeros(2)], [torch.zeros(3)])
+
+
+def results(**times: float) -> dict[str, Any]:
+    """A results file with contenders that take so long, steadily."""
+    steady = {name: {"ms": ms, "low": 0.99 * ms, "high": 1.01 * ms, "rounds": 20} for name, ms in times.items()}
+    rows = {name: {"train": row} for name, row in steady.items()}
+    machine = {"device": "x", "instruction_set": "y", "threads": 2, "versions": {"torch": "1"}}
+    return {**machine, "results": [{"name": "test_op", "contenders": rows}]}
+
+
+def verdicts(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    return {change.contender: change.verdict for change in changes(old, new)}
+
+
+def test_a_change_beyond_the_noise_is_faster_or_slower() -> None:
+    before = results(cpu=10.0, triton=10.0, reference=10.0, peer=30.0)
+    after = results(cpu=9.0, triton=11.0, reference=10.02, peer=30.0)
+    assert verdicts(before, after) == {
+        "cpu": "faster", "triton": "slower", "reference": "no difference", "peer": "no difference"
+    }  # fmt: skip
+
+
+def test_what_the_peers_differ_by_is_noise() -> None:
+    before = results(cpu=10.0, peer=30.0, other=20.0)
+    after = results(cpu=9.0, peer=33.0, other=18.5)
+    assert set(verdicts(before, after).values()) == {"no difference"}
+
+
+def test_only_files_of_one_machine_compare() -> None:
+    other = {**results(cpu=1.0), "threads": 4}
+    with pytest.raises(ValueError, match="same threads, got 2 and 4"):
+        changes(results(cpu=1.0), other)
+
+
+def test_the_command_compares(tmp_path: Path) -> None:
+    for name, ms in (("old", 10.0), ("new", 5.0)):
+        (tmp_path / name).write_text(json.dumps(results(cpu=ms, peer=30.0)))
+    command = [sys.executable, "-m", "benchmarks.compare", str(tmp_path / "old"), str(tmp_path / "new")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=report.ROOT).stdout
+    assert "faster         test_op cpu, forward + backward: 10 ms, now 5 ms (-50.0 %" in printed
+    assert printed.endswith("1 faster, 0 slower, 1 no difference\n")
+
+
+def test_exponents_are_fitted_where_growth_shows() -> None:
+    lengths = (64, 1024, 2048, 4096)
+    assert Curve(lengths, (1e9, *(3e-6 * n**2 for n in lengths[1:]))).exponent == pytest.approx(2)
+
+
+def test_curves_cross_between_lengths() -> None:
+    lengths = (1, 10, 100, 1000)
+    line, square = Curve(lengths, tuple(20 * n for n in lengths)), Curve(lengths, tuple(n * n for n in lengths))
+    assert crossings(line, square) == pytest.approx([20])
+    assert crossings(line, Curve(lengths, tuple(40 * n for n in lengths))) == []
+
+
+def test_scores_are_100_for_the_best_of_an_axis() -> None:
+    raw = {"a": {"mAP": 30.0, "Params": 2.0}, "b": {"mAP": 60.0, "Params": 8.0}}
+    assert scores(raw) == {"a": {"mAP": 50, "Params": 100}, "b": {"mAP": 100, "Params": 25}}
+
+
+def test_figures_of_one_run_are_added_to_those_of_another(tmp_path: Path) -> None:
+    option = SimpleNamespace(benchmark_json=tmp_path / "results.json")
+    config: Any = SimpleNamespace(option=option, getoption=lambda name: False)
+
+    def run(*names: str) -> list[tuple[str, str, str]]:
+        """A run of these benchmarks; gives the names, commits and sizes that the file then has."""
+        conftest.pytest_configure(config)
+        output: dict[str, Any] = {"benchmarks": [{"name": n, "extra_info": {"size": names[-1]}} for n in names]}
+        conftest.pytest_benchmark_update_json(config, None, output)
+        option.benchmark_json.write_text(json.dumps(output))
+        return [(entry["name"], entry["commit"], entry["size"]) for entry in output["results"]]
+
+    commit = machine.commit()
+    assert run("a", "b") == [("a", commit, "b"), ("b", commit, "b")]
+    assert run("b", "c") == [("a", commit, "b"), ("b", commit, "c"), ("c", commit, "c")]
+    file = json.loads(option.benchmark_json.read_text())
+    assert file["threads"] == torch.get_num_threads()
+    option.benchmark_json.write_text(json.dumps({**file, "threads": 99}))
+    with pytest.raises(pytest.UsageError, match="has figures of threads 99, got"):
+        run("c")
+    config.getoption = lambda name: True
+    with pytest.raises(pytest.UsageError, match="takes no figures to keep"):
+        run("c")
