@@ -57,7 +57,7 @@ def draw_growth(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
         for axes, (quantity, by_kind) in zip(row, curves.items(), strict=True):
             _draw_panel(axes, by_kind)
             axes.set(title=quantity, xlabel="tokens")
-        _save(figure, path, _numbers(curves))
+        _save(figure, path, growth_numbers(curves))
 
 
 def _draw_panel(axes: Axes, curves: Mapping[str, Curve]) -> None:
@@ -80,7 +80,7 @@ def _draw_panel(axes: Axes, curves: Mapping[str, Curve]) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28))
 
 
-def _numbers(curves: Mapping[str, Mapping[str, Curve]]) -> dict[str, Any]:
+def growth_numbers(curves: Mapping[str, Mapping[str, Curve]]) -> dict[str, Any]:
     return {
         quantity: {kind: [list(curve.lengths), list(curve.values)] for kind, curve in by_kind.items()}
         for quantity, by_kind in curves.items()

@@ -188,7 +188,8 @@ def measured_section() -> str:
     blocks += [
         "#### The papers' efficiency comparison",
         "The three fusions at the papers' sizes, which means one token. Accuracy is that on the demo's synthetic set, "
-        "all trained alike; ranking does not read the fused feature, which only has a part in training the others. "
+        "all trained alike (`python -m bdam_reid.studies.fusion`); ranking does not read the fused "
+        "feature, which only has a part in training the others. "
         "The picture is Fig. 5 of the longer draft: best / value of a cost, value / best of the others, times 100.",
         f"![Scores of the three fusions]({RADAR.relative_to(ROOT)})",
         study_table(results, runs),

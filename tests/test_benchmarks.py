@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import conftest, machine, report
 from benchmarks.compare import changes
-from benchmarks.figures import SUFFIXES, _numbers, drawn_from
+from benchmarks.figures import SUFFIXES, drawn_from, growth_numbers
 from benchmarks.measure import Budget, error, figures, in_turns, peak_memory
 from benchmarks.results import FOLDER, devices
 from benchmarks.study import QUANTITIES, Curve, crossings, growth, scores
@@ -28,7 +28,7 @@ def test_the_readme_has_the_tables_of_the_results() -> None:
 
 def test_the_pictures_are_of_the_results() -> None:
     curves = {quantity: growth(report.studied(), quantity) for quantity in QUANTITIES}
-    for path, numbers in ((report.RADAR, report.radar_numbers()), (report.GROWTH, _numbers(curves))):
+    for path, numbers in ((report.RADAR, report.radar_numbers()), (report.GROWTH, growth_numbers(curves))):
         for suffix in SUFFIXES:
             assert drawn_from(path.with_suffix(suffix)) == numbers, "run python -m benchmarks.report"
         assert f"]({path.relative_to(report.ROOT)})" in report.README.read_text(encoding="utf-8")
