@@ -113,6 +113,12 @@ def test_many_heads(backend: str, dtype: torch.dtype, dropout_p: float) -> None:
     check(inputs, require(backend), key_padding_mask_a=padding(1, 97), dropout_p=dropout_p)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_blocks_with_several_rounds(backend: str) -> None:
+    """CUDA's forward loads keys once for many queries where there are blocks enough."""
+    check(make_inputs(1, 700, 65, 5, 32, torch.bfloat16), require(backend))
+
+
 @FORCED
 @DTYPES
 @pytest.mark.parametrize("streams", ["a", "b", "ab"])
