@@ -13,8 +13,9 @@ def faults() -> ModuleType:
     return build.load(build.build("_faults", [build.HERE / "faults.cu"]), "_faults")
 
 
-def test_a_kernel_without_fault_passes(faults: ModuleType) -> None:
-    faults.run("none")
+@pytest.mark.parametrize("name", ["none", "grid_barriers"])
+def test_a_kernel_without_fault_passes(faults: ModuleType, name: str) -> None:
+    faults.run(name)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,8 @@ def test_a_kernel_without_fault_passes(faults: ModuleType) -> None:
         ("divergent_barrier", "divergence: thread 0 waits at the barrier of line .*, thread 40 has ended"),
         ("different_barriers", "divergence: thread 0 waits at the barrier .*, thread 1 waits at the barrier"),
         ("divergent_shuffle", "divergence: thread 0 waits at the shuffle .*, thread 3 has ended"),
+        ("divergent_blocks", "divergence: block 0 waits at the barrier of the grid .*, block 1 has ended"),
+        ("grid_barrier_alone", "a barrier of the grid in a kernel that was not started by launch_together"),
         ("out_of_bounds", "out of bounds: float 63 of a shared array of 63"),
         ("uninitialised", "uninitialised: float 7 of a shared array is read"),
         ("misaligned", "misaligned: 4 floats at 2"),

@@ -203,7 +203,8 @@ def hsic_gaussian_backward_kernel(
         weights = scale * _gaussian_less_one(other, rows, others, n, STEP)
         weights += row_terms[:, None] + tl.load(terms + others, others < n, other=0.0)[None, :]
         weights *= _gaussian_less_one(own, rows, others, n, STEP) + 1.0
-        weights = tl.where((others < n)[None, :], weights, 0.0)
+        # A row's own weight cancels: the better if it is not there.
+        weights = tl.where((others < n)[None, :] & (rows[:, None] != others[None, :]), weights, 0.0)
         sums += tl.sum(weights, 1)
         gradient += _dot(weights, _load(own, first, others, n, SLICE))
     gradient = (gradient - sums[:, None] * _load(own, first, rows, n, SLICE)) * own[5]
