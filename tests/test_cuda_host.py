@@ -13,7 +13,7 @@ def faults() -> ModuleType:
     return build.load(build.build("_faults", [build.HERE / "faults.cu"]), "_faults")
 
 
-@pytest.mark.parametrize("kernel", ["none", "none_on_tensor_cores"])
+@pytest.mark.parametrize("kernel", ["none", "none_on_tensor_cores", "grid_barriers"])
 def test_a_kernel_without_fault_passes(faults: ModuleType, kernel: str) -> None:
     faults.run(kernel)
 
@@ -28,6 +28,8 @@ def test_a_kernel_without_fault_passes(faults: ModuleType, kernel: str) -> None:
         ("different_matrices", "divergence: thread 0 waits at the warp's instruction .*, thread 1 waits at the warp's"),
         ("copy_not_awaited", "race: it touches float 0 of shared memory, to which thread 0 has a copy under way"),
         ("copy_after_read", "race: it writes float 0 of shared memory, which thread .* read"),
+        ("divergent_blocks", "divergence: block 0 waits at the barrier of the grid .*, block 1 has ended"),
+        ("grid_barrier_alone", "a barrier of the grid in a kernel that was not started by launch_together"),
         ("out_of_bounds", "out of bounds: float 63 of a shared array of 63"),
         ("uninitialised", "uninitialised: float 7 of a shared array is read"),
         ("misaligned", "misaligned: 4 floats at 2"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from bdam_kernels import (
     Mamba,
     bidirectional_cross_attention,
+    hsic,
     pooled_bidirectional_cross_attention,
     selective_scan,
 )
@@ -161,3 +162,59 @@ def test_mamba_steps_are_the_whole() -> None:
         states = layer.allocate_inference_cache(3)
         steps = [layer.step(x[:, t : t + 1], *states)[0] for t in range(9)]
     assert_matches(torch.cat(steps, 1), whole.double(), "out")
+
+
+def make_hsic_step(backend: str, kernel: str, rows: int) -> Callable[[], list[Tensor]]:
+    leaves = [torch.randn(rows, 768, device="cuda", requires_grad=True) for _ in range(2)]
+
+    def step() -> list[Tensor]:
+        value = hsic(*leaves, kernel=kernel, backend=backend)
+        return [value.detach(), *torch.autograd.grad(value, leaves)]
+
+    return step
+
+
+HSIC_CASES = [("cuda", "linear", 256), ("triton", "linear", 256), ("triton", "rbf", 300)]
+every_hsic_case = pytest.mark.parametrize(("backend", "kernel", "rows"), HSIC_CASES)
+
+
+@every_hsic_case
+def test_hsic_in_a_graph_and_on_a_stream(backend: str, kernel: str, rows: int) -> None:
+    step = make_hsic_step(require(backend), kernel, rows)
+    expected = step()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        on_stream = step()
+    torch.cuda.current_stream().wait_stream(stream)
+    assert_equal(on_stream, expected)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for t in captured:
+        t.fill_(float("nan"))
+    graph.replay()
+    assert_equal(captured, expected)
+
+
+@every_hsic_case
+def test_hsic_waits_for_nothing(backend: str, kernel: str, rows: int) -> None:
+    step = make_hsic_step(require(backend), kernel, rows)
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_hsic_of_many_rows(kernel: str) -> None:
+    x, y = torch.randn(2, 3000, 96, device="cuda")
+    wide = [t.double().requires_grad_() for t in (x, x + y)]
+    narrow = [t.detach().float().requires_grad_() for t in wide]
+    actual, expected = (hsic(*pair, kernel=kernel, sigma=10.0 if kernel == "rbf" else None) for pair in (narrow, wide))
+    assert_matches(actual, expected, "value")
+    grads = (torch.autograd.grad(v, pair) for v, pair in ((actual, narrow), (expected, wide)))
+    for name, a, e in zip(("grad_x", "grad_y"), *grads, strict=True):
+        assert_matches(a, e, name)

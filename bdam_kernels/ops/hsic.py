@@ -36,11 +36,12 @@ def hsic(
 
     tr(K H L H) / (N-1)^2 with Gram matrices K of x and L of y and H = I - 1/N.  Source: Gretton et al. 2005; both
     drafts of the paper, Eq. 2.  Linear kernels take O(N D min(N, D)) operations and O(min(N, D)^2) memory beside the
-    features, Gaussian ones O(N^2 D) operations and O(N D) memory (second derivatives O(N^2)).
+    features, Gaussian ones O(N^2 D) operations and O(N D) memory (second derivatives O(N^2)). Works under torch.func
+    (grad, vmap) too; what a group computes with one all-reduce does not.
 
     Args:
         x, y: features of the same N samples, (N, Dx) and (N, Dy), any strides; float16, bfloat16, float32 or float64.
-            Half types are converted to float32 first, and autocast has no say inside.
+            Half types are computed with in float32, and autocast has no say inside.
         kernel: "linear", K = x x^T, or "rbf", K_ij = exp(-|x_i - x_j|^2 / (2 sigma^2)).
         sigma: width of the Gaussian kernels, or a pair for x and y. None takes the median distance between two rows
             of each (the mean of the two middle ones), as a constant; of N > 1024 rows, of 1024 evenly spaced ones.
@@ -53,7 +54,9 @@ def hsic(
             linear HSIC takes one all-reduce of Dx Dy + Dx + Dy + 1 float64 numbers in forward, none in backward,
             and can be differentiated once. Everything else gathers the features of all ranks; its second
             derivatives take the other ranks' features as constants.
-        backend: see `bdam_kernels.backends`; None takes closed forms, on any device, with the C++ kernel where it runs.
+        backend: see `bdam_kernels.backends`; None takes the best kernel that there is for these inputs, else closed
+            forms. On a GPU kernels take up to 512 rows if linear, any number ("triton" only) if Gaussian, no float64.
+            The biased linear form of a process group has no kernel: it takes closed forms.
     Returns: scalar, float32 (float64 if x or y is).
     Raises: ValueError for shapes that do not fit, fewer than 2 (unbiased: 4) rows or an unknown option; TypeError for
         dtypes that are not floating point; BackendUnavailable if a forced backend cannot run.

@@ -84,8 +84,8 @@ def _run(
 
 
 def _means(x: Tensor) -> Tensor:
-    """Means of the differences to the first row, in float32."""
-    return (x - x[0].float()).mean(0)
+    """About the means of the differences to the first row, of some rows, in float32: distances need no exact ones."""
+    return (x[:: max(len(x) // 256, 1)] - x[0].float()).mean(0)
 
 
 def _stripes(n: int) -> Iterator[slice]:

@@ -20,7 +20,7 @@ from bdam_kernels.triton_kernels.launch import DTYPES, Launch, device, kernel
 
 LINEAR_BLOCKS = (32, 32, 16, 64, 4)
 GAUSSIAN_FORWARD_BLOCKS = (32, 32, 16, 4)
-GAUSSIAN_BACKWARD_BLOCKS = (32, 32, 16, 64, 8)
+GAUSSIAN_BACKWARD_BLOCKS = (32, 16, 16, 64, 8)
 """Rows of a program, of what it walks at once, columns in a step of a product and in a slice, and warps."""
 
 MEAN_BLOCKS = (32, 32, 4)
@@ -185,29 +185,43 @@ def hsic_gaussian_forward_kernel(
     tl.store(y_sums + rows, y_sum, rows < n)
 
 
+@device
+def _pair_sums(terms, rows, others, n):
+    return tl.load(terms + rows, rows < n, other=0.0)[:, None] + tl.load(terms + others, others < n, other=0.0)[None, :]
+
+
 @kernel
 def hsic_gaussian_backward_kernel(
     x, x_row, x_column, x_width, y, y_row, y_column, y_width, n, x_shift, y_shift, x_scale, y_scale,
     scale, x_terms, y_terms, x_grad, y_grad,
     ROWS: tl.constexpr, WALK: tl.constexpr, STEP: tl.constexpr, SLICE: tl.constexpr,
 ):  # fmt: skip
-    of_y, rows, first = _locate(n, x_width, ROWS, SLICE)
-    x_scale, y_scale, scale = tl.load(x_scale), tl.load(y_scale), tl.load(scale)
-    own = _pick(of_y, x, x_row, x_column, x_width, x_shift, x_scale, y, y_row, y_column, y_width, y_shift, y_scale)
-    other = _pick(of_y, y, y_row, y_column, y_width, y_shift, y_scale, x, x_row, x_column, x_width, x_shift, x_scale)
-    terms = tl.where(of_y, y_terms, x_terms)
-    row_terms = tl.load(terms + rows, rows < n, other=0.0)
-    gradient, sums = tl.zeros((ROWS, SLICE), tl.float32), tl.zeros((ROWS,), tl.float32)
-    for start in tl.range(0, n, WALK):
+    """A program has a slice of the columns of both gradients, as both take the same two matrices."""
+    tiles = (n + ROWS - 1) // ROWS
+    rows, first = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS), tl.program_id(0) // tiles * SLICE
+    of_x = (x, x_row, x_column, x_width, x_shift, tl.load(x_scale))
+    of_y = (y, y_row, y_column, y_width, y_shift, tl.load(y_scale))
+    scale = tl.load(scale)
+    x_gradient, x_sums = tl.zeros((ROWS, SLICE), tl.float32), tl.zeros((ROWS,), tl.float32)
+    y_gradient, y_sums = tl.zeros((ROWS, SLICE), tl.float32), tl.zeros((ROWS,), tl.float32)
+    for start in tl.range(0, n, WALK, num_stages=1):
         others = start + tl.arange(0, WALK)
-        weights = scale * _gaussian_less_one(other, rows, others, n, STEP)
-        weights += row_terms[:, None] + tl.load(terms + others, others < n, other=0.0)[None, :]
-        weights *= _gaussian_less_one(own, rows, others, n, STEP) + 1.0
-        weights = tl.where((others < n)[None, :], weights, 0.0)
-        sums += tl.sum(weights, 1)
-        gradient += _dot(weights, _load(own, first, others, n, SLICE))
-    gradient = (gradient - sums[:, None] * _load(own, first, rows, n, SLICE)) * own[5]
-    _store(tl.where(of_y, y_grad, x_grad), own[3], first, rows, n, gradient)
+        x_gram = _gaussian_less_one(of_x, rows, others, n, STEP)
+        y_gram = _gaussian_less_one(of_y, rows, others, n, STEP)
+        x_weights = scale * y_gram + _pair_sums(x_terms, rows, others, n)
+        y_weights = scale * x_gram + _pair_sums(y_terms, rows, others, n)
+        # A row's own weight cancels: the better if it is not there.
+        there = (others < n)[None, :] & (rows[:, None] != others[None, :])
+        x_weights = tl.where(there, x_weights * (x_gram + 1.0), 0.0)
+        y_weights = tl.where(there, y_weights * (y_gram + 1.0), 0.0)
+        x_sums += tl.sum(x_weights, 1)
+        y_sums += tl.sum(y_weights, 1)
+        x_gradient += _dot(x_weights, _load(of_x, first, others, n, SLICE))
+        y_gradient += _dot(y_weights, _load(of_y, first, others, n, SLICE))
+    x_gradient = (x_gradient - x_sums[:, None] * _load(of_x, first, rows, n, SLICE)) * of_x[5]
+    y_gradient = (y_gradient - y_sums[:, None] * _load(of_y, first, rows, n, SLICE)) * of_y[5]
+    _store(x_grad, x_width, first, rows, n, x_gradient)
+    _store(y_grad, y_width, first, rows, n, y_gradient)
 
 
 def _features(x: Tensor, y: Tensor) -> tuple[Any, ...]:
@@ -219,13 +233,6 @@ def _gradient_programs(n: int, width: int, blocks: tuple[int, ...]) -> int:
     return -(-n // rows) * -(-width // columns)
 
 
-def _gradients(function: Any, x: Tensor, y: Tensor, blocks: tuple[int, ...], others: tuple[Any, ...]) -> Launch:
-    """A launch whose programs have parts of the gradient of x, and behind them of y."""
-    constants = dict(zip(("ROWS", "WALK", "STEP", "SLICE"), blocks, strict=False))
-    programs = sum(_gradient_programs(len(x), t.shape[1], blocks) for t in (x, y))
-    return Launch(function, programs, (*_features(x, y), *others), constants, blocks[-1])
-
-
 def _means(x: Tensor, y: Tensor, x_means: Tensor, y_means: Tensor) -> Launch:
     rows, columns, warps = MEAN_BLOCKS
     programs = sum(-(-t.shape[1] // columns) for t in (x, y))
@@ -234,7 +241,9 @@ def _means(x: Tensor, y: Tensor, x_means: Tensor, y_means: Tensor) -> Launch:
 
 
 def _linear(x: Tensor, y: Tensor, *others: Any) -> Launch:
-    return _gradients(hsic_linear_kernel, x, y, LINEAR_BLOCKS, others)
+    constants = dict(zip(("ROWS", "WALK", "STEP", "SLICE"), LINEAR_BLOCKS, strict=False))
+    programs = sum(_gradient_programs(len(x), t.shape[1], LINEAR_BLOCKS) for t in (x, y))
+    return Launch(hsic_linear_kernel, programs, (*_features(x, y), *others), constants, LINEAR_BLOCKS[-1])
 
 
 def _gaussian_forward(x: Tensor, y: Tensor, *others: Tensor) -> Launch:
@@ -244,7 +253,10 @@ def _gaussian_forward(x: Tensor, y: Tensor, *others: Tensor) -> Launch:
 
 
 def _gaussian_backward(x: Tensor, y: Tensor, *others: Tensor) -> Launch:
-    return _gradients(hsic_gaussian_backward_kernel, x, y, GAUSSIAN_BACKWARD_BLOCKS, others)
+    blocks = GAUSSIAN_BACKWARD_BLOCKS
+    constants = dict(zip(("ROWS", "WALK", "STEP", "SLICE"), blocks, strict=False))
+    programs = _gradient_programs(len(x), max(x.shape[1], y.shape[1]), blocks)
+    return Launch(hsic_gaussian_backward_kernel, programs, (*_features(x, y), *others), constants, blocks[-1])
 
 
 def hsic_linear_workspace(n: int, x_width: int, y_width: int) -> int:

@@ -72,7 +72,9 @@ struct KernelTile {
     Prefetcher none;
     multiply(Left<float, false>{rows.values.data(), in.padded()}, right, rows.count, in.width(), others.count, none,
              [out = values.data(), left = rows.half_squares.data(), top = others.half_squares.data()](
-                 int64_t i, int64_t j, vf product) { store(out + i * kOthers + j, expm1(product - left[i] - load(top + j))); });
+                 int64_t i, int64_t j, vf product) {
+               store(out + i * kOthers + j, expm1(product - left[i] - load(top + j)));
+             });
     for (int64_t i = 0; i < rows.count; ++i) {
       float* row = values.data() + i * kOthers;
       std::fill(row + others.count, row + kOthers, 0.0f);
@@ -127,20 +129,25 @@ struct Gradient {
     std::copy_n(terms + own.others.first, own.others.count, top);
     for (int64_t i = 0; i < own.rows.count; ++i) {
       const float left = terms[own.rows.first + i];
-      vf total = {};
+      float* row = weights.data() + i * kOthers;
       for (int64_t j = 0; j < own.others.count; j += kLanes) {
-        const int64_t at = i * kOthers + j, n = own.others.count - j;
-        const vf w = (scale * load(other.values.data() + at) + (left + load(top + j))) * (load(own.values.data() + at) + 1.0f);
-        store(weights.data() + at, w);
-        total += load(weights.data() + at, n);
+        const vf others = load(other.values.data() + i * kOthers + j), owns = load(own.values.data() + i * kOthers + j);
+        store(row + j, (scale * others + (left + load(top + j))) * (owns + 1.0f));
       }
+      // A row's own weight cancels: the better if it is not there.
+      const int64_t same = own.rows.first + i - own.others.first;
+      if (same >= 0 && same < own.others.count) row[same] = 0.0f;
+      vf total = {};
+      for (int64_t j = 0; j < own.others.count; j += kLanes) total += load(row + j, own.others.count - j);
       sums[i] += sum(total);
     }
     Prefetcher none;
     const int64_t ld = own.in.padded();
     multiply(Left<float, false>{weights.data(), kOthers}, Right<float>{own.others.values.data(), ld}, own.rows.count,
              own.others.count, own.in.width(), none,
-             [to = products.data(), ld](int64_t i, int64_t j, vf x) { store(to + i * ld + j, load(to + i * ld + j) + x); });
+             [to = products.data(), ld](int64_t i, int64_t j, vf x) {
+               store(to + i * ld + j, load(to + i * ld + j) + x);
+             });
   }
   void write(const KernelTile& own) const {
     const int64_t ld = own.in.padded(), width = own.in.width();

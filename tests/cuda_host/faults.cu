@@ -126,6 +126,16 @@ BDAM_KERNEL(kThreads, 1) write_after_write(BDAM_PARAMETER None) {
   if (thread_index() < 2) memory.store(0, 1.0f);
 }
 
+BDAM_KERNEL(kThreads, 1) grid_barriers(BDAM_PARAMETER None) {
+  grid_barrier();
+  barrier();
+  grid_barrier();
+}
+
+BDAM_KERNEL(kThreads, 1) divergent_blocks(BDAM_PARAMETER None) {
+  if (block_index() < grid_size() - 1) grid_barrier();
+}
+
 void run(const std::string& name) {
   static const std::map<std::string, void (*)(const None)> kernels = {
       {"none", none},
@@ -144,8 +154,15 @@ void run(const std::string& name) {
       {"shuffle_for_barrier", shuffle_for_barrier},
       {"write_after_read", write_after_read},
       {"write_after_write", write_after_write},
+      {"grid_barriers", grid_barriers},
+      {"divergent_blocks", divergent_blocks},
   };
-  launch(kernels.at(name), 2, kThreads, 4 * kThreads, None(), 0);
+  constexpr int kFloats = 4 * kThreads;
+  if (name == "divergent_blocks" || name == "grid_barriers") {
+    return launch_together(kernels.at(name), 2, kThreads, kFloats, None(), 0);
+  }
+  if (name == "grid_barrier_alone") return launch(grid_barriers, 2, kThreads, kFloats, None(), 0);
+  launch(kernels.at(name), 2, kThreads, kFloats, None(), 0);
 }
 
 }  // namespace
