@@ -19,10 +19,7 @@ namespace bdam {
 inline namespace BDAM_ISA {
 namespace attention {
 
-#ifndef BR
-#define BR 4
-#endif
-constexpr int64_t kBlockRows = BR * kTileRows<false>;  // queries whose scores are in L1 together; even, for pairs of rows
+constexpr int64_t kBlockRows = 4 * kTileRows;  // queries whose scores are in L1 together; even, for pairs of rows
 constexpr int64_t kChunkBytes = 384 << 10;     // of P and dS that a backward pass keeps in L2
 constexpr float kLog2E = 1.44269504f;
 

@@ -9,24 +9,11 @@
 namespace bdam {
 inline namespace BDAM_ISA {
 
-// The register tile of a product: its accumulators, a row of the right operand and one broadcast value fit in the
-// register file. A transposed left operand has a tile's rows beside each other, so that many of them need no pointers
-// of their own; narrow tiles then keep the right operand's columns in L1.
-#if defined(__AVX512F__)
-template <bool Transposed>
-constexpr int kTileRows = Transposed ? 14 : 6;
-template <bool Transposed>
-constexpr int kTileVectors = Transposed ? 2 : 4;
-#elif defined(__aarch64__)
-template <bool Transposed>
-constexpr int kTileRows = 6;
-template <bool Transposed>
-constexpr int kTileVectors = 4;
+// The register tile: its accumulators, a row of the right operand and one broadcast value fit in the register file.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTileRows = 6, kTileVectors = 4;
 #else
-template <bool Transposed>
-constexpr int kTileRows = 6;
-template <bool Transposed>
-constexpr int kTileVectors = 2;
+constexpr int kTileRows = 6, kTileVectors = 2;
 #endif
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -176,14 +163,14 @@ inline __attribute__((always_inline)) void multiply_tile(Left<E, Transposed> lef
     decltype(load_lanes(right.data)) b[N];
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) b[j] = load_lanes(right.data + k * right.ld + column + j * kLanes);
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
       const auto a = broadcast(left.at(row + i, k));
 #pragma GCC unroll 4
       for (int j = 0; j < N; ++j) acc[i][j] = multiply_add(a, b[j], acc[i][j]);
     }
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 8
   for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) epilogue(row + i, column + j * kLanes, acc[i][j]);
@@ -205,7 +192,7 @@ template <int N, class E, bool Transposed, class Epilogue>
 void multiply_columns(int64_t vectors, Left<E, Transposed> left, Right<E> right, int64_t rows, int64_t depth,
                       int64_t column, Prefetcher& prefetcher, const Epilogue& epilogue) {
   if (vectors == N) {
-    multiply_rows<kTileRows<Transposed>, N>(left, right, rows, depth, 0, column, prefetcher, epilogue);
+    multiply_rows<kTileRows, N>(left, right, rows, depth, 0, column, prefetcher, epilogue);
   } else if constexpr (N > 1) {
     multiply_columns<N - 1>(vectors, left, right, rows, depth, column, prefetcher, epilogue);
   }
@@ -215,12 +202,11 @@ void multiply_columns(int64_t vectors, Left<E, Transposed> left, Right<E> right,
 template <class E, bool Transposed, class Epilogue>
 void multiply(Left<E, Transposed> left, Right<E> right, int64_t rows, int64_t depth, int64_t columns,
               Prefetcher& prefetcher, const Epilogue& epilogue) {
-  constexpr int kVectors = kTileVectors<Transposed>;
   for (int64_t column = 0; column < columns;) {
     // Tiles as equal as can be: a narrow last one would wait for its loads.
     const int64_t remaining = ceil_div(columns - column, kLanes);
-    const int64_t vectors = ceil_div(remaining, ceil_div(remaining, kVectors));
-    multiply_columns<kVectors>(vectors, left, right, rows, depth, column, prefetcher, epilogue);
+    const int64_t vectors = ceil_div(remaining, ceil_div(remaining, kTileVectors));
+    multiply_columns<kTileVectors>(vectors, left, right, rows, depth, column, prefetcher, epilogue);
     column += vectors * kLanes;
   }
 }
