@@ -19,7 +19,7 @@ namespace bdam {
 inline namespace BDAM_ISA {
 namespace attention {
 
-constexpr int64_t kBlockRows = 2 * kTileRows;  // queries whose scores are in L1 together; even, for pairs of rows
+constexpr int64_t kBlockRows = 4 * kTileRows;  // queries whose scores are in L1 together; even, for pairs of rows
 constexpr int64_t kChunkBytes = 384 << 10;     // of P and dS that a backward pass keeps in L2
 constexpr float kLog2E = 1.44269504f;
 
@@ -80,14 +80,17 @@ inline float lane_max(vf x) {
   return reduce(x, [](vf a, vf b) { return max(a, b); });
 }
 
-// 2^x for x <= 0, as exactly as E holds it; NaN passes through.
-template <class E>
-inline vf exp2_weight(vf x) {
-  x = x < -200.0f ? splat(-200.0f) : x;
-  const vf n = round(x), f = x - n;
-  if constexpr (std::is_same_v<E, float>) return scale(exp2_fraction(f), n);
-  // Relative error below 2e-4, a tenth of bfloat16's rounding.
-  return scale(((0.0555041f * f + 0.2402265f) * f + 0.6931472f) * f + 1.0f, n);
+// x[k] = 2^x[k] for x[k] <= 0, as exactly as E holds it; NaN passes through.
+template <class E, int K>
+inline void exp2_weights(vf (&x)[K]) {
+  if constexpr (std::is_same_v<E, float>) return exp2<K>(x);
+#pragma GCC unroll 8
+  for (vf& power : x) {
+    const vf bounded = power < -200.0f ? splat(-200.0f) : power;
+    const vf n = round(bounded), f = bounded - n;
+    // Relative error below 2e-4, a tenth of bfloat16's rounding.
+    power = scale(((0.0555041f * f + 0.2402265f) * f + 0.6931472f) * f + 1.0f, n);
+  }
 }
 
 // 16 random bits for every key of a query, as reference.dropout_keep defines them: half j / 16 % 2 of word j / 32 % 4
@@ -221,8 +224,9 @@ void Head<E, T>::exponentials(int64_t first_query, int64_t rows, const float* sc
     }
     vf sum0{}, sum1{};
     for (int64_t j = 0; j < n; j += kLanes) {
-      vf e0 = exp2_weight<E>(load(s0 + j) - maxima[i]);
-      vf e1 = exp2_weight<E>(load(s1 + j) - maxima[i + 1]);
+      vf e[2] = {load(s0 + j) - maxima[i], load(s1 + j) - maxima[i + 1]};
+      exp2_weights<E>(e);
+      auto& [e0, e1] = e;
       sum0 += e0;
       sum1 += e1;
       if constexpr (kDropout) {

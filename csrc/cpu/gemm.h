@@ -9,10 +9,8 @@
 namespace bdam {
 inline namespace BDAM_ISA {
 
-// The register tile: its accumulators, a row of the right operand and one broadcast value fill the register file.
-#if defined(__AVX512F__)
-constexpr int kTileRows = 7, kTileVectors = 4;
-#elif defined(__aarch64__)
+// The register tile: its accumulators, a row of the right operand and one broadcast value fit in the register file.
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kTileRows = 6, kTileVectors = 4;
 #else
 constexpr int kTileRows = 6, kTileVectors = 2;
@@ -158,8 +156,10 @@ inline __attribute__((always_inline)) void multiply_tile(Left<E, Transposed> lef
                                                          int64_t row, int64_t column, Prefetcher& prefetcher,
                                                          const Epilogue& epilogue) {
   vf acc[M][N] = {};
+#pragma GCC unroll 2
   for (int64_t k = 0; k < depth; ++k) {
-    prefetcher.step();
+    // A prefetch at every step would take the line buffers from the product's own loads.
+    if (k % 2 == 0) prefetcher.step();
     decltype(load_lanes(right.data)) b[N];
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) b[j] = load_lanes(right.data + k * right.ld + column + j * kLanes);
@@ -177,15 +177,25 @@ inline __attribute__((always_inline)) void multiply_tile(Left<E, Transposed> lef
   }
 }
 
-// The epilogue comes by value, so that what it holds stays in registers.
-template <int N, class E, bool Transposed, class Epilogue>
-__attribute__((noinline)) void multiply_columns(Left<E, Transposed> left, Right<E> right, int64_t rows, int64_t depth,
-                                                int64_t column, Prefetcher& prefetcher, Epilogue epilogue) {
-  int64_t row = 0;
-  for (; row + kTileRows <= rows; row += kTileRows) {
-    multiply_tile<kTileRows, N>(left, right, depth, row, column, prefetcher, epilogue);
+// The rows from `row` on in tiles of M, and what is left in tiles of half as many. The epilogue comes by value, so that
+// what it holds stays in registers.
+template <int M, int N, class E, bool Transposed, class Epilogue>
+__attribute__((noinline)) void multiply_rows(Left<E, Transposed> left, Right<E> right, int64_t rows, int64_t depth,
+                                             int64_t row, int64_t column, Prefetcher& prefetcher, Epilogue epilogue) {
+  for (; row + M <= rows; row += M) multiply_tile<M, N>(left, right, depth, row, column, prefetcher, epilogue);
+  if constexpr (M > 1) {
+    if (row < rows) multiply_rows<M / 2, N>(left, right, rows, depth, row, column, prefetcher, epilogue);
   }
-  for (; row < rows; ++row) multiply_tile<1, N>(left, right, depth, row, column, prefetcher, epilogue);
+}
+
+template <int N, class E, bool Transposed, class Epilogue>
+void multiply_columns(int64_t vectors, Left<E, Transposed> left, Right<E> right, int64_t rows, int64_t depth,
+                      int64_t column, Prefetcher& prefetcher, const Epilogue& epilogue) {
+  if (vectors == N) {
+    multiply_rows<kTileRows, N>(left, right, rows, depth, 0, column, prefetcher, epilogue);
+  } else if constexpr (N > 1) {
+    multiply_columns<N - 1>(vectors, left, right, rows, depth, column, prefetcher, epilogue);
+  }
 }
 
 // left (rows, depth) times right (depth, columns); every vector of the product goes to epilogue(row, column, vector).
@@ -195,14 +205,9 @@ void multiply(Left<E, Transposed> left, Right<E> right, int64_t rows, int64_t de
   for (int64_t column = 0; column < columns;) {
     // Tiles as equal as can be: a narrow last one would wait for its loads.
     const int64_t remaining = ceil_div(columns - column, kLanes);
-    const int64_t n = ceil_div(remaining, ceil_div(remaining, kTileVectors));
-    if (n == 1) multiply_columns<1>(left, right, rows, depth, column, prefetcher, epilogue);
-    if (n == 2) multiply_columns<2>(left, right, rows, depth, column, prefetcher, epilogue);
-    if constexpr (kTileVectors == 4) {
-      if (n == 3) multiply_columns<3>(left, right, rows, depth, column, prefetcher, epilogue);
-      if (n == 4) multiply_columns<4>(left, right, rows, depth, column, prefetcher, epilogue);
-    }
-    column += n * kLanes;
+    const int64_t vectors = ceil_div(remaining, ceil_div(remaining, kTileVectors));
+    multiply_columns<kTileVectors>(vectors, left, right, rows, depth, column, prefetcher, epilogue);
+    column += vectors * kLanes;
   }
 }
 
