@@ -14,12 +14,22 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from bdam_kernels.ops import causal_conv1d, cross_attention, hsic_forms, pooled_cross_attention, selective_scan
+from bdam_kernels.ops import (
+    causal_conv1d,
+    cross_attention,
+    hsic_forms,
+    hsic_gaussian,
+    hsic_gpu,
+    pooled_cross_attention,
+    selective_scan,
+)
 
 __all__: list[str] = []
 
 # What defines the operators that are named below.
-_DEFINED_BY = (causal_conv1d, cross_attention, hsic_forms, pooled_cross_attention, selective_scan)
+_DEFINED_BY = (
+    causal_conv1d, cross_attention, hsic_forms, hsic_gaussian, hsic_gpu, pooled_cross_attention, selective_scan
+)  # fmt: skip
 
 Shape = Sequence[int]
 
@@ -100,6 +110,24 @@ def _hsic_forward(x: Shape, y: Shape, *_: Any, **__: Any) -> int:
 @register_flop_formula(torch.ops.bdam.hsic_backward)
 def _hsic_backward(grad: Shape, x_weights: Shape, y_weights: Shape, x: Shape, y: Shape, *_: Any, **__: Any) -> int:
     return 2 * x[0] ** 2 * (x[1] + y[1])
+
+
+@register_flop_formula(torch.ops.bdam.hsic_linear)
+def _hsic_linear(x: Shape, y: Shape, *_: Any, **__: Any) -> int:
+    """Both Gram matrices, their inner product, and both gradients."""
+    return 2 * x[0] ** 2 * (2 * (x[1] + y[1]) + 1)
+
+
+@register_flop_formula(torch.ops.bdam.hsic_gaussian_forward)
+def _hsic_gaussian_forward(x: Shape, y: Shape, *_: Any, **__: Any) -> int:
+    """The products below both Gram matrices, and their inner product."""
+    return 2 * x[0] ** 2 * (x[1] + y[1] + 1)
+
+
+@register_flop_formula(torch.ops.bdam.hsic_gaussian_backward)
+def _hsic_gaussian_backward(x: Shape, y: Shape, *_: Any, **__: Any) -> int:
+    """The products below both Gram matrices again, and those of both gradients."""
+    return 4 * x[0] ** 2 * (x[1] + y[1])
 
 
 def _size(shape: Shape) -> int:

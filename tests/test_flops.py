@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import require
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import bdam_kernels.flops  # noqa: F401
 from bdam_kernels import (
@@ -110,6 +110,22 @@ def test_hsic_of_few_samples() -> None:
     n, width = 8, 64
     # Two Gram matrices and their inner product; two products of N x N weights with features.
     assert counted(hsic, (n, width), (n, width)) == (2 * (2 * n * n * width) + 2 * n * n, 2 * (2 * n * n * width))
+
+
+def test_hsic_with_gaussian_kernels() -> None:
+    n, width = 8, 64
+    gram = 2 * n * n * width
+    # Two Gram matrices and their inner product; both again, and two products of N x N weights with features.
+    expected = 2 * gram + 2 * n * n, 4 * gram
+    assert counted(lambda *x: hsic(*x, kernel="rbf", sigma=1.0), (n, width), (n, width)) == expected
+
+
+def test_hsic_in_one_launch() -> None:
+    n, x_width, y_width = 8, 64, 48
+    formula = flop_registry[torch.ops.bdam.hsic_linear]
+    # Both Gram matrices, their inner product, and both gradients.
+    expected = 2 * (2 * n * n * (x_width + y_width)) + 2 * n * n
+    assert formula(torch.empty(n, x_width), torch.empty(n, y_width), False, "cuda", out_val=torch.empty(())) == expected
 
 
 def test_fusion_at_the_drafts_sizes() -> None:
