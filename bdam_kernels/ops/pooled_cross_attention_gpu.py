@@ -8,7 +8,7 @@ What is pooled is (B, H, d), dense; of a direction's queries and the keys that t
     key_grads    product of a key's value and the upstream gradient, (B, H, keys)
     deltas       sum of a query's weights after dropout times their keys' key_grads, (B, H, queries)
 
-of which the last two are workspace, each backend's own, and may be divided by the number of queries.
+of which the last two are backward's workspace, scaled as a backend likes.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ from bdam_kernels.triton_kernels.cross_attention import WIDTHS, Args, launch_of_
 from bdam_kernels.triton_kernels.launch import DTYPES, INTERPRETED, Launch
 
 BLOCKS: dict[Any, dict[tuple[int, int], tuple[int, int, int]]] = {
-    kernels.pooled_cross_attention_query_kernel: {
+    kernels.pooled_cross_attention_forward_query_kernel: {
         (2, 32): (64, 64, 4), (2, 64): (64, 32, 4), (2, 96): (64, 32, 4),
         (2, 128): (64, 32, 4), (2, 192): (64, 32, 4), (2, 256): (64, 32, 8),
         (4, 32): (64, 32, 4), (4, 64): (64, 32, 4), (4, 96): (64, 32, 4),
         (4, 128): (64, 32, 4), (4, 192): (64, 32, 4), (4, 256): (64, 32, 4),
     },
-    kernels.pooled_cross_attention_key_kernel: {
+    kernels.pooled_cross_attention_forward_key_kernel: {
         (2, 32): (64, 64, 4), (2, 64): (64, 32, 4), (2, 96): (64, 32, 4),
         (2, 128): (64, 32, 4), (2, 192): (64, 32, 4), (2, 256): (64, 32, 8),
         (4, 32): (64, 32, 4), (4, 64): (64, 32, 4), (4, 96): (64, 32, 4),
@@ -65,10 +65,10 @@ def _value_launch(kernel: Any, blocks: int, v_a: Tensor, v_b: Tensor, *others: A
 
 def _forward(*args: Any) -> Iterator[Launch]:
     inputs, pooled, key_weights, logs, options = args[:8], args[8:10], args[10:12], args[12:14], args[14:]
-    yield _score_launch(kernels.pooled_cross_attention_query_kernel, inputs, options, *logs)
-    yield _score_launch(kernels.pooled_cross_attention_key_kernel, inputs, options, *logs, *key_weights)
+    yield _score_launch(kernels.pooled_cross_attention_forward_query_kernel, inputs, options, *logs)
+    yield _score_launch(kernels.pooled_cross_attention_forward_key_kernel, inputs, options, *logs, *key_weights)
     v_a, v_b = inputs[2], inputs[5]
-    yield _value_launch(kernels.pooled_cross_attention_value_kernel, 2, v_a, v_b, *key_weights, *pooled)
+    yield _value_launch(kernels.pooled_cross_attention_forward_value_kernel, 2, v_a, v_b, *key_weights, *pooled)
 
 
 def _backward(*args: Any) -> Iterator[Launch]:

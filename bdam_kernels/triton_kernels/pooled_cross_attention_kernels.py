@@ -36,7 +36,7 @@ from bdam_kernels.triton_kernels.launch import device, kernel
 
 
 @kernel
-def pooled_cross_attention_query_kernel(
+def pooled_cross_attention_forward_query_kernel(
     q_a, q_a_batch, q_a_head, q_a_row, k_a, k_a_batch, k_a_head, k_a_row,
     q_b, q_b_batch, q_b_head, q_b_row, k_b, k_b_batch, k_b_head, k_b_row,
     mask_a, mask_a_batch, mask_a_key, mask_a_length, mask_b, mask_b_batch, mask_b_key, mask_b_length,
@@ -66,7 +66,7 @@ def pooled_cross_attention_query_kernel(
 
 
 @kernel
-def pooled_cross_attention_key_kernel(
+def pooled_cross_attention_forward_key_kernel(
     q_a, q_a_batch, q_a_head, q_a_row, k_a, k_a_batch, k_a_head, k_a_row,
     q_b, q_b_batch, q_b_head, q_b_row, k_b, k_b_batch, k_b_head, k_b_row,
     mask_a, mask_a_batch, mask_a_key, mask_a_length, mask_b, mask_b_batch, mask_b_key, mask_b_length,
@@ -110,7 +110,7 @@ def _pooled_head(x, y, second, row, width):
 
 
 @kernel
-def pooled_cross_attention_value_kernel(
+def pooled_cross_attention_forward_value_kernel(
     v_a, v_a_batch, v_a_head, v_a_row, v_b, v_b_batch, v_b_head, v_b_row, heads, length_a, length_b, width,
     key_weights_a, key_weights_b, pooled_a, pooled_b,
     BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, REST: tl.constexpr,
