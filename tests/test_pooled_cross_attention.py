@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
-from helpers import FACTOR, assert_matches, require
+from helpers import FACTOR, assert_matches, device_of, require
 from test_cross_attention import (
     DTYPES,
     _every_second,
@@ -16,6 +17,7 @@ from test_cross_attention import (
     _transposed_mask,
     _unaligned,
     make_inputs,
+    on_device,
     padding,
 )
 from torch import Tensor
@@ -26,7 +28,17 @@ from bdam_kernels import (
     pooled_bidirectional_cross_attention,
 )
 
-FORCED = pytest.mark.parametrize("backend", ("reference", "cpu"))
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+FORCED = pytest.mark.parametrize("backend", BACKENDS)
+# Triton's interpreter takes seconds for six launches with many programs, many keys or dropout.
+FORCED_DTYPES = pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        *product(("reference", "cpu", "cuda"), (torch.float32, torch.bfloat16, torch.float16)),
+        ("triton", torch.float32),
+    ],
+    ids=lambda value: str(value).removeprefix("torch."),
+)
 
 
 def mean_of_the_unpooled(*args: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
@@ -41,12 +53,19 @@ def run(
     **options: Any,
 ) -> dict[str, Tensor]:
     """Outputs and gradients by name, for the loss <pooled_a, weights[0]> + <pooled_b, weights[1]>."""
-    leaves = {name: t.detach().requires_grad_() for name, t in inputs.items()}
+    backend = options.get("backend", "reference")
+    leaves = {name: t.detach().requires_grad_() for name, t in on_device(inputs, backend).items()}
     torch.manual_seed(7)
-    pooled_a, pooled_b = function(**leaves, **options)
-    torch.autograd.backward((pooled_a, pooled_b), tuple(w.to(pooled_a.dtype) for w in weights))
+    pooled_a, pooled_b = function(**leaves, **on_device(options, backend))
+    torch.autograd.backward((pooled_a, pooled_b), tuple(w.to(pooled_a) for w in weights))
     grads = {f"grad_{name}": t.grad for name, t in leaves.items()}
-    return {"pooled_a": pooled_a.detach(), "pooled_b": pooled_b.detach(), **grads}  # type: ignore[dict-item]
+    results = {"pooled_a": pooled_a.detach(), "pooled_b": pooled_b.detach(), **grads}
+    return {name: t.cpu() for name, t in results.items()}  # type: ignore[union-attr]
+
+
+def forward_only(inputs: dict[str, Tensor], backend: str, **options: Any) -> tuple[Tensor, ...]:
+    options = on_device({**options, "backend": backend}, backend)
+    return tuple(out.cpu() for out in pooled_bidirectional_cross_attention(**on_device(inputs, backend), **options))
 
 
 def make_weights(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -71,8 +90,7 @@ def check(inputs: dict[str, Tensor], backend: str, **options: Any) -> dict[str, 
     return actual
 
 
-@FORCED
-@DTYPES
+@FORCED_DTYPES
 @pytest.mark.parametrize(
     "lengths", [(1, 1), (1, 7), (2, 3), (13, 14), (15, 17), (31, 64), (97, 29), (196, 197)], ids=str
 )
@@ -80,15 +98,13 @@ def test_lengths(backend: str, dtype: torch.dtype, lengths: tuple[int, int]) -> 
     check(make_inputs(2, 3, *lengths, 64, dtype), require(backend))
 
 
-@FORCED
-@DTYPES
+@FORCED_DTYPES
 @pytest.mark.parametrize("width", [1, 7, 32, 37, 48, 63, 96, 128, 192])
 def test_widths(backend: str, dtype: torch.dtype, width: int) -> None:
     check(make_inputs(1, 2, 21, 38, width, dtype), require(backend))
 
 
-@FORCED
-@DTYPES
+@FORCED_DTYPES
 @pytest.mark.parametrize("options", [{}, {"dropout_p": 0.3}], ids=["plain", "dropout"])
 def test_keys_beyond_what_is_saved_and_queries_beyond_a_chunk(
     backend: str, dtype: torch.dtype, options: dict[str, Any]
@@ -99,6 +115,11 @@ def test_keys_beyond_what_is_saved_and_queries_beyond_a_chunk(
 
 @FORCED
 @DTYPES
+def test_two_parts_of_a_tile(backend: str, dtype: torch.dtype) -> None:
+    check(make_inputs(1, 1, 21, 38, 96, dtype), require(backend))
+
+
+@FORCED_DTYPES
 @pytest.mark.parametrize("streams", ["a", "b", "ab"])
 def test_masks(backend: str, dtype: torch.dtype, streams: str) -> None:
     inputs = make_inputs(3, 2, 18, 45, 32, dtype)
@@ -121,11 +142,11 @@ def test_only_padding_gives_zero_and_no_gradient(backend: str, dtype: torch.dtyp
 @FORCED
 def test_padding_does_not_reach_the_result(backend: str) -> None:
     inputs = make_inputs(2, 2, 9, 20, 32)
-    options = {"key_padding_mask_b": padding(2, 20), "backend": require(backend)}
-    kept = pooled_bidirectional_cross_attention(**inputs, **options)[0]
+    mask = padding(2, 20)
+    kept = forward_only(inputs, require(backend), key_padding_mask_b=mask)[0]
     for name in ("k_b", "v_b"):
-        inputs[name] = inputs[name].masked_fill(options["key_padding_mask_b"][:, None, :, None], 1e3)
-    assert torch.equal(pooled_bidirectional_cross_attention(**inputs, **options)[0], kept)
+        inputs[name] = inputs[name].masked_fill(mask[:, None, :, None], 1e3)
+    assert torch.equal(forward_only(inputs, backend, key_padding_mask_b=mask)[0], kept)
 
 
 @FORCED
@@ -141,7 +162,11 @@ def test_large_scores_pick_one_key(backend: str, dtype: torch.dtype, queries: in
     inputs = make_inputs(1, 1, queries, 16, 16, dtype)
     inputs["q_a"] = (1e4 * torch.eye(16)[:queries][None, None]).to(dtype)
     inputs["k_b"] = torch.eye(16)[None, None].to(dtype)
-    result = check(inputs, require(backend))
+    if require(backend) in ("triton", "cuda") and dtype == torch.float32:
+        # Only the outputs: gradients cancel here, and products in TensorFloat-32 round queries and keys on two ways.
+        result = dict(zip(("pooled_a", "pooled_b"), forward_only(inputs, backend), strict=True))
+    else:
+        result = check(inputs, backend)
     assert_matches(result["pooled_a"], inputs["v_b"][:, :, :queries].double().mean(2), "pooled_a")
 
 
@@ -149,13 +174,12 @@ def test_large_scores_pick_one_key(backend: str, dtype: torch.dtype, queries: in
 def test_nan_stays_in_its_head(backend: str) -> None:
     inputs = make_inputs(1, 3, 9, 20, 32)
     inputs["k_b"][0, 1, 4] = torch.nan
-    pooled, _ = pooled_bidirectional_cross_attention(**inputs, backend=require(backend))
+    pooled, _ = forward_only(inputs, require(backend))
     assert pooled[0, 1].isnan().all()
     assert pooled[0, [0, 2]].isfinite().all()
 
 
-@FORCED
-@DTYPES
+@FORCED_DTYPES
 @pytest.mark.parametrize("dropout_p", [0.1, 0.9])
 @pytest.mark.parametrize("lengths", [(5, 300), (40, 33)], ids=str)
 def test_dropout_draws_the_weights_of_the_unpooled_form(
@@ -186,7 +210,7 @@ def test_strides(backend: str, dtype: torch.dtype, layout: Callable[[Tensor], Te
 
 @FORCED
 def test_expanded_and_absent_gradients(backend: str) -> None:
-    inputs = {name: t.requires_grad_() for name, t in make_inputs(2, 2, 6, 11, 8).items()}
+    inputs = {n: t.requires_grad_() for n, t in on_device(make_inputs(2, 2, 6, 11, 8), backend).items()}
     pooled_a, _ = pooled_bidirectional_cross_attention(**inputs, backend=require(backend))
     reached = (inputs["q_a"], inputs["k_b"], inputs["v_b"])
     expanded = torch.autograd.grad(pooled_a.sum(), reached, retain_graph=True)
@@ -211,7 +235,7 @@ def test_heads_merge_without_a_copy() -> None:
     "shape", [(0, 2, 5, 6, 8), (2, 0, 5, 6, 8), (2, 2, 0, 6, 8), (2, 2, 5, 0, 8), (2, 2, 5, 6, 0)], ids=str
 )
 def test_empty(backend: str, shape: tuple[int, int, int, int, int]) -> None:
-    inputs = {name: t.requires_grad_() for name, t in make_inputs(*shape).items()}
+    inputs = {name: t.requires_grad_() for name, t in on_device(make_inputs(*shape), backend).items()}
     outputs = pooled_bidirectional_cross_attention(**inputs, backend=require(backend))
     sum(out.sum() for out in outputs).backward()  # type: ignore[union-attr]
     for out in outputs:
@@ -247,14 +271,22 @@ def test_second_derivative_with_a_constant_upstream_gradient(
         leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
         torch.manual_seed(3)
         pooled, _ = pooled_bidirectional_cross_attention(**leaves, dropout_p=dropout_p, **options)
-        (first,) = torch.autograd.grad(pooled, leaves["k_b"], weights.to(pooled.dtype), create_graph=True)
+        (first,) = torch.autograd.grad(pooled, leaves["k_b"], weights.to(pooled), create_graph=True)
         names = ("q_a", "k_b", "v_b")
         grads = torch.autograd.grad(first.double().square().sum(), [leaves[n] for n in names])
-        return {f"grad_{name}": g for name, g in zip(names, grads, strict=True)}
+        return {f"grad_{name}": g.cpu() for name, g in zip(names, grads, strict=True)}
 
-    actual = second(inputs, backend=require(backend))
+    actual = second(on_device(inputs, backend), backend=require(backend))
     for name, value in second({n: t.double() for n, t in inputs.items()}).items():
         assert_matches(actual[name], value, name)
+
+
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_bit_equal_twice(backend: str) -> None:
+    inputs = make_inputs(1, 2, 70, 99, 32, torch.bfloat16)
+    weights = make_weights(inputs)
+    first, second = (run(inputs, weights, backend=require(backend), dropout_p=0.1) for _ in range(2))
+    assert all(torch.equal(second[name], value) for name, value in first.items())
 
 
 @DTYPES
@@ -295,19 +327,20 @@ def test_saving_the_weights_does_not_change_the_result(
 
 @FORCED
 def test_autocast(backend: str) -> None:
-    inputs = make_inputs(2, 2, 10, 13, 16)
+    inputs = on_device(make_inputs(2, 2, 10, 13, 16), backend)
     rounded = {name: t.bfloat16() for name, t in inputs.items()}
     expected = pooled_bidirectional_cross_attention(**rounded, backend=require(backend))
     inputs["q_a"] = rounded["q_a"]
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device_of(backend).type, torch.bfloat16):
         outputs = pooled_bidirectional_cross_attention(**inputs, backend=backend)
     assert all(torch.equal(out, other) for out, other in zip(outputs, expected, strict=True))
 
 
 @FORCED
 def test_compile(backend: str) -> None:
-    inputs = {name: t.requires_grad_() for name, t in make_inputs(1, 2, 6, 11, 8).items()}
+    inputs = {n: t.requires_grad_() for n, t in on_device(make_inputs(1, 2, 6, 11, 8), backend).items()}
     options = {"dropout_p": 0.3, "backend": require(backend), "key_padding_mask_b": padding(1, 11)}
+    options = on_device(options, backend)
 
     def run_once(function: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
         torch.manual_seed(3)
@@ -320,18 +353,21 @@ def test_compile(backend: str) -> None:
         assert_matches(actual, expected.detach().double(), "compiled")
 
 
-@DTYPES
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [("cpu", torch.float32), ("cpu", torch.bfloat16), ("cpu", torch.float16), ("triton", torch.float32)],
+)
 @pytest.mark.parametrize("save", [False, True])
-def test_opcheck(dtype: torch.dtype, save: bool) -> None:
-    require("cpu")
-    tensors = tuple(make_inputs(2, 2, 6, 11, 8, dtype).values())
+def test_opcheck(backend: str, dtype: torch.dtype, save: bool) -> None:
+    tensors = tuple(on_device(make_inputs(2, 2, 6, 11, 8, dtype), require(backend)).values())
+    mask = padding(2, 11).to(device_of(backend))
     options = (0.5, 6554, torch.tensor(11))
     forward = torch.ops.bdam.pooled_cross_attention_forward.default
-    torch.library.opcheck(forward, (*tensors, None, padding(2, 11), *options, save))
+    torch.library.opcheck(forward, (*tensors, None, mask, *options, save, backend))
     if save:
-        pooled_a, pooled_b, *saved = forward(*tensors, None, padding(2, 11), *options, True)
+        pooled_a, pooled_b, *saved = forward(*tensors, None, mask, *options, True, backend)
         backward = torch.ops.bdam.pooled_cross_attention_backward.default
-        torch.library.opcheck(backward, (*tensors, None, padding(2, 11), *saved, pooled_a, pooled_b, *options))
+        torch.library.opcheck(backward, (*tensors, None, mask, *saved, pooled_a, pooled_b, *options, backend))
 
 
 @pytest.mark.parametrize(
@@ -354,7 +390,13 @@ def test_errors(change: dict[str, Any], error: type[Exception], message: str) ->
         pooled_bidirectional_cross_attention(**{**make_inputs(2, 2, 5, 6, 8), **change})
 
 
-def test_kernel_refuses_float64() -> None:
-    require("cpu")
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_kernel_refuses_float64(backend: str) -> None:
     with pytest.raises(BackendUnavailable, match="float64"):
-        pooled_bidirectional_cross_attention(**make_inputs(1, 1, 2, 2, 2, torch.float64), backend="cpu")
+        forward_only(make_inputs(1, 1, 2, 2, 2, torch.float64), require(backend))
+
+
+@pytest.mark.parametrize(("backend", "widest"), [("triton", 256), ("cuda", 192)])
+def test_gpu_kernels_refuse_wide_heads(backend: str, widest: int) -> None:
+    with pytest.raises(BackendUnavailable, match=f"heads up to {widest} wide, got {widest + 1}"):
+        forward_only(make_inputs(1, 1, 2, 2, widest + 1), require(backend))

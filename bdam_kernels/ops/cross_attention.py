@@ -61,22 +61,19 @@ def _cross_attention_forward(*args: Any) -> tuple[Tensor, ...]:
 
 @torch.library.register_fake("bdam::cross_attention_forward")
 def _forward_fake(*args: Any) -> tuple[Tensor, ...]:
-    """Both outputs and what backward wants; from a GPU's kernels that is no weights, and their sums as logarithms."""
-    *others, save, backend = args
-    if backend == "cpu":
-        return _cross_attention_forward_fake(*others, save)
-    out_a, out_b, *weights, logs_a, logs_b = _cross_attention_forward_fake(*others, False)
-    shapes = [q.shape[:3] if save else (0,) for q in (out_a, out_b)]
-    return out_a, out_b, *weights, logs_a.new_empty(shapes[0]), logs_b.new_empty(shapes[1])
+    """Both outputs and what backward wants."""
+    q_a, k_a, _, q_b, k_b, *_, save, backend = args
+    return _heads_last(q_a), _heads_last(q_b), *_saved(q_a, k_a, q_b, k_b, save, backend)
 
 
-def _cross_attention_forward_fake(*args: Any) -> tuple[Tensor, ...]:
-    """Both outputs, and with `save` what backward wants of each direction: exp(scores - max), 1 / its row sums."""
-    q_a, k_a, _, q_b, k_b, *_, save = args
+def _saved(q_a: Tensor, k_a: Tensor, q_b: Tensor, k_b: Tensor, save: bool, backend: str) -> tuple[Tensor, ...]:
+    """With `save`, what backward wants of each direction: exp(scores - max), 1 / its row sums.
+
+    From a GPU's kernels that is no weights, and their sums as logarithms.
+    """
     directions = ((q_a, k_b), (q_b, k_a))
     return (
-        *(_heads_last(q) for q, _ in directions),
-        *(_empty_probabilities(q, k, save) for q, k in directions),
+        *(_empty_probabilities(q, k, save and backend == "cpu") for q, k in directions),
         *(q.new_empty(q.shape[:3] if save else 0, dtype=torch.float32) for q, _ in directions),
     )
 

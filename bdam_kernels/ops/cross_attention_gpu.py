@@ -39,10 +39,10 @@ def forward(backend: str, inputs: Tensors, masks: Masks, outs: Tensors, logs: Te
     """Fills outs and, unless they are empty, logs (B, H, L)."""
     kernels = backends.gpu_module(backend, "cross_attention")
     with torch.cuda.device_of(outs[0]):
-        rows = [_with_whole_rows(t) for t in inputs]
-        written = [_whole_rows_like(t) for t in outs]
+        rows = [with_whole_rows(t) for t in inputs]
+        written = [whole_rows_like(t) for t in outs]
         backends.launch(kernels.cross_attention_forward, *rows, *masks, *written, *logs, *options)
-        _copy_back(written, outs)
+        copy_back(written, outs)
 
 
 def backward(
@@ -52,12 +52,12 @@ def backward(
     """Fills grads, of the six inputs."""
     kernels = backends.gpu_module(backend, "cross_attention")
     with torch.cuda.device_of(outs[0]):
-        rows, out_rows, grad_rows = ([_with_whole_rows(t) for t in group] for group in (inputs, outs, grad_outs))
-        written = [_whole_rows_like(t) for t in grads]
+        rows, out_rows, grad_rows = ([with_whole_rows(t) for t in group] for group in (inputs, outs, grad_outs))
+        written = [whole_rows_like(t) for t in grads]
         backends.launch(
             kernels.cross_attention_backward, *rows, *masks, *out_rows, *logs, *grad_rows, *written, *options
         )
-        _copy_back(written, grads)
+        copy_back(written, grads)
 
 
 def _is_whole(tensor: Tensor) -> bool:
@@ -67,7 +67,7 @@ def _is_whole(tensor: Tensor) -> bool:
     return tensor.stride(-1) == 1 and not any(n % 16 for n in (tensor.data_ptr(), *bytes_apart))
 
 
-def _with_whole_rows(tensor: Tensor) -> Tensor:
+def with_whole_rows(tensor: Tensor) -> Tensor:
     return tensor if _is_whole(tensor) else _padded(tensor)
 
 
@@ -76,8 +76,8 @@ def _padded(tensor: Tensor) -> Tensor:
     return torch.nn.functional.pad(tensor, (0, -tensor.shape[-1] % vector)).contiguous()
 
 
-def _whole_rows_like(tensor: Tensor) -> Tensor:
-    """The tensor itself, or an empty wider one in (B, L, H, d) memory for `_copy_back`."""
+def whole_rows_like(tensor: Tensor) -> Tensor:
+    """The tensor itself, or an empty wider one in (B, L, H, d) memory for `copy_back`."""
     if _is_whole(tensor):
         return tensor
     batch, heads, length, width = tensor.shape
@@ -85,7 +85,7 @@ def _whole_rows_like(tensor: Tensor) -> Tensor:
     return tensor.new_empty(batch, length, heads, width + -width % vector).transpose(1, 2)
 
 
-def _copy_back(written: Tensors, results: Tensors) -> None:
+def copy_back(written: Tensors, results: Tensors) -> None:
     for wide, result in zip(written, results, strict=True):
         if wide is not result:
             result.copy_(wide[..., : result.shape[-1]])

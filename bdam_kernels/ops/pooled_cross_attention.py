@@ -12,15 +12,17 @@ from bdam_kernels import backend as backends
 from bdam_kernels import reference
 from bdam_kernels.autograd import reference_gradients, wants_double_backward
 from bdam_kernels.ops import cross_attention as unpooled
+from bdam_kernels.ops import cross_attention_gpu, pooled_cross_attention_gpu
 
 _SAVED = f"Tensor key_weights_a, Tensor key_weights_b, {unpooled._SAVED}"
 torch.library.define(
     "bdam::pooled_cross_attention_forward",
-    f"({unpooled._INPUTS}, {unpooled._OPTIONS}, bool save) -> (Tensor out_a, Tensor out_b, {_SAVED})",
+    f"({unpooled._INPUTS}, {unpooled._OPTIONS}, bool save, str backend) -> (Tensor out_a, Tensor out_b, {_SAVED})",
 )
 torch.library.define(
     "bdam::pooled_cross_attention_backward",
-    f"({unpooled._INPUTS}, {_SAVED}, Tensor grad_out_a, Tensor grad_out_b, {unpooled._OPTIONS}) -> Tensor[]",
+    f"({unpooled._INPUTS}, {_SAVED}, Tensor grad_out_a, Tensor grad_out_b, {unpooled._OPTIONS}, str backend) "
+    "-> Tensor[]",
 )
 
 _reference = partial(unpooled._reference, function=reference.pooled_bidirectional_cross_attention)
@@ -31,22 +33,28 @@ def _as_query(pooled: Tensor) -> Tensor:
     return unpooled._unit_stride(pooled).unsqueeze(2)
 
 
-@torch.library.impl("bdam::pooled_cross_attention_forward", "cpu")
+@torch.library.impl("bdam::pooled_cross_attention_forward", ("cpu", "cuda"))
 def _pooled_cross_attention_forward(*args: Any) -> tuple[Tensor, ...]:
-    *inputs, mask_a, mask_b, scale, dropout_threshold, seed, _ = args
+    *inputs, mask_a, mask_b, scale, dropout_threshold, seed, _, backend = args
     results = _pooled_cross_attention_forward_fake(*args)
-    out_a, out_b, *saved = results
-    tensors = (*map(unpooled._unit_stride, inputs), mask_a, mask_b, _as_query(out_a), _as_query(out_b), *saved)
+    outs, key_weights, saved = results[:2], results[2:4], results[4:]
     options = unpooled._kernel_options(scale, dropout_threshold, seed)
-    backends.cpu().pooled_cross_attention_forward(*unpooled._native(tensors), *options)
+    if backend == "cpu":
+        tensors = (*map(unpooled._unit_stride, inputs), mask_a, mask_b, *map(_as_query, outs), *key_weights, *saved)
+        backends.cpu().pooled_cross_attention_forward(*unpooled._native(tensors), *options)
+    else:
+        pooled_cross_attention_gpu.forward(
+            backend, inputs, (mask_a, mask_b), outs, key_weights, saved[2:], options[:3]
+        )  # fmt: skip
     return results
 
 
 @torch.library.register_fake("bdam::pooled_cross_attention_forward")
 def _pooled_cross_attention_forward_fake(*args: Any) -> tuple[Tensor, ...]:
     """Both outputs, the mean weight of every key, (B, H, keys), and what `cross_attention_forward` saves."""
-    q_a, _, _, q_b, *_ = args
-    _, _, *saved = unpooled._cross_attention_forward_fake(*args)
+    q_a, k_a, _, q_b, k_b, *_, save, backend = args
+    # A GPU's kernels hand the logarithms of sums on from queries to keys.
+    saved = unpooled._saved(q_a, k_a, q_b, k_b, save or backend != "cpu", backend)
     return (
         *(q.new_empty(*q.shape[:2], q.shape[3]) for q in (q_a, q_b)),
         *(k.new_empty(k.shape[:3], dtype=torch.float32) for k in (q_b, q_a)),
@@ -54,13 +62,20 @@ def _pooled_cross_attention_forward_fake(*args: Any) -> tuple[Tensor, ...]:
     )
 
 
-@torch.library.impl("bdam::pooled_cross_attention_backward", "cpu")
+@torch.library.impl("bdam::pooled_cross_attention_backward", ("cpu", "cuda"))
 def _pooled_cross_attention_backward(*args: Any) -> list[Tensor]:
-    inputs, masks, saved, grad_outs, options = args[:6], args[6:8], args[8:14], args[14:16], args[16:]
+    inputs, masks, saved, grad_outs, backend = args[:6], args[6:8], args[8:14], args[14:16], args[19]
+    options = unpooled._kernel_options(*args[16:19])
     results = _pooled_cross_attention_backward_fake(*args)
-    grads = [_as_query(grad.to(inputs[0].dtype)) for grad in grad_outs]
-    tensors = (*map(unpooled._unit_stride, inputs), *masks, *saved, *grads, *results)
-    backends.cpu().pooled_cross_attention_backward(*unpooled._native(tensors), *unpooled._kernel_options(*options))
+    grads = [grad.to(inputs[0].dtype) for grad in grad_outs]
+    if backend == "cpu":
+        tensors = (*map(unpooled._unit_stride, inputs), *masks, *saved, *map(_as_query, grads), *results)
+        backends.cpu().pooled_cross_attention_backward(*unpooled._native(tensors), *options)
+    else:
+        key_weights, logs = saved[:2], saved[4:]
+        pooled_cross_attention_gpu.backward(
+            backend, inputs, masks, key_weights, logs, grads, results, options[:3]
+        )  # fmt: skip
     return results
 
 
@@ -73,8 +88,8 @@ def _pooled_cross_attention_backward_fake(*args: Any) -> list[Tensor]:
 class _PooledCrossAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *args):  # type: ignore[no-untyped-def]
-        *inputs, scale, dropout_threshold, seed = args
-        out_a, out_b, *saved = torch.ops.bdam.pooled_cross_attention_forward(*args, True)
+        *inputs, scale, dropout_threshold, seed, ctx.backend = args
+        out_a, out_b, *saved = torch.ops.bdam.pooled_cross_attention_forward(*args[:-1], True, ctx.backend)
         ctx.options = (scale, dropout_threshold)
         ctx.save_for_backward(*inputs, seed, *saved)
         return out_a, out_b
@@ -90,9 +105,9 @@ class _PooledCrossAttention(torch.autograd.Function):
             )
         else:
             grads = torch.ops.bdam.pooled_cross_attention_backward(
-                *inputs, mask_a, mask_b, *saved, *grad_outs, *options
+                *inputs, mask_a, mask_b, *saved, *grad_outs, *options, ctx.backend
             )
-        return *grads, None, None, None, None, None
+        return *grads, None, None, None, None, None, None
 
 
 def pooled_bidirectional_cross_attention(
@@ -125,10 +140,11 @@ def pooled_bidirectional_cross_attention(
         scale = max(q_a.shape[3], 1) ** -0.5
     options = (*masks, scale, *unpooled._draw_dropout(dropout_p))
 
-    chosen = backends.choose(backend, q_a.device, {"cpu": backends.dtype_reason(*inputs)})
+    kernels = {"cpu": backends.dtype_reason(inputs[0]), **cross_attention_gpu.reasons(inputs[0])}
+    chosen = backends.choose(backend, q_a.device, kernels)
     if chosen == "reference" or any(t.numel() == 0 for t in inputs):
         return _reference(inputs, *options)
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-        return _PooledCrossAttention.apply(*inputs, *options)
-    pooled_a, pooled_b, *_ = torch.ops.bdam.pooled_cross_attention_forward(*inputs, *options, False)
+        return _PooledCrossAttention.apply(*inputs, *options, chosen)
+    pooled_a, pooled_b, *_ = torch.ops.bdam.pooled_cross_attention_forward(*inputs, *options, False, chosen)
     return pooled_a, pooled_b

@@ -13,21 +13,27 @@ from torch import Tensor
 from bdam_kernels.triton_kernels import cross_attention_kernels as kernels
 from bdam_kernels.triton_kernels.launch import DTYPES, INTERPRETED, Launch
 
-WIDTHS = (64, 128, 256)
-"""Of heads, to which others are padded, in registers only."""
+WIDTHS = {32: (32, 0), 64: (64, 0), 96: (64, 32), 128: (128, 0), 192: (128, 64), 256: (256, 0)}
+"""Of heads, to which others are padded, in registers only, and of the two parts that a tile of rows has of them."""
 
 BLOCKS: dict[Any, dict[tuple[int, int], tuple[int, int, int, int]]] = {
     kernels.cross_attention_forward_kernel: {
-        (2, 64): (64, 64, 16, 4), (2, 128): (64, 32, 32, 4), (2, 256): (64, 32, 32, 8),
-        (4, 64): (64, 32, 16, 4), (4, 128): (32, 32, 32, 4), (4, 256): (32, 16, 16, 8),
+        (2, 32): (64, 64, 16, 4), (2, 64): (64, 64, 16, 4), (2, 96): (64, 32, 32, 4),
+        (2, 128): (64, 32, 32, 4), (2, 192): (64, 32, 32, 8), (2, 256): (64, 32, 32, 8),
+        (4, 32): (64, 32, 16, 4), (4, 64): (64, 32, 16, 4), (4, 96): (32, 16, 16, 4),
+        (4, 128): (32, 32, 32, 4), (4, 192): (32, 16, 16, 8), (4, 256): (32, 16, 16, 8),
     },
     kernels.cross_attention_backward_query_kernel: {
-        (2, 64): (64, 64, 16, 4), (2, 128): (32, 32, 32, 4), (2, 256): (32, 32, 32, 8),
-        (4, 64): (32, 32, 32, 4), (4, 128): (32, 16, 16, 8), (4, 256): (32, 16, 16, 8),
+        (2, 32): (64, 64, 16, 4), (2, 64): (64, 64, 16, 4), (2, 96): (32, 32, 32, 4),
+        (2, 128): (32, 32, 32, 4), (2, 192): (32, 32, 32, 8), (2, 256): (32, 32, 32, 8),
+        (4, 32): (64, 32, 32, 4), (4, 64): (32, 32, 32, 4), (4, 96): (32, 16, 16, 8),
+        (4, 128): (32, 16, 16, 8), (4, 192): (32, 16, 16, 8), (4, 256): (32, 16, 16, 8),
     },
     kernels.cross_attention_backward_key_kernel: {
-        (2, 64): (64, 32, 32, 4), (2, 128): (32, 32, 32, 4), (2, 256): (32, 32, 32, 8),
-        (4, 64): (32, 16, 16, 4), (4, 128): (32, 16, 16, 8), (4, 256): (16, 16, 16, 8),
+        (2, 32): (64, 64, 16, 4), (2, 64): (64, 32, 32, 4), (2, 96): (32, 16, 16, 4),
+        (2, 128): (32, 32, 32, 4), (2, 192): (32, 16, 16, 8), (2, 256): (32, 32, 32, 8),
+        (4, 32): (64, 16, 16, 4), (4, 64): (32, 16, 16, 4), (4, 96): (16, 16, 16, 4),
+        (4, 128): (32, 16, 16, 8), (4, 192): (16, 16, 16, 8), (4, 256): (16, 16, 16, 8),
     },
 }  # fmt: skip
 """Rows of a program, of what it walks and of the walk's tail, and warps, by bytes of the dtype and padded width: as
@@ -36,17 +42,25 @@ large as leaves all in registers."""
 Args = tuple[Any, ...]
 
 
+def padded_width(width: int) -> int:
+    return next(n for n in WIDTHS if n >= width)
+
+
+def parts(width: int) -> dict[str, int]:
+    first, rest = WIDTHS[padded_width(width)]
+    return {"BLOCK_D": first, "REST": rest}
+
+
 def _blocks(kernel: Any, dtype: torch.dtype, width: int) -> tuple[dict[str, int], int]:
-    """Rows of a program, of what it walks and of the walk's tail, padded width, and warps."""
-    padded = next(n for n in WIDTHS if n >= width)
-    rows, walk, tail, warps = BLOCKS[kernel][dtype.itemsize, padded]
+    """Rows of a program, of what it walks and of the walk's tail, and warps."""
+    rows, walk, tail, warps = BLOCKS[kernel][dtype.itemsize, padded_width(width)]
     if INTERPRETED:
         # Whose time goes by operations, not by how many numbers each works on; dropout takes up to 64 keys.
         rows, walk = (64, 64) if kernel is kernels.cross_attention_backward_key_kernel else (256, 64)
-    return {"BLOCK": rows, "WALK": walk, "TAIL": tail, "BLOCK_D": padded}, warps
+    return {"BLOCK": rows, "WALK": walk, "TAIL": tail}, warps
 
 
-def _strided(*tensors: Tensor) -> Args:
+def strided(*tensors: Tensor) -> Args:
     """Tensors (B, H, L, d), each with its strides in vectors of 16 bytes."""
     return tuple(a for t in tensors for a in (t, *(s * t.element_size() // 16 for s in t.stride()[:3])))
 
@@ -61,42 +75,50 @@ def _signed(word: int) -> int:
     return (word & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
 
 
-def _launch(kernel: Any, inputs: Args, scale: float, threshold: int, seed: int, *others: Any) -> Launch:
-    """inputs: six, and two masks. others: the kernel's arguments after the options."""
-    *tensors, mask_a, mask_b = inputs
-    q_a, q_b = tensors[0], tensors[3]
+def launch_of_blocks(
+    kernel: Any, blocks: tuple[dict[str, int], int], tensors: Args, masks: Args, options: Args, others: Args
+) -> Launch:
+    """blocks: constants and warps. tensors: of stream a, and as many of b. others: arguments after the options."""
+    (constants, warps), (scale, threshold, seed) = blocks, options
+    q_a, q_b = tensors[0], tensors[len(tensors) // 2]
     batch, heads, length_a, width = q_a.shape
-    constants, warps = _blocks(kernel, q_a.dtype, width)
-    blocks = sum(-(-q.shape[2] // constants["BLOCK"]) for q in (q_a, q_b))
+    programs = batch * heads * sum(-(-q.shape[2] // constants["BLOCK"]) for q in (q_a, q_b))
     args = (
-        *_strided(*tensors), *_masks(q_a, mask_a, mask_b),
+        *strided(*tensors), *_masks(q_a, *masks),
         heads, length_a, q_b.shape[2], width * q_a.element_size() // 16,
         scale * math.log2(math.e), threshold, 65536 / (65536 - threshold), _signed(seed), _signed(seed >> 32),
         *others,
     )  # fmt: skip
-    return Launch(kernel, batch * heads * blocks, args, constants, warps)
+    return Launch(kernel, programs, args, {**constants, **parts(width)}, warps)
+
+
+def _launch(kernel: Any, inputs: Args, options: Args, *others: Any) -> Launch:
+    q_a = inputs[0]
+    return launch_of_blocks(
+        kernel, _blocks(kernel, q_a.dtype, q_a.shape[3]), inputs[:6], inputs[6:], options, others
+    )
 
 
 def _forward(*args: Any) -> Launch:
     inputs, (out_a, out_b, logs_a, logs_b), options = args[:8], args[8:12], args[12:]
     outputs = (out_a, out_b, logs_a, logs_b, int(logs_a.numel() > 0))
-    return _launch(kernels.cross_attention_forward_kernel, inputs, *options, *outputs)
+    return _launch(kernels.cross_attention_forward_kernel, inputs, options, *outputs)
 
 
 def _backward_query(*args: Any) -> Launch:
     inputs, outs, logs, grad_outs, deltas, grads, options = (
         args[:8], args[8:10], args[10:12], args[12:14], args[14:16], args[16:18], args[18:]
     )  # fmt: skip
-    others = (*_strided(*outs), *logs, *_strided(*grad_outs), *deltas, *grads)
-    return _launch(kernels.cross_attention_backward_query_kernel, inputs, *options, *others)
+    others = (*strided(*outs), *logs, *strided(*grad_outs), *deltas, *grads)
+    return _launch(kernels.cross_attention_backward_query_kernel, inputs, options, *others)
 
 
 def _backward_key(*args: Any) -> Launch:
     inputs, logs, grad_outs, deltas, grads, options = (
         args[:8], args[8:10], args[10:12], args[12:14], args[14:18], args[18:]
     )  # fmt: skip
-    others = (*logs, *_strided(*grad_outs), *deltas, *grads)
-    return _launch(kernels.cross_attention_backward_key_kernel, inputs, *options, *others)
+    others = (*logs, *strided(*grad_outs), *deltas, *grads)
+    return _launch(kernels.cross_attention_backward_key_kernel, inputs, options, *others)
 
 
 def cross_attention_forward(*args: Any) -> None:
