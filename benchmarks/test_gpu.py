@@ -17,13 +17,14 @@ from torch.nn.attention import SDPBackend
 
 from bdam_kernels import Mamba, backends, bidirectional_cross_attention, causal_conv1d, hsic, selective_scan
 from benchmarks.measure import Contender, Outputs
-from benchmarks.peers import textbook_hsic, torch_causal_conv1d, two_sdpa_calls, two_sdpa_calls_by
+from benchmarks.peers import textbook_hsic, textbook_rbf_hsic, torch_causal_conv1d, two_sdpa_calls, two_sdpa_calls_by
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 Contest = Callable[..., None]
 Function = Callable[..., Outputs]
 Shrink = Callable[[Sequence[int]], tuple[int, ...]]
+Compiled = Callable[[Function], Function]
 
 SCANS = {
     (128, 512, 1): 2, (128, 512, 16): 2, (128, 512, 64): 2, (64, 512, 197): 2,
@@ -164,12 +165,28 @@ def test_causal_conv1d_gpu(contest: Contest, shrink: Shrink, shape: tuple[int, i
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("rows", [64, 128, 256, 1024, 4096])
-def test_hsic_gpu(contest: Contest, shrink: Shrink, rows: int) -> None:
+@pytest.mark.parametrize(("rows", "target"), [(64, 10), (128, 10), (256, 10), (1024, None), (4096, 20)])
+def test_hsic_gpu(contest: Contest, shrink: Shrink, compiled: Compiled, rows: int, target: float | None) -> None:
     inputs = [torch.randn(shrink((rows, 768)), device="cuda").requires_grad_() for _ in range(2)]
+    functions: dict[str, Function] = {
+        "ours": hsic, "the textbook form": textbook_hsic, "the textbook form, compiled": compiled(textbook_hsic)
+    }  # fmt: skip
     compete(
-        contest, {"ours": hsic, "the textbook form": textbook_hsic}, inputs,
-        op="hsic", size=f"N = {rows}, D = 768", peer="the textbook form",
+        contest, functions, inputs, op="hsic", size=f"N = {rows}, D = 768", peer="the textbook form",
+        **({"target": target} if target else {}),
+    )  # fmt: skip
+
+
+def test_hsic_rbf_gpu(contest: Contest, shrink: Shrink) -> None:
+    x = torch.randn(shrink((4096, 768)), device="cuda")
+    inputs = [x.requires_grad_(), (x + 0.5 * torch.randn_like(x)).detach().requires_grad_()]
+    functions: dict[str, Function] = {
+        "ours": lambda x, y: hsic(x, y, kernel="rbf", sigma=28.0),
+        "the textbook form": lambda x, y: textbook_rbf_hsic(x, y, 28.0),
+    }
+    compete(
+        contest, functions, inputs,
+        op="hsic, Gaussian kernels", size="N = 4096, D = 768", peer="the textbook form", target=3,
     )  # fmt: skip
 
 
