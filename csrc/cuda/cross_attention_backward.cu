@@ -25,11 +25,6 @@ struct OfKeys {
     const bool pooled = block.pooled();
     const int g = lane_index() >> 2;
     const bool seen[2] = {block.visible.memory.load(row + g) != 0, block.visible.memory.load(row + g + 8) != 0};
-    float key_grads[2] = {};
-    if (pooled) {
-      key_grads[0] = block.key_grads.load(row + g);
-      key_grads[1] = block.key_grads.load(row + g + 8);
-    }
     const LeftRows<M> k(block.k, row), v(block.v, row, !pooled);
 #pragma unroll 1
     for (int query = 0; query < rows; query += kTileRows) {
@@ -40,7 +35,7 @@ struct OfKeys {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int half = i % 4 / 2, at_query = query + column_of(i);
-        if (pooled) at(grad, i) = key_grads[half];
+        if (pooled) at(grad, i) = block.key_grads.load(row + g + 8 * half);
         const bool kept = KeepBits::keeps(words[i / 4], i, g + 8 * half);
         differentiate(block.p.call, at(s, i), at(grad, i), seen[half], kept, block.logs.load(at_query),
                       block.deltas.load(at_query));
