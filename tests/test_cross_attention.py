@@ -113,6 +113,13 @@ def test_many_heads(backend: str, dtype: torch.dtype, dropout_p: float) -> None:
     check(inputs, require(backend), key_padding_mask_a=padding(1, 97), dropout_p=dropout_p)
 
 
+@DTYPES
+@pytest.mark.parametrize("width", [64, 37])
+def test_outputs_past_the_caches(dtype: torch.dtype, width: int) -> None:
+    """Large outputs leave the CPU's caches alone, where their rows are aligned."""
+    check(make_inputs(4, 32, 260, 20, width, dtype), require("cpu"))
+
+
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
 def test_blocks_with_several_rounds(backend: str) -> None:
     """CUDA's forward loads keys once for many queries where there are blocks enough."""

@@ -19,8 +19,9 @@ namespace bdam {
 inline namespace BDAM_ISA {
 namespace attention {
 
-constexpr int64_t kBlockRows = 4 * kTileRows;  // queries whose scores are in L1 together; even, for pairs of rows
-constexpr int64_t kChunkBytes = 384 << 10;     // of P and dS that a backward pass keeps in L2
+constexpr int64_t kBlockRows = 4 * kTileRows;   // queries whose scores are in L1 together; even, for pairs of rows
+constexpr int64_t kChunkRows = 4 * kBlockRows;  // queries contracted at once: their operand on the right is in L1
+constexpr int64_t kStreamBytes = 2 << 20;       // an output of this size or more is written past the caches
 constexpr float kLog2E = 1.44269504f;
 
 struct Direction {
@@ -140,10 +141,13 @@ class Head {
   float* key_weights() const { return x_.key_weights.template as<float>() + index_ * keys_; }
   int64_t drops() const { return options_.dropout_threshold; }
   int64_t blocks() const { return ceil_div(queries_, kBlockRows); }
-  // Queries whose P and dS are in L2 together; even.
+  // Queries that are contracted at once, as equal chunks as can be; even.
   int64_t chunk_queries() const {
-    const int64_t limit = std::max<int64_t>(1, kChunkBytes / (8 * key_ld_ * kBlockRows)) * kBlockRows;
-    return std::min(limit, ceil_div(queries_, 2) * 2);
+    const int64_t chunks = ceil_div(queries_, kChunkRows);
+    return std::min(ceil_div(queries_, chunks * kBlockRows) * kBlockRows, ceil_div(queries_, 2) * 2);
+  }
+  static void put(bool streaming, T* p, vf x, int64_t columns) {
+    streaming ? stream(p, x, columns) : store(p, x, columns);
   }
 
   const float* key_bias() const;
@@ -168,6 +172,8 @@ class Head {
   const int64_t queries_ = x_.query.size[2], keys_ = x_.key.size[2], width_ = x_.query.size[3];
   const int64_t key_ld_ = pad_to_vectors(keys_), width_ld_ = pad_to_vectors(width_);
   const int64_t key_depth_ = ceil_div(keys_, kG), width_depth_ = ceil_div(width_, kG);
+  const int64_t output_size_ = x_.query.size[0] * x_.query.size[1] * queries_ * width_;
+  const bool streaming_ = output_size_ * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
 };
 
 // 0 for the keys that take part, -inf for padding.
@@ -256,10 +262,10 @@ void Head<E, T>::contract_chunk(Left<E, true> left, Right<E> right, int64_t begi
   const int64_t count = std::min(chunk_queries(), queries_ - begin);
   const bool first = begin == 0, last = begin + count == queries_;
   multiply(left, right, keys_, ceil_div(count, kG), width_, prefetcher,
-           [=, total_ld = width_ld_, width = width_](int64_t i, int64_t j, vf x) {
+           [=, streaming = streaming_, total_ld = width_ld_, width = width_](int64_t i, int64_t j, vf x) {
              if (!first) x += load(total + i * total_ld + j);
              if (last) {
-               store(grad.row(i) + j, x * factor, width - j);
+               put(streaming, grad.row(i) + j, x * factor, width - j);
              } else {
                store(total + i * total_ld + j, x);
              }
@@ -280,6 +286,7 @@ void for_heads(const Direction (&directions)[2], const Options& options, int thr
     parallel_for(threads, 2 * heads, [&](int64_t task) {
       const auto head = [&](int64_t i) { return Head<E, T>(directions[i / heads], options, i / heads, i % heads); };
       body(head(task), head(std::min(task + threads, 2 * heads - 1)));
+      finish_streams();
     });
   });
 }

@@ -82,7 +82,7 @@ void Head<E, T>::backward(const Head& next) const {
     for (int64_t first = 0; first < count; first += kBlockRows) {
       const int64_t rows = std::min(kBlockRows, count - first), block = (begin + first) / kBlockRows;
       Prefetcher prefetcher;
-      prefetcher.add(grad_query.part(block, blocks()));
+      if (!streaming_) prefetcher.add(grad_query.part(block, blocks()));
       if (!recompute) prefetcher.add(saved().part(std::min(block + 1, blocks() - 1), blocks()));
       E* const p = signed_p + first / kG * key_ld_;
       if (recompute) {
@@ -98,15 +98,16 @@ void Head<E, T>::backward(const Head& next) const {
       (this->*run)(rows, block_scores, factors + first, p, drops() ? p_chunk + first / kG * key_ld_ : nullptr,
                    ds_left, ds);
       multiply(Left<E, false>{kG == 1 ? ds : ds_left, key_ld_ / kG}, key, rows, key_depth_, width_, prefetcher,
-               [out = grad_query.row_range(begin + first, rows), scale, width = width_](int64_t i, int64_t j, vf x) {
-                 store(out.row(i) + j, x * scale, width - j);
-               });
+               [out = grad_query.row_range(begin + first, rows), scale, streaming = streaming_, width = width_](
+                   int64_t i, int64_t j, vf x) { put(streaming, out.row(i) + j, x * scale, width - j); });
     }
 
     Prefetcher prefetcher;
     if (begin + chunk >= queries_) {
-      prefetcher.add(grad_value);
-      prefetcher.add(grad_key);
+      if (!streaming_) {
+        prefetcher.add(grad_value);
+        prefetcher.add(grad_key);
+      }
       for (const Tensor* t : {&next.x_.value, &next.x_.key, &next.x_.query, &next.x_.grad_out}) {
         prefetcher.add(next.view(*t));
       }

@@ -25,7 +25,7 @@ void Head<E, T>::forward(const Head& next) const {
       prefetcher.add(next.view(*t).part(block, blocks()));
     }
     const int64_t following = std::min(block + 1, blocks() - 1);
-    prefetcher.add(out.part(following, blocks()));
+    if (!streaming_) prefetcher.add(out.part(following, blocks()));
     if (saving) prefetcher.add(saved().part(following, blocks()));
 
     const int64_t first = block * kBlockRows, rows = std::min(kBlockRows, queries_ - first);
@@ -37,9 +37,8 @@ void Head<E, T>::forward(const Head& next) const {
     for (float& factor : factors) factor *= options_.keep_scale();
     const Left<E, false> p = {shared ? signed_p : left_buffer, key_ld_ / kG};
     multiply(p, value, rows, key_depth_, width_, prefetcher,
-             [out = out.row_range(first, rows), f = &factors[0], width = width_](int64_t i, int64_t j, vf x) {
-               store(out.row(i) + j, x * f[i], width - j);
-             });
+             [out = out.row_range(first, rows), f = &factors[0], streaming = streaming_, width = width_](
+                 int64_t i, int64_t j, vf x) { put(streaming, out.row(i) + j, x * f[i], width - j); });
   }
 }
 

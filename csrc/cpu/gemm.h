@@ -146,7 +146,8 @@ class Prefetcher {
 
   Area areas_[kMaxAreas];
   int count_ = 0, current_ = 0;
-  const char* cursor_ = nullptr;
+  // Without areas, its own: fetching what is not mapped is slow.
+  const char* cursor_ = reinterpret_cast<const char*>(this);
   const char* row_end_ = nullptr;
   int64_t step_ = 0;
 };

@@ -145,7 +145,7 @@ void Head<E, T>::pooled_backward(const Head& next) const {
     for (int64_t first = 0; first < count; first += kBlockRows) {
       const int64_t rows = std::min(kBlockRows, count - first), block = (begin + first) / kBlockRows;
       Prefetcher prefetcher;
-      prefetcher.add(grad_query.part(block, blocks()));
+      if (!streaming_) prefetcher.add(grad_query.part(block, blocks()));
       if (!recompute) prefetcher.add(saved().part(std::min(block + 1, blocks() - 1), blocks()));
       float factors[kBlockRows];
       const E* p = recompute ? p_buffer : saved().row((begin + first) / kG);
@@ -160,14 +160,13 @@ void Head<E, T>::pooled_backward(const Head& next) const {
       const auto run = drops() ? &Head::pooled_grad_scores<true> : &Head::pooled_grad_scores<false>;
       (this->*run)(rows, grad_weights, factors, p, ds_left, ds);
       multiply(Left<E, false>{kG == 1 ? ds : ds_left, key_ld_ / kG}, key, rows, key_depth_, width_, prefetcher,
-               [out = grad_query.row_range(begin + first, rows), scale, width = width_](int64_t i, int64_t j, vf x) {
-                 store(out.row(i) + j, x * scale, width - j);
-               });
+               [out = grad_query.row_range(begin + first, rows), scale, streaming = streaming_, width = width_](
+                   int64_t i, int64_t j, vf x) { put(streaming, out.row(i) + j, x * scale, width - j); });
     }
 
     Prefetcher prefetcher;
     if (begin + chunk >= queries_) {
-      prefetcher.add(grad_key);
+      if (!streaming_) prefetcher.add(grad_key);
       for (const Tensor* t : {&next.x_.value, &next.x_.grad_value, &next.x_.key, &next.x_.query}) {
         prefetcher.add(next.view(*t));
       }

@@ -146,6 +146,34 @@ inline void store(T* p, vf x, int64_t n) {
 }
 #endif
 
+// Like store, past the caches where the processor can write a whole aligned vector there: no line is read first. Memory
+// that is written so is seen by other threads after finish_streams.
+#if defined(__AVX512F__)
+inline void stream_aligned(float* p, vf x) { _mm512_stream_ps(p, (__m512)x); }
+inline void stream_aligned(void* p, vh bits) { _mm256_stream_si256(static_cast<__m256i*>(p), (__m256i)bits); }
+#elif defined(__AVX__)
+inline void stream_aligned(float* p, vf x) { _mm256_stream_ps(p, (__m256)x); }
+inline void stream_aligned(void* p, vh bits) { _mm_stream_si128(static_cast<__m128i*>(p), (__m128i)bits); }
+#endif
+#if defined(__AVX__)
+inline void stream(float* p, vf x, int64_t n) {
+  const bool whole = n >= kLanes && reinterpret_cast<uintptr_t>(p) % sizeof(vf) == 0;
+  whole ? stream_aligned(p, x) : store(p, x, n);
+}
+template <class Half>
+inline void stream(Half* p, vf x, int64_t n) {
+  const bool whole = n >= kLanes && reinterpret_cast<uintptr_t>(p) % sizeof(vh) == 0;
+  whole ? stream_aligned(p, narrow(x, Half{})) : store(p, x, n);
+}
+inline void finish_streams() { _mm_sfence(); }
+#else
+template <class T>
+inline void stream(T* p, vf x, int64_t n) {
+  store(p, x, n);
+}
+inline void finish_streams() {}
+#endif
+
 // Calls body(typed pointer) for the tensor's floating dtype.
 template <class Body>
 inline void with_type(DType dtype, void* data, const Body& body) {
