@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ class Contender:
     leaves: Sequence[Tensor]
     module: nn.Module | None = None
     """What to put into evaluation mode for a forward pass, and into training mode for a training step."""
+    outer_gradients: list[Tensor] = field(default_factory=list, init=False, repr=False)
+    """Those of the outputs, from the first training step on: drawing them is no part of a step's time."""
 
     def forward(self) -> list[Tensor]:
         """The outputs, without a graph."""
@@ -37,7 +39,9 @@ class Contender:
     def train(self) -> list[Tensor]:
         """The outputs and the gradients of all leaves, for outer gradients that are the same for every contender."""
         outputs = _listed(self.function())
-        gradients = torch.autograd.grad(outputs, self.leaves, [_outer_gradient(output) for output in outputs])
+        if not self.outer_gradients:
+            self.outer_gradients.extend(map(_outer_gradient, outputs))
+        gradients = torch.autograd.grad(outputs, self.leaves, self.outer_gradients)
         return [*(output.detach() for output in outputs), *gradients]
 
 
