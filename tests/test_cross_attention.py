@@ -88,8 +88,7 @@ def test_lengths(backend: str, dtype: torch.dtype, lengths: tuple[int, int]) -> 
     check(make_inputs(2, 3, *lengths, 64, dtype), require(backend))
 
 
-@FORCED
-@DTYPES
+@FORCED_DTYPES
 @pytest.mark.parametrize("width", [1, 7, 32, 37, 48, 63, 96, 128, 192])
 def test_widths(backend: str, dtype: torch.dtype, width: int) -> None:
     check(make_inputs(1, 2, 21, 38, width, dtype), require(backend))
@@ -126,8 +125,7 @@ def test_blocks_with_several_rounds(backend: str) -> None:
     check(make_inputs(1, 700, 65, 5, 32, torch.bfloat16), require(backend))
 
 
-@FORCED
-@DTYPES
+@FORCED_DTYPES
 @pytest.mark.parametrize("streams", ["a", "b", "ab"])
 def test_masks(backend: str, dtype: torch.dtype, streams: str) -> None:
     inputs = make_inputs(3, 2, 18, 45, 32, dtype)
@@ -135,8 +133,7 @@ def test_masks(backend: str, dtype: torch.dtype, streams: str) -> None:
     check(inputs, require(backend), **masks)
 
 
-@FORCED
-@DTYPES
+@FORCED_DTYPES
 @pytest.mark.parametrize("dropout_p", [0.0, 0.2])
 def test_only_padding_gives_zero_and_no_gradient(backend: str, dtype: torch.dtype, dropout_p: float) -> None:
     mask = padding(3, 20)
@@ -266,8 +263,7 @@ def _unaligned(t: Tensor) -> Tensor:
     return torch.cat([t[..., :1], t], -1)[..., 1:]
 
 
-@FORCED
-@DTYPES
+@FORCED_DTYPES
 @pytest.mark.parametrize("layout", [_merged, _transposed, _every_second, _unaligned], ids=lambda f: f.__name__)
 def test_strides(backend: str, dtype: torch.dtype, layout: Callable[[Tensor], Tensor]) -> None:
     inputs = {name: layout(t) for name, t in make_inputs(2, 3, 17, 34, 16, dtype).items()}
@@ -326,8 +322,7 @@ def test_first_and_second_derivatives_in_float64(dropout_p: float) -> None:
     assert torch.autograd.gradgradcheck(run_once, leaves)
 
 
-@FORCED
-@DTYPES
+@FORCED_DTYPES
 @pytest.mark.parametrize("dropout_p", [0.0, 0.4])
 def test_second_derivative_with_a_constant_upstream_gradient(
     backend: str, dtype: torch.dtype, dropout_p: float

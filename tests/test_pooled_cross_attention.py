@@ -127,8 +127,7 @@ def test_masks(backend: str, dtype: torch.dtype, streams: str) -> None:
     check(inputs, require(backend), **masks)
 
 
-@FORCED
-@DTYPES
+@FORCED_DTYPES
 @pytest.mark.parametrize("dropout_p", [0.0, 0.2])
 def test_only_padding_gives_zero_and_no_gradient(backend: str, dtype: torch.dtype, dropout_p: float) -> None:
     mask = padding(3, 20)
@@ -200,8 +199,7 @@ def test_equals_the_mean_of_the_unpooled_form_on_the_same_backend(backend: str, 
         assert_matches(value, expected[name].double(), name)
 
 
-@FORCED
-@DTYPES
+@FORCED_DTYPES
 @pytest.mark.parametrize("layout", [_merged, _transposed, _every_second, _unaligned], ids=lambda f: f.__name__)
 def test_strides(backend: str, dtype: torch.dtype, layout: Callable[[Tensor], Tensor]) -> None:
     inputs = {name: layout(t) for name, t in make_inputs(2, 3, 17, 34, 16, dtype).items()}
@@ -258,8 +256,7 @@ def test_first_and_second_derivatives_in_float64(dropout_p: float) -> None:
     assert torch.autograd.gradgradcheck(run_once, leaves)
 
 
-@FORCED
-@DTYPES
+@FORCED_DTYPES
 @pytest.mark.parametrize("dropout_p", [0.0, 0.4])
 def test_second_derivative_with_a_constant_upstream_gradient(
     backend: str, dtype: torch.dtype, dropout_p: float

@@ -6,6 +6,13 @@
 
 namespace bdam {
 
+// Of the tensors that the kernels take: tests/cuda_host compiles them for the host.
+#ifdef BDAM_CUDA_HOST
+constexpr const char* kDevice = "cpu";
+#else
+constexpr const char* kDevice = "cuda";
+#endif
+
 void pooled_cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                                     const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
                                     const Tensor& pooled_a, const Tensor& pooled_b, const Tensor& key_weights_a,

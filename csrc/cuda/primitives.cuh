@@ -26,8 +26,6 @@
 
 namespace bdam {
 
-constexpr const char* kDevice = "cuda";
-
 BDAM_DEVICE int thread_index() { return threadIdx.x; }
 BDAM_DEVICE int block_index() { return blockIdx.x; }
 BDAM_DEVICE int grid_size() { return gridDim.x; }

@@ -22,14 +22,15 @@ SANITIZERS = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=unde
 
 
 def build(name: str, sources: Iterable[Path], *flags: str) -> Path:
-    """Compiles a module from .cu files, but for what was compiled from the same before, and returns its path.
+    """Compiles a module from kernels and bindings, but for what was compiled from the same before, and returns its path.
 
     Args:
         flags: for the compiler, besides the usual ones.
     """
     headers = sorted([*KERNELS.glob("*.*h"), *HERE.glob("*.h"), *(ROOT / "csrc").glob("*.h")])
     shared = "".join([*flags, *(path.read_text() for path in headers)])
-    compiler = ["g++", "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", *flags]
+    language = ["-std=c++17", "-DBDAM_CUDA_HOST", "-Wall", "-Wno-unknown-pragmas"]
+    compiler = ["g++", *language, "-O1", "-fPIC", "-fvisibility=hidden", *flags]
     includes = [HERE, ROOT / "csrc", KERNELS, pybind11.get_include(), sysconfig.get_path("include")]
 
     def compile_one(source: Path) -> Path:
@@ -57,7 +58,7 @@ def _run(command: list[str], made: Path) -> Path:
 
 
 def build_kernels(*flags: str) -> Path:
-    return build("_cuda", KERNELS.glob("*.cu"), *flags)
+    return build("_cuda", [*KERNELS.glob("*.cu"), KERNELS / "bindings.cpp"], *flags)
 
 
 def load(path: Path, name: str) -> ModuleType:

@@ -19,8 +19,6 @@
 
 namespace bdam {
 
-constexpr const char* kDevice = "cpu";
-
 namespace host {
 
 int thread_index();

@@ -2,11 +2,10 @@
 
 #include "../tensor_caster.h"
 #include "kernels.h"
-#include "primitives.cuh"
 
 PYBIND11_MODULE(_cuda, m) {
   const auto unlocked = pybind11::call_guard<pybind11::gil_scoped_release>();
-  m.attr("device") = bdam::kDevice;  // of the tensors that the kernels take
+  m.attr("device") = bdam::kDevice;
   m.def("cross_attention_forward", &bdam::cross_attention_forward, unlocked);
   m.def("cross_attention_backward", &bdam::cross_attention_backward, unlocked);
   m.def("pooled_cross_attention_forward", &bdam::pooled_cross_attention_forward, unlocked);
