@@ -67,14 +67,14 @@ class Budget:
 
 ONCE = Budget(0.0, 1, 1)
 _ROUND_SECONDS = 0.005
-_LONG_SECONDS = 4.0
+_LONG_SECONDS, _VERY_LONG_SECONDS = 4.0, 20.0
 
 
 def in_turns(steps: Mapping[str, Step], budget: Budget) -> dict[str, list[float]]:
     """Milliseconds of each step in each of its rounds.
 
     Every step runs once a round, or as often as takes 5 ms, until its budget is spent; one of more than 4 s runs in
-    two rounds at most.
+    two rounds at most, one of more than 20 s in one.
     """
     first = {name: _seconds(step, 1) for name, step in steps.items()}
     calls = {name: max(1, math.ceil(_ROUND_SECONDS / seconds)) for name, seconds in first.items()}
@@ -89,7 +89,8 @@ def in_turns(steps: Mapping[str, Step], budget: Budget) -> dict[str, list[float]
 def _spent(times: Sequence[float], calls: int, budget: Budget) -> bool:
     if not times:
         return False
-    fewest = min(budget.fewest, 2) if times[0] > _LONG_SECONDS else budget.fewest
+    enough_rounds = 1 if times[0] > _VERY_LONG_SECONDS else 2 if times[0] > _LONG_SECONDS else budget.fewest
+    fewest = min(budget.fewest, enough_rounds)
     enough = len(times) >= fewest and sum(times) * calls >= budget.seconds
     return enough or len(times) >= budget.most
 

@@ -74,7 +74,7 @@ void Head<E, T>::grad_mean_weights(float* grad_weights, float* grad_out) const {
       for (int64_t j = 0; j < width_; j += kLanes) {
         const vf g = load(grad_out + j);
         dots[k] += g * load(value.row(first + k) + j, width_ - j);
-        store(grad_value.row(first + k) + j, g * means[first + k], width_ - j);
+        put(streaming_, grad_value.row(first + k) + j, g * means[first + k], width_ - j);
       }
     }
     store(grad_weights + first, row_sums(dots) * (options_.keep_scale() / queries_));
@@ -166,10 +166,11 @@ void Head<E, T>::pooled_backward(const Head& next) const {
 
     Prefetcher prefetcher;
     if (begin + chunk >= queries_) {
-      if (!streaming_) prefetcher.add(grad_key);
-      for (const Tensor* t : {&next.x_.value, &next.x_.grad_value, &next.x_.key, &next.x_.query}) {
-        prefetcher.add(next.view(*t));
+      if (!streaming_) {
+        prefetcher.add(grad_key);
+        prefetcher.add(next.view(next.x_.grad_value));
       }
+      for (const Tensor* t : {&next.x_.value, &next.x_.key, &next.x_.query}) prefetcher.add(next.view(*t));
     }
     contract_chunk({ds_right, key_ld_}, query_right, begin, total_key, grad_key, scale, prefetcher);
   }

@@ -22,7 +22,7 @@ SANITIZERS = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=unde
 
 
 def build(name: str, sources: Iterable[Path], *flags: str) -> Path:
-    """Compiles a module from kernels and bindings, but for what was compiled from the same before, and returns its path.
+    """Compiles a module, but for what was compiled from the same before, and returns its path.
 
     Args:
         flags: for the compiler, besides the usual ones.
