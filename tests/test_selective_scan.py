@@ -82,7 +82,7 @@ def check(inputs: dict[str, Tensor | None], backend: str, **options: object) -> 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 31, 32, 33, 64, 97, 129])
 def test_lengths_around_tile_edges(backend: str, reverse: bool, length: int) -> None:
-    check(make_inputs(2, 19, length, 5), require(backend), reverse=reverse)
+    check(make_inputs(1, 19, length, 5), require(backend), reverse=reverse)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -98,10 +98,18 @@ def test_many_states(backend: str, states: int) -> None:
     check(make_inputs(1, 6, 35, states), require(backend))
 
 
-@pytest.mark.parametrize("backend", GPU_BACKENDS)
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("absent", ["", "z", "initial_state"])
-@pytest.mark.parametrize("constant", ["", "B C"])
+SEGMENTED = [
+    (backend, reverse, absent, constant)
+    for backend in GPU_BACKENDS
+    for reverse in (False, True)
+    for absent in ("", "z", "initial_state")
+    for constant in ("", "B C")
+    # Triton's interpreter is slow: what is absent only with what is usual otherwise.
+    if backend != "triton" or not absent or not (reverse or constant)
+]
+
+
+@pytest.mark.parametrize(("backend", "reverse", "absent", "constant"), SEGMENTED)
 def test_time_in_segments(backend: str, reverse: bool, absent: str, constant: str) -> None:
     """Long enough, and with few enough channels, that time is cut into segments: here two, the last one shorter."""
     check(make_inputs(1, 3, 32 * 8 + 3, 5, absent=absent, constant=constant), require(backend), reverse=reverse)
@@ -221,8 +229,8 @@ def test_reverse_is_flip_scan_flip(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_bit_equal_twice_and_for_any_thread_count(backend: str) -> None:
-    inputs = make_inputs(3, 50, 70, 16)
-    weights = torch.randn(3, 50, 70), torch.randn(3, 50, 16)
+    inputs = make_inputs(2, 35, 40, 16)
+    weights = torch.randn(2, 35, 40), torch.randn(2, 35, 16)
     first = run(inputs, weights, backend=require(backend))
     threads = torch.get_num_threads()
     try:
