@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import contradictions
 from benchmarks.results import MODES, OURS, figures, load
 
 SIGMAS = 3.0
-SAME = ("device", "instruction_set", "threads", "versions")
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 
     Raises: ValueError if they are not of one machine with the same versions.
     """
-    for key in SAME:
-        if old.get(key) != new.get(key):
-            raise ValueError(f"both files must be of the same {key}, got {old.get(key)} and {new.get(key)}")
+    for key, (before, after) in contradictions(old, new).items():
+        raise ValueError(f"both files must be of the same {key}, got {before} and {after}")
     pairs = list(_pairs(old, new))
     drift = _drift([math.log(b["ms"] / a["ms"]) for _, contender, _, a, b in pairs if contender not in OURS])
     return [

@@ -97,10 +97,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Refuses to keep what is no figure, and to mix those of two machines, before any is taken."""
     if config.getoption("--small") and config.option.benchmark_json:
         raise pytest.UsageError("--small takes no figures to keep: leave out one of --small and --benchmark-json")
-    existing, file = _existing(config), config.option.benchmark_json
-    for key, value in machine.describe().items() if existing else ():
-        if (there := existing.get(key)) != value:
-            raise pytest.UsageError(f"{file} has figures of {key} {there}, got {value}: give another file")
+    for key, (there, here) in machine.contradictions(_existing(config), machine.describe()).items():
+        file = config.option.benchmark_json
+        raise pytest.UsageError(f"{file} has figures of {key} {there}, got {here}: give another file")
 
 
 def _existing(config: pytest.Config) -> dict[str, Any]:
@@ -112,9 +111,11 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, outp
     """Keeps what a reader needs to judge a figure, and the figures of the file that were not taken anew."""
     commit = machine.commit()
     entries = {b["name"]: {"name": b["name"], "commit": commit, **b["extra_info"]} for b in output_json["benchmarks"]}
-    before = {entry["name"]: entry for entry in _existing(config).get("results", ())}
+    existing, here = _existing(config), machine.describe()
+    before = {entry["name"]: entry for entry in existing.get("results", ())}
+    versions = existing.get("versions", {}) | here["versions"]
     output_json.clear()
-    output_json.update(**machine.describe(), results=list((before | entries).values()))
+    output_json.update(**here | {"versions": versions}, results=list((before | entries).values()))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ def file_name() -> str:
     if not torch.cuda.is_available():
         name += f" {torch.get_num_threads()} cores"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".json"
+
+
+def contradictions(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What two descriptions say differently; a package that only one of them has is no contradiction."""
+    a, b = ({**description, **description.get("versions", {})} for description in (one, other))
+    shared = (a.keys() & b.keys()) - {"versions", "results"}
+    return {key: (a[key], b[key]) for key in sorted(shared) if a[key] != b[key]}
 
 
 def commit() -> str:

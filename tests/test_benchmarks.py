@@ -15,6 +15,7 @@ import torch
 from benchmarks import conftest, machine, report
 from benchmarks.compare import changes
 from benchmarks.figures import SUFFIXES, drawn_from, growth_numbers
+from benchmarks.machine import contradictions
 from benchmarks.measure import Budget, error, figures, in_turns, peak_memory
 from benchmarks.results import FOLDER, devices
 from benchmarks.study import QUANTITIES, Curve, crossings, growth, scores
@@ -132,6 +133,14 @@ def test_only_files_of_one_machine_compare() -> None:
     other = {**results(cpu=1.0), "threads": 4}
     with pytest.raises(ValueError, match="same threads, got 2 and 4"):
         changes(results(cpu=1.0), other)
+
+
+def test_only_figures_of_one_machine_share_a_file() -> None:
+    """A peer that was installed later makes no other machine of it."""
+    here = {**results(cpu=1.0), "versions": {"torch": "1", "peer": "2"}}
+    assert contradictions({}, here) == contradictions(results(cpu=2.0), here) == {}
+    assert contradictions({**here, "threads": 4}, here) == {"threads": (4, 2)}
+    assert contradictions(results(cpu=1.0), {**here, "versions": {"torch": "2"}}) == {"torch": ("1", "2")}
 
 
 def test_the_command_compares(tmp_path: Path) -> None:
