@@ -16,9 +16,9 @@ demo: $(VENV)/base
 	$(BIN)/python -m bdam_reid.train demo
 	$(BIN)/python -m bdam_reid.evaluate runs/demo
 
-# Two at a time, on threads that do not spin while they wait for each other.
+# Two at a time, the longest first, on threads that do not spin while they wait for each other.
 test: lint
-	OMP_WAIT_POLICY=passive $(MAKE) --jobs=2 --output-sync=target test-suite test-isas test-triton test-cuda
+	OMP_WAIT_POLICY=passive $(MAKE) --jobs=2 --output-sync=target test-triton test-suite test-isas test-cuda
 
 # Everything, on the best instruction set; each benchmark once at small size.
 test-suite: $(VENV)/dev
