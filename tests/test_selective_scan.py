@@ -82,7 +82,7 @@ def check(inputs: dict[str, Tensor | None], backend: str, **options: object) -> 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 31, 32, 33, 64, 97, 129])
 def test_lengths_around_tile_edges(backend: str, reverse: bool, length: int) -> None:
-    check(make_inputs(1, 19, length, 5), require(backend), reverse=reverse)
+    check(make_inputs(2, 19, length, 5), require(backend), reverse=reverse)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -229,8 +229,8 @@ def test_reverse_is_flip_scan_flip(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_bit_equal_twice_and_for_any_thread_count(backend: str) -> None:
-    inputs = make_inputs(2, 35, 40, 16)
-    weights = torch.randn(2, 35, 40), torch.randn(2, 35, 16)
+    inputs = make_inputs(3, 50, 70, 16)
+    weights = torch.randn(3, 50, 70), torch.randn(3, 50, 16)
     first = run(inputs, weights, backend=require(backend))
     threads = torch.get_num_threads()
     try:
