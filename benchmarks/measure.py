@@ -67,7 +67,8 @@ class Budget:
 
 ONCE = Budget(0.0, 1, 1)
 _ROUND_SECONDS = 0.005
-_LONG_SECONDS, _VERY_LONG_SECONDS = 4.0, 20.0
+_FEW_ROUNDS = {20.0: 1, 4.0: 2}
+"""Enough for a step that takes more than so many seconds."""
 
 
 def in_turns(steps: Mapping[str, Step], budget: Budget) -> dict[str, list[float]]:
@@ -79,7 +80,7 @@ def in_turns(steps: Mapping[str, Step], budget: Budget) -> dict[str, list[float]
     first = {name: _seconds(step, 1) for name, step in steps.items()}
     calls = {name: max(1, math.ceil(_ROUND_SECONDS / seconds)) for name, seconds in first.items()}
     # The first call of a short step may still be slow for reasons of its own, such as cold caches.
-    times = {name: [seconds] if seconds > _LONG_SECONDS else [] for name, seconds in first.items()}
+    times = {name: [seconds] if seconds > min(_FEW_ROUNDS) else [] for name, seconds in first.items()}
     while waiting := [name for name in steps if not _spent(times[name], calls[name], budget)]:
         for name in waiting:
             times[name].append(_seconds(steps[name], calls[name]))
@@ -89,8 +90,7 @@ def in_turns(steps: Mapping[str, Step], budget: Budget) -> dict[str, list[float]
 def _spent(times: Sequence[float], calls: int, budget: Budget) -> bool:
     if not times:
         return False
-    enough_rounds = 1 if times[0] > _VERY_LONG_SECONDS else 2 if times[0] > _LONG_SECONDS else budget.fewest
-    fewest = min(budget.fewest, enough_rounds)
+    fewest = min([budget.fewest, *(rounds for seconds, rounds in _FEW_ROUNDS.items() if times[0] > seconds)])
     enough = len(times) >= fewest and sum(times) * calls >= budget.seconds
     return enough or len(times) >= budget.most
 
