@@ -19,7 +19,7 @@ namespace bdam {
 inline namespace BDAM_ISA {
 namespace attention {
 
-constexpr int64_t kBlockRows = 4 * kTileRows;   // queries whose scores are in L1 together; even, for pairs of rows
+constexpr int64_t kBlockRows = 24;              // queries whose scores are in L1 together: whole tiles, even for pairs
 constexpr int64_t kChunkRows = 4 * kBlockRows;  // queries contracted at once: their operand on the right is in L1
 constexpr int64_t kStreamBytes = 2 << 20;       // an output of this size or more is written past the caches
 constexpr float kLog2E = 1.44269504f;
@@ -145,6 +145,11 @@ class Head {
   int64_t chunk_queries() const {
     const int64_t chunks = ceil_div(queries_, kChunkRows);
     return std::min(ceil_div(queries_, chunks * kBlockRows) * kBlockRows, ceil_div(queries_, 2) * 2);
+  }
+  // Where the last two chunks begin: what the next head reads comes into L2 while they are contracted, which takes two.
+  int64_t prefetch_from() const {
+    const int64_t chunk = chunk_queries();
+    return std::max<int64_t>(0, ceil_div(queries_, chunk) - 2) * chunk;
   }
   static void put(bool streaming, T* p, vf x, int64_t columns) {
     streaming ? stream(p, x, columns) : store(p, x, columns);
@@ -272,7 +277,7 @@ void Head<E, T>::contract_chunk(Left<E, true> left, Right<E> right, int64_t begi
            });
 }
 
-// Calls body(head, the head that this thread is likely to do next) for every head of both directions.
+// Calls body(head, the head that this thread does next) for every head of both directions.
 template <class Body>
 void for_heads(const Direction (&directions)[2], const Options& options, int threads, const Body& body) {
   const int64_t heads = directions[0].query.size[0] * directions[0].query.size[1];
@@ -283,9 +288,9 @@ void for_heads(const Direction (&directions)[2], const Options& options, int thr
 #else
     using E = float;
 #endif
-    parallel_for(threads, 2 * heads, [&](int64_t task) {
+    parallel_for_with_next(threads, 2 * heads, [&](int64_t task, int64_t next) {
       const auto head = [&](int64_t i) { return Head<E, T>(directions[i / heads], options, i / heads, i % heads); };
-      body(head(task), head(std::min(task + threads, 2 * heads - 1)));
+      body(head(task), head(next));
       finish_streams();
     });
   });

@@ -68,6 +68,8 @@ void Head<E, T>::backward(const Head& next) const {
   const float* bias = recompute ? key_bias() : nullptr;
   const auto grad_query = view(x_.grad_query), grad_key = view(x_.grad_key), grad_value = view(x_.grad_value);
 
+  Prefetcher while_contracting;
+
   for (int64_t begin = 0; begin < queries_; begin += chunk) {
     const int64_t count = std::min(chunk, queries_ - begin);
     const auto query = view(x_.query).row_range(begin, count), grad_out = view(x_.grad_out).row_range(begin, count);
@@ -102,19 +104,19 @@ void Head<E, T>::backward(const Head& next) const {
                    int64_t i, int64_t j, vf x) { put(streaming, out.row(i) + j, x * scale, width - j); });
     }
 
-    Prefetcher prefetcher;
-    if (begin + chunk >= queries_) {
+    if (begin == prefetch_from()) {
       if (!streaming_) {
-        prefetcher.add(grad_value);
-        prefetcher.add(grad_key);
+        while_contracting.add(grad_value);
+        while_contracting.add(grad_key);
       }
-      for (const Tensor* t : {&next.x_.value, &next.x_.key, &next.x_.query, &next.x_.grad_out}) {
-        prefetcher.add(next.view(*t));
+      for (const Tensor* t : {&next.x_.value, &next.x_.grad_out, &next.x_.key, &next.x_.query}) {
+        while_contracting.add(next.view(*t));
       }
+      if (!recompute) while_contracting.add(next.saved().part(0, blocks()));
     }
     contract_chunk({drops() ? p_chunk : signed_p, key_ld_}, {grad_right, width_ld_}, begin, total_value, grad_value,
-                   1.0f, prefetcher);
-    contract_chunk({ds_right, key_ld_}, query_right, begin, total_key, grad_key, scale, prefetcher);
+                   1.0f, while_contracting);
+    contract_chunk({ds_right, key_ld_}, query_right, begin, total_key, grad_key, scale, while_contracting);
   }
 }
 

@@ -11,9 +11,11 @@ inline namespace BDAM_ISA {
 
 // The register tile: its accumulators, a row of the right operand and one broadcast value fit in the register file.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kTileRows = 6, kTileVectors = 4;
+constexpr int kTileVectors = 4;
+constexpr int tile_rows(int vectors) { return vectors == 3 ? 8 : 6; }
 #else
-constexpr int kTileRows = 6, kTileVectors = 2;
+constexpr int kTileVectors = 2;
+constexpr int tile_rows(int) { return 6; }
 #endif
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -193,7 +195,7 @@ template <int N, class E, bool Transposed, class Epilogue>
 void multiply_columns(int64_t vectors, Left<E, Transposed> left, Right<E> right, int64_t rows, int64_t depth,
                       int64_t column, Prefetcher& prefetcher, const Epilogue& epilogue) {
   if (vectors == N) {
-    multiply_rows<kTileRows, N>(left, right, rows, depth, 0, column, prefetcher, epilogue);
+    multiply_rows<tile_rows(N), N>(left, right, rows, depth, 0, column, prefetcher, epilogue);
   } else if constexpr (N > 1) {
     multiply_columns<N - 1>(vectors, left, right, rows, depth, column, prefetcher, epilogue);
   }
@@ -244,9 +246,14 @@ Left<E, false> as_left(const MatrixView<T>& m, E* buffer) {
   pack<T, E>(m, nullptr, buffer, nullptr);
   return {buffer, pad_to_vectors(m.columns) / kGroup<E>};
 }
+constexpr int64_t kManyElements = 8192;  // as many floats as 32 KiB hold, about L1
 template <class E, class T>
 Right<E> as_right(const MatrixView<T>& m, E* buffer) {
-  if (std::is_same_v<T, E> && m.columns % kLanes == 0) return {reinterpret_cast<const E*>(m.data), m.stride};
+  // Many rows far apart share few sets of a cache, where they push each other out.
+  const bool crowded = m.stride > m.columns && m.rows * m.columns > kManyElements;
+  if (std::is_same_v<T, E> && m.columns % kLanes == 0 && !crowded) {
+    return {reinterpret_cast<const E*>(m.data), m.stride};
+  }
   pack<T, E>(m, nullptr, nullptr, buffer);
   return {buffer, pad_to_vectors(m.columns)};
 }

@@ -137,6 +137,8 @@ void Head<E, T>::pooled_backward(const Head& next) const {
   const float* bias = recompute ? key_bias() : nullptr;
   const auto grad_query = view(x_.grad_query), grad_key = view(x_.grad_key);
 
+  Prefetcher while_contracting;
+
   for (int64_t begin = 0; begin < queries_; begin += chunk) {
     const int64_t count = std::min(chunk, queries_ - begin);
     const auto query = view(x_.query).row_range(begin, count);
@@ -164,15 +166,15 @@ void Head<E, T>::pooled_backward(const Head& next) const {
                    int64_t i, int64_t j, vf x) { put(streaming, out.row(i) + j, x * scale, width - j); });
     }
 
-    Prefetcher prefetcher;
-    if (begin + chunk >= queries_) {
+    if (begin == prefetch_from()) {
       if (!streaming_) {
-        prefetcher.add(grad_key);
-        prefetcher.add(next.view(next.x_.grad_value));
+        while_contracting.add(grad_key);
+        while_contracting.add(next.view(next.x_.grad_value));
       }
-      for (const Tensor* t : {&next.x_.value, &next.x_.key, &next.x_.query}) prefetcher.add(next.view(*t));
+      for (const Tensor* t : {&next.x_.value, &next.x_.key, &next.x_.query}) while_contracting.add(next.view(*t));
+      if (!recompute) while_contracting.add(next.saved().part(0, blocks()));
     }
-    contract_chunk({ds_right, key_ld_}, query_right, begin, total_key, grad_key, scale, prefetcher);
+    contract_chunk({ds_right, key_ld_}, query_right, begin, total_key, grad_key, scale, while_contracting);
   }
 }
 
