@@ -10,7 +10,7 @@ from cubins import cuobjdump, print_table, resources
 
 import bdam_kernels
 
-ARCHITECTURES = {"sm_80", "sm_90a", "sm_100a", "sm_120"}
+ARCHITECTURES = {"sm_80", "sm_90", "sm_100", "sm_120"}
 
 
 def test_nothing_is_spilled(capsys: pytest.CaptureFixture[str]) -> None:
