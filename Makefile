@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 INSTALL := $(PYTHON) -m pip install --quiet --no-index --no-deps --no-build-isolation
-KERNEL_TESTS := $(addprefix tests/test_,selective_scan.py causal_conv1d.py cross_attention.py \
-	pooled_cross_attention.py hsic.py hsic_rbf.py hsic_gpu.py)
+KERNEL_TESTS := $(addprefix tests/test_,selective_scan.py causal_conv1d.py cross_attention_forms.py \
+	cross_attention.py pooled_cross_attention.py hsic.py hsic_rbf.py hsic_gpu.py)
 
 .PHONY: demo test test-suite test-isas test-triton test-cuda lint bench gpu clean
 

@@ -69,7 +69,6 @@ void Head<E, T>::backward(const Head& next) const {
   const auto grad_query = view(x_.grad_query), grad_key = view(x_.grad_key), grad_value = view(x_.grad_value);
 
   Prefetcher while_contracting;
-
   for (int64_t begin = 0; begin < queries_; begin += chunk) {
     const int64_t count = std::min(chunk, queries_ - begin);
     const auto query = view(x_.query).row_range(begin, count), grad_out = view(x_.grad_out).row_range(begin, count);

@@ -246,7 +246,9 @@ Left<E, false> as_left(const MatrixView<T>& m, E* buffer) {
   pack<T, E>(m, nullptr, buffer, nullptr);
   return {buffer, pad_to_vectors(m.columns) / kGroup<E>};
 }
+
 constexpr int64_t kManyElements = 8192;  // as many floats as 32 KiB hold, about L1
+
 template <class E, class T>
 Right<E> as_right(const MatrixView<T>& m, E* buffer) {
   // Many rows far apart share few sets of a cache, where they push each other out.

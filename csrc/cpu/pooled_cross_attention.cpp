@@ -138,7 +138,6 @@ void Head<E, T>::pooled_backward(const Head& next) const {
   const auto grad_query = view(x_.grad_query), grad_key = view(x_.grad_key);
 
   Prefetcher while_contracting;
-
   for (int64_t begin = 0; begin < queries_; begin += chunk) {
     const int64_t count = std::min(chunk, queries_ - begin);
     const auto query = view(x_.query).row_range(begin, count);
