@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,28 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine
-from benchmarks.measure import ONCE, Budget, Contender, Step, error, figures, in_turns, peak_memory
-from benchmarks.results import MODES, summary
+from benchmarks.measure import (
+    ON_GPU,
+    ONCE,
+    Budget,
+    Contender,
+    Step,
+    captured,
+    error,
+    figures,
+    in_turns,
+    kernel_times,
+    peak_memory,
+)
+from benchmarks.results import MODES, OURS, add_entry, load, summary
+from tests.cuda_host import build
+
+BUDGET = Budget(seconds=0.1, fewest=5) if ON_GPU else Budget()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--small", action="store_true", help="every benchmark once, at small size, for correctness")
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+    parser.addoption("--results", type=Path, help="file that takes the figures of each benchmark as soon as it has run")
 
 
 @pytest.fixture
@@ -34,21 +44,26 @@ def small(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def shrink(small: bool) -> Callable[[Sequence[int]], tuple[int, ...]]:
     """A shape, or one of the same kind that computes in no time."""
-    return lambda shape: tuple(min(extent, 7) for extent in shape) if small else tuple(shape)
+    most = 3 if build.stands_in_for_a_gpu() else 7
+    return lambda shape: tuple(min(extent, most) for extent in shape) if small else tuple(shape)
 
 
 @pytest.fixture
 def compiled(small: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """torch.compile for these shapes; at small size the function as it is: compiling takes longer than all the rest."""
+    torch._dynamo.reset()  # type: ignore[no-untyped-call]
     return lambda function: function if small else torch.compile(function, dynamic=False)
 
 
 @pytest.fixture
-def contest(benchmark: Any, small: bool) -> Callable[..., None]:
+def contest(benchmark: Any, request: pytest.FixtureRequest, small: bool) -> Callable[..., None]:
     """contest(contenders, ...): checks every contender's result, measures them side by side, records the figures.
 
+    A contender that cannot run costs its own figures only; if it is ours, or wrong, the benchmark fails in the end.
+
     contenders: by name, with a method for each mode; names of backends are ours. Those in `forward_only` do not train.
-    expected: what a training step returns (forward returns the first of it); None where there is nothing to compare.
+    expected: gives what a training step returns (forward returns the first of it); None where there is nothing to
+        compare.
     facts: by contender, what else is kept of it.
     labels: "op" and "size"; "peer", the contender that a user would take instead, and the "target" of the ratio to it.
     """
@@ -57,23 +72,50 @@ def contest(benchmark: Any, small: bool) -> Callable[..., None]:
         contenders: Mapping[str, Contender],
         *,
         forward_only: Sequence[str] = (),
-        expected: Sequence[Tensor] | None = None,
+        expected: Callable[[], Sequence[Tensor]] | None = None,
         facts: Mapping[str, Mapping[str, float]] | None = None,
         modes: Sequence[str] = tuple(MODES),
         **labels: Any,
     ) -> None:
         kept: dict[str, dict[str, Any]] = {name: dict((facts or {}).get(name, {})) for name in contenders}
+        faults: dict[str, str] = {}
+
+        def attempt(name: str, what: str, function: Callable[[], Any]) -> Any:
+            """What it returns; None if it fails, which is noted."""
+            try:
+                return function()
+            except Exception as exception:
+                kept.get(name, {})[f"failed, {what}"] = _in_short(exception)
+                if name in OURS or name not in contenders:
+                    faults[f"{name}, {what}"] = _in_short(exception)
+                return None
+
+        truth = attempt("oracle", "train", expected) if expected else None
         for mode in modes:
             here = {name: c for name, c in contenders.items() if mode == "forward" or name not in forward_only}
             steps = {name: _step(contender, mode) for name, contender in here.items()}
-            weighed = {name: _weigh(step, expected, f"{name}, {mode}") for name, step in steps.items()}
-            for name, times in in_turns(steps, ONCE if small else Budget()).items():
+            weighed = {name: attempt(name, mode, lambda s=step: _weigh(s, truth)) for name, step in steps.items()}
+            steps = {name: step for name, step in steps.items() if weighed[name] is not None}
+            for name, times in in_turns(steps, ONCE if small else BUDGET).items():
                 kept[name][mode] = figures(times, **weighed[name])
-        benchmark.extra_info.update(labels, contenders=kept)
+            for name in steps:
+                worst, bound = weighed[name].get("error", 0.0), weighed[name].pop("bound")
+                if not worst <= bound:
+                    faults[f"{name}, {mode}"] = f"error {worst:.3g}, expected at most {bound:.3g}"
+            if ON_GPU:
+                _on_the_device(steps, kept, mode, attempt)
+        entry = {"op": labels.pop("op"), "size": labels.pop("size"), **labels, "contenders": kept}
+        benchmark.extra_info.update(entry)
+        _keep(request.config, {"name": request.node.name, **entry})
         # Without a call of it, this fixture reports nothing.
         benchmark.pedantic(lambda: None, rounds=1)
+        assert not faults, "; ".join(f"{name}: {fault}" for name, fault in faults.items())
 
     return run
+
+
+def _in_short(exception: Exception) -> str:
+    return f"{type(exception).__name__}: {str(exception).strip() or '-'}".splitlines()[0][:200]
 
 
 def _step(contender: Contender, mode: str) -> Step:
@@ -82,40 +124,44 @@ def _step(contender: Contender, mode: str) -> Step:
     return getattr(contender, mode)
 
 
-def _weigh(step: Step, expected: Sequence[Tensor] | None, name: str) -> dict[str, float]:
-    """The peak memory of a step and the error of its results."""
+def _weigh(step: Step, expected: Sequence[Tensor] | None) -> dict[str, float]:
+    """The peak memory of a step, the error of its results, and the bound that it should keep to."""
     results, peak = peak_memory(step)
     if expected is None:
-        return {"peak_mib": peak}
-    worst = error(results, expected[: len(results)])
+        return {"peak_mib": peak, "bound": float("inf")}
     # Half of the digits: it computes the same function. How well, the figure says.
-    assert worst <= torch.finfo(results[0].dtype).eps ** 0.5, f"{name}: error {worst:.3g}"
-    return {"peak_mib": peak, "error": worst}
+    bound = torch.finfo(results[0].dtype).eps ** 0.5
+    return {"peak_mib": peak, "error": error(results, expected[: len(results)]), "bound": bound}
+
+
+def _on_the_device(
+    steps: Mapping[str, Step], kept: Mapping[str, dict[str, Any]], mode: str, attempt: Callable[..., Any]
+) -> None:
+    """What steps take without what the host spends on them: replays of their graphs, and each of their kernels."""
+    replays = {name: attempt(name, f"{mode} in a graph", lambda s=step: captured(s)) for name, step in steps.items()}
+    for name, times in in_turns({n: r for n, r in replays.items() if r is not None}, BUDGET).items():
+        kept[name][mode]["graph_ms"] = figures(times)["ms"]
+    for name, step in steps.items():
+        kept[name][mode]["kernels_us"] = attempt(name, f"{mode} under the profiler", lambda s=step: kernel_times(s))
+
+
+def _keep(config: pytest.Config, entry: dict[str, Any]) -> None:
+    if path := config.getoption("--results"):
+        add_entry(path, machine.describe(), {"commit": machine.commit(), **entry})
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuses to keep what is no figure, and to mix those of two machines, before any is taken."""
-    if config.getoption("--small") and config.option.benchmark_json:
-        raise pytest.UsageError("--small takes no figures to keep: leave out one of --small and --benchmark-json")
-    for key, (there, here) in machine.contradictions(_existing(config), machine.describe()).items():
-        file = config.option.benchmark_json
-        raise pytest.UsageError(f"{file} has figures of {key} {there}, got {here}: give another file")
-
-
-def _existing(config: pytest.Config) -> dict[str, Any]:
-    path = config.option.benchmark_json
-    return json.loads(path.read_text()) if isinstance(path, Path) and path.exists() else {}
-
-
-def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, output_json: dict[str, Any]) -> None:
-    """Keeps what a reader needs to judge a figure, and the figures of the file that were not taken anew."""
-    commit = machine.commit()
-    entries = {b["name"]: {"name": b["name"], "commit": commit, **b["extra_info"]} for b in output_json["benchmarks"]}
-    existing, here = _existing(config), machine.describe()
-    before = {entry["name"]: entry for entry in existing.get("results", ())}
-    versions = existing.get("versions", {}) | here["versions"]
-    output_json.clear()
-    output_json.update(**here | {"versions": versions}, results=list((before | entries).values()))
+    path = config.getoption("--results")
+    if not path:
+        return
+    if config.getoption("--small") and not build.stands_in_for_a_gpu():
+        raise pytest.UsageError("--small takes no figures to keep: leave out one of --small and --results")
+    if not path.parent.is_dir():
+        raise pytest.UsageError(f"--results must be in a folder that exists, got {path}")
+    existing = load(path) if path.exists() else {}
+    for key, (there, here) in machine.contradictions(existing, machine.describe()).items():
+        raise pytest.UsageError(f"{path} has figures of {key} {there}, got {here}: give another file")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -125,8 +171,3 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for benchmark in benchmarks:
             for line in summary({"name": benchmark.name, **benchmark.extra_info}):
                 terminalreporter.write_line(line)
-
-
-def pytest_benchmark_group_stats(config: pytest.Config, benchmarks: object, group_by: str) -> list[object]:
-    """No table of pytest-benchmark's own: it knows nothing of contenders."""
-    return []

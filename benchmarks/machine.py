@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -51,9 +52,13 @@ def contradictions(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str
 
 
 def commit() -> str:
-    """The commit of the source tree, with -dirty where files differ from it."""
+    """The commit of the source tree, with -dirty where files differ from it; of a tree without git, BDAM_COMMIT."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    except FileNotFoundError:
+        found = ""
+    return found or os.environ.get("BDAM_COMMIT", "unknown")
 
 
 def _version(package: str) -> str | None:

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
 
-Step = Callable[[], list[Tensor]]
+Step = Callable[[], Any]
 Outputs = Tensor | tuple[Tensor, ...]
 
 
@@ -107,6 +107,29 @@ def _seconds(step: Step, calls: int) -> float:
 def synchronize() -> None:
     if ON_GPU:
         torch.cuda.synchronize()
+
+
+def captured(step: Step) -> Callable[[], None]:
+    """The replay of a CUDA graph of a step: what the GPU does, without what the host spends on asking for it."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def kernel_times(step: Step, calls: int = 3) -> dict[str, float]:
+    """Microseconds that a step spends in each kernel, by name, the longest first."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(calls):
+            step()
+        synchronize()
+    totals = {row.key[:100]: row.self_device_time_total / calls for row in profiler.key_averages()}
+    return {name: _rounded(us) for name, us in sorted(totals.items(), key=lambda item: -item[1])[:12] if us > 0}
 
 
 def peak_memory(step: Step) -> tuple[list[Tensor], float]:

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import figures as drawings
-from benchmarks.results import FOLDER, MODES, Entry, best_of_ours, devices, figures, find, load, ratio, title
+from benchmarks.results import (
+    FOLDER,
+    MODES,
+    Entry,
+    best_of_ours,
+    best_peer,
+    devices,
+    figures,
+    find,
+    load,
+    ratio,
+    title,
+)
 from benchmarks.study import (
     KINDS,
     PAPER,
@@ -71,8 +83,8 @@ def _peer_row(entry: Entry) -> Iterator[str]:
 
 
 def _against(entry: Entry, mode: str, key: str, unit: str) -> str:
-    rows, ours, peer = figures(entry, mode), best_of_ours(entry, mode), entry["peer"]
-    return f"{number(rows[ours][key])} / {number(rows[peer][key])}{unit}" if ours and peer in rows else ""
+    rows, ours, peer = figures(entry, mode), best_of_ours(entry, mode), best_peer(entry, mode)
+    return f"{number(rows[ours][key])} / {number(rows[peer][key])}{unit}" if ours and peer else ""
 
 
 def contenders_table(results: Mapping[str, Any]) -> str:

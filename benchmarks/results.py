@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ FOLDER = Path(__file__).parent / "results"
 OURS = ("cuda", "triton", "cpu", "reference", "ours")
 """Contenders of these names are ours: our backends, and what has no backends."""
 MODES = {"forward": "forward", "train": "forward + backward"}
+TIMES = {"ms": "", "graph_ms": ", in a graph"}
+"""Median times that are kept of a contender: as it is called, and on a GPU as its graph is replayed."""
 
 Entry = Mapping[str, Any]
 """A benchmark's name, commit, labels, and contenders: name -> facts, and for each mode the figures."""
@@ -18,6 +21,17 @@ Entry = Mapping[str, Any]
 
 def load(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def add_entry(path: Path, machine: Mapping[str, Any], entry: Entry) -> None:
+    """Writes a benchmark's figures into a machine's file, in place of what it had of them; never half a file."""
+    existing = load(path) if path.exists() else {}
+    entries = {old["name"]: old for old in existing.get("results", ())} | {entry["name"]: entry}
+    versions = existing.get("versions", {}) | machine["versions"]
+    whole = {**machine, "versions": versions, "results": list(entries.values())}
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
 
 
 def devices() -> dict[str, dict[str, Any]]:
@@ -36,18 +50,28 @@ def figures(entry: Entry, mode: str) -> dict[str, Mapping[str, float]]:
     return {name: contender[mode] for name, contender in entry["contenders"].items() if mode in contender}
 
 
-def best_of_ours(entry: Entry, mode: str) -> str | None:
+def best_of_ours(entry: Entry, mode: str, key: str = "ms") -> str | None:
     """The fastest contender of ours, the peer aside."""
     ours = [name for name in OURS if name != entry.get("peer")]
-    times = {name: row["ms"] for name, row in figures(entry, mode).items() if name in ours and "ms" in row}
+    times = {name: row[key] for name, row in figures(entry, mode).items() if name in ours and key in row}
+    return min(times, key=times.__getitem__) if times else None
+
+
+def best_peer(entry: Entry, mode: str, key: str = "ms") -> str | None:
+    """The contender that the best of ours is held against: the fastest whose name begins with that of the peer."""
+    times = {
+        name: row[key]
+        for name, row in figures(entry, mode).items()
+        if entry.get("peer") and name.startswith(entry["peer"]) and key in row
+    }
     return min(times, key=times.__getitem__) if times else None
 
 
 def ratio(entry: Entry, mode: str, key: str = "ms") -> float | None:
-    """How many times the best of ours the peer takes; None without a peer."""
-    ours, rows = best_of_ours(entry, mode), figures(entry, mode)
-    peer = rows.get(entry.get("peer", ""))
-    return peer[key] / rows[ours][key] if ours and peer and rows[ours][key] else None
+    """How many times the best of ours the best peer takes; None without a peer."""
+    ours, peer = best_of_ours(entry, mode, key), best_peer(entry, mode, key)
+    rows = figures(entry, mode)
+    return rows[peer][key] / rows[ours][key] if ours and peer and rows[ours][key] else None
 
 
 def title(entry: Entry) -> str:
@@ -60,8 +84,10 @@ def summary(entry: Entry) -> Iterator[str]:
         rows = figures(entry, mode)
         if not any("ms" in row for row in rows.values()):
             continue
-        times = ", ".join(f"{name} {row['ms']:.4g} ms" for name, row in rows.items())
-        times_the_peer = ratio(entry, mode)
-        stands = f": {times_the_peer:.2f}x {entry['peer']}" if times_the_peer else ""
-        target = f", target {entry['target']}x" if times_the_peer and "target" in entry else ""
-        yield f"{title(entry)}, {words}: {times}{stands}{target}"
+        for key, how in TIMES.items():
+            times = ", ".join(f"{name} {row[key]:.4g} ms" for name, row in rows.items() if key in row)
+            times_the_peer = ratio(entry, mode, key)
+            stands = f": {times_the_peer:.2f}x {best_peer(entry, mode, key)}" if times_the_peer else ""
+            target = f", target {entry['target']}x" if times_the_peer and "target" in entry else ""
+            if times:
+                yield f"{title(entry)}, {words}{how}: {times}{stands}{target}"

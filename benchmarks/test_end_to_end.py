@@ -143,7 +143,7 @@ def test_search(contest: Contest, shrink: Callable[[Sequence[int]], tuple[int, .
 
     contest(
         {"ours": Contender(first_ten, []), "scikit-learn's neighbours": Contender(first_ten_by_sklearn, [])},
-        expected=[first_ten().double()], modes=["forward"],
+        expected=lambda: [first_ten().double()], modes=["forward"],
         op="gallery search, first ten", size=f"{queries} captions, {images} images, D = 768",
         peer="scikit-learn's neighbours",
     )  # fmt: skip

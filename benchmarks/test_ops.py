@@ -75,7 +75,7 @@ def compete(
     leaves = [t.detach().requires_grad_() for t in inputs]
     wide = [t.detach().double().requires_grad_() for t in inputs]
     contenders = {name: Contender(lambda f=f: f(*leaves), leaves) for name, f in functions.items()}
-    contest(contenders, expected=Contender(lambda: oracle(*wide), wide).train(), **labels)
+    contest(contenders, expected=Contender(lambda: oracle(*wide), wide).train, **labels)
 
 
 def scan_oracle(
@@ -226,7 +226,7 @@ def test_mamba_layer(contest: Contest, shrink: Shrink) -> None:
 
     contest(
         {"cpu": contender(ours, x), "transformers' MambaMixer": contender(peer, x)},
-        expected=contender(oracle, x.double()).train(),
+        expected=contender(oracle, x.double()).train,
         op="Mamba(256)", size="(B, L) = (16, 197)", peer="transformers' MambaMixer", target=15,
     )  # fmt: skip
 

@@ -50,8 +50,9 @@ def test_sizes_of_linear_kernels(name: str, shape: tuple, estimator: str) -> Non
 @every_backend
 def test_most_rows(name: str) -> None:
     check(*features(512, 2, 3), require(name))
+    x = torch.zeros(513, 2, device=device_of(name))
     with pytest.raises(BackendUnavailable, match="up to 512 rows, got 513"):
-        hsic(torch.zeros(513, 2), torch.zeros(513, 2), backend=name)
+        hsic(x, x, backend=name)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 1), (64, 32, 33), (65, 31, 129), (131, 5, 2)], ids=str)
@@ -211,6 +212,6 @@ def test_gaussian_operators_keep_their_contracts() -> None:
 
 
 def test_float64_has_no_kernel() -> None:
-    x = torch.zeros(4, 2, dtype=torch.float64)
+    x = torch.zeros(4, 2, dtype=torch.float64, device=device_of("triton"))
     with pytest.raises(BackendUnavailable, match="cannot run this call"):
         hsic(x, x, backend="triton")

@@ -46,7 +46,7 @@ BDAM_DEVICE float rounded_to_tf32(float x) {
 
 // c += a b. All 32 lanes take part.
 #define BDAM_MMA(instruction)                                                                            \
-  asm("mma.sync.aligned." instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+  asm volatile("mma.sync.aligned." instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
       : "+f"(c.v[0]), "+f"(c.v[1]), "+f"(c.v[2]), "+f"(c.v[3])                                           \
       : "r"(a.w[0]), "r"(a.w[1]), "r"(a.w[2]), "r"(a.w[3]), "r"(b.w[0]), "r"(b.w[1]))
 BDAM_DEVICE void multiply(BF16, Accumulator& c, Left a, Right b) { BDAM_MMA("m16n8k16.row.col.f32.bf16.bf16.f32"); }

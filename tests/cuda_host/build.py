@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -68,3 +69,16 @@ def load(path: Path, name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def stands_in_for_a_gpu() -> bool:
+    """Whether BDAM_CUDA_HOST asks for the kernels on this processor."""
+    return bool(os.environ.get("BDAM_CUDA_HOST"))
+
+
+def stand_in_for_a_gpu() -> None:
+    """Where BDAM_CUDA_HOST is set, the kernels built for this processor become the backend "cuda" of CPU tensors;
+    "sanitized" builds them with sanitizers. To be called before bdam_kernels is imported."""
+    if stands_in_for_a_gpu() and "bdam_kernels._cuda" not in sys.modules:
+        flags = SANITIZERS if os.environ["BDAM_CUDA_HOST"] == "sanitized" else ()
+        sys.modules["bdam_kernels._cuda"] = load(build_kernels(*flags), "bdam_kernels._cuda")
