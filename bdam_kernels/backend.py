@@ -8,22 +8,24 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")
 
 FORCED = os.environ.get("BDAM_BACKEND") or None
 """Backend of the whole process, from the environment variable BDAM_BACKEND; read once, at import."""
 
-_DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.bool: 3}
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-NativeTensor = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+_NOTHING = nullcontext()
 
 
 class BackendUnavailable(RuntimeError):
@@ -102,6 +104,7 @@ _FOUND = {
     "triton": _find(_triton, lambda _: "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"),
     "cuda": _find(cuda, lambda module: module.device),
 }
+_CUDA_ON_GPU = _FOUND["cuda"][0] == "cuda"
 _BACKENDS = {name: reason for name, (_, reason) in _FOUND.items()}
 
 
@@ -121,15 +124,33 @@ def choose(requested: str | None, device: torch.device, kernels: Mapping[str, st
     Raises: ValueError for an unknown name; BackendUnavailable if the named backend cannot serve the call.
     """
     name = requested or FORCED
+    if forward_mode() and name in (None, *kernels):
+        return _without_kernels(name)
     if name is None:
-        candidates = PREFERENCE.get(device.type, ("reference",))
-        return next(c for c in candidates if _reason(c, device, kernels) == "")
+        for candidate in PREFERENCE.get(device.type, ()):
+            if not _reason(candidate, device, kernels):
+                return candidate
+        return "reference"
     if name not in _BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, got {name!r}")
     reason = _reason(name, device, kernels)
     if reason:
         raise BackendUnavailable(f"backend {name!r} cannot run this call: {reason}")
     return name
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode AD is at work, under torch.func too."""
+    return forward_ad._current_level >= 0
+
+
+def _without_kernels(name: str | None) -> str:
+    """Tangents would not come out of a kernel: forward-mode AD goes through the reference."""
+    if name is None:
+        return "reference"
+    raise BackendUnavailable(
+        f"backend {name!r} has no forward-mode derivatives: leave backend out, or take 'reference', which has"
+    )
 
 
 def _reason(name: str, device: torch.device, kernels: Mapping[str, str]) -> str:
@@ -145,7 +166,7 @@ def _reason(name: str, device: torch.device, kernels: Mapping[str, str]) -> str:
 def dtype_reason(*tensors: Tensor | None) -> str:
     """"" if native kernels take the dtypes of these tensors, else why not."""
     for t in tensors:
-        if t is not None and t.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        if t is not None and t.dtype not in _KERNEL_DTYPES:
             return f"its kernels take float32, bfloat16 and float16, got {t.dtype}"
     return ""
 
@@ -155,16 +176,16 @@ def gpu_module(backend: str, op: str) -> ModuleType:
     return cuda() if backend == "cuda" else importlib.import_module(f"bdam_kernels.triton_kernels.{op}")
 
 
+def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Makes the tensor's GPU the current one, if it is on one and that is not."""
+    index = tensor.get_device()
+    return _NOTHING if index < 0 or index == torch.cuda.current_device() else torch.cuda.device(index)
+
+
 def launch(function: Callable[..., None], *args: Any) -> None:
     """Starts a kernel of a GPU module on torch's current stream, with torch tensors or None among its arguments."""
     if function.__module__ == "bdam_kernels._cuda":
-        stream = torch.cuda.current_stream().cuda_stream if _FOUND["cuda"][0] == "cuda" else 0
-        args = (*(native(a) if isinstance(a, Tensor) else a for a in args), stream)
-    function(*args)
-
-
-def native(tensor: Tensor | None) -> NativeTensor | None:
-    """A tensor as the native kernels take it: pointer, dtype code, shape, strides."""
-    if tensor is None:
-        return None
-    return tensor.data_ptr(), _DTYPE_CODES[tensor.dtype], tuple(tensor.shape), tensor.stride()
+        stream = torch._C._cuda_getCurrentRawStream(torch.cuda.current_device()) if _CUDA_ON_GPU else 0
+        function(*args, stream)
+    else:
+        function(*args)

@@ -188,8 +188,8 @@ model = MambaModel(config).eval()
 ids = torch.randint(50, (2, 9))
 calls = []
 import bdam_kernels.ops.selective_scan as op
-apply = op._SelectiveScan.apply
-op._SelectiveScan.apply = lambda *a: calls.append(1) or apply(*a)
+check = op._check
+op._check = lambda *a: calls.append(1) or check(*a)
 with torch.no_grad():
     whole = model(ids).last_hidden_state
     first = model(ids[:, :5], use_cache=True)

@@ -10,42 +10,49 @@ from torch import Tensor
 from bdam_kernels import backend as backends
 from bdam_kernels import reference
 from bdam_kernels.autograd import reference_gradients, wants_double_backward
+from bdam_kernels.backend import on_device_of
+from bdam_kernels.operators import differentiable, is_differentiated, operator
+from bdam_kernels.ops.arguments import cast, check_floating, empty_contiguous
 
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state"
-torch.library.define(
-    "bdam::causal_conv1d_forward", f"({_INPUTS}, bool silu, str backend) -> (Tensor out, Tensor final_state)"
-)
-torch.library.define(
-    "bdam::causal_conv1d_backward",
-    f"({_INPUTS}, Tensor grad_out, Tensor? grad_final_state, bool silu, str backend) -> "
-    "(Tensor, Tensor, Tensor, Tensor)",
-)
 
 
-@torch.library.impl("bdam::causal_conv1d_forward", ("cpu", "cuda"))
-def _causal_conv1d_forward(
+def _empty_outputs(x: Tensor, weight: Tensor, *_others: Any) -> tuple[Tensor, Tensor]:
+    batch, channels, _ = x.shape
+    return torch.empty_like(x), x.new_empty(batch, channels, weight.shape[1] - 1)
+
+
+@operator(
+    f"causal_conv1d_forward({_INPUTS}, bool silu, str backend) -> (Tensor out, Tensor final_state)",
+    fake=_empty_outputs,
+)
+def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    out, final_state = _causal_conv1d_forward_fake(x, weight, bias, initial_state, silu, backend)
-    tensors = (x, weight, bias, initial_state, out, final_state)
+    outputs = _empty_outputs(x, weight)
+    tensors = (x, weight, bias, initial_state, *outputs)
     if backend == "cpu":
-        backends.cpu().causal_conv1d_forward(*map(backends.native, tensors), silu, torch.get_num_threads())
+        backends.cpu().causal_conv1d_forward(*tensors, silu, torch.get_num_threads())
     else:
-        with torch.cuda.device_of(x):
+        with on_device_of(x):
             kernels = backends.gpu_module(backend, "causal_conv1d")
             backends.launch(kernels.causal_conv1d_forward, *tensors, silu)
-    return out, final_state
+    return outputs
 
 
-@torch.library.register_fake("bdam::causal_conv1d_forward")
-def _causal_conv1d_forward_fake(
-    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool, backend: str
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty(*x.shape[:2], weight.shape[1] - 1)
+def _empty_gradients(
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, *_: Any
+) -> tuple[Tensor | None, ...]:
+    """A gradient for each input, None where the input is absent."""
+    return torch.empty_like(x), torch.empty_like(weight), empty_contiguous(bias), empty_contiguous(initial_state)
 
 
-@torch.library.impl("bdam::causal_conv1d_backward", ("cpu", "cuda"))
-def _causal_conv1d_backward(
+@operator(
+    f"causal_conv1d_backward({_INPUTS}, Tensor grad_out, Tensor? grad_final_state, bool silu, str backend) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    fake=_empty_gradients,
+)
+def _backward(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -54,50 +61,32 @@ def _causal_conv1d_backward(
     grad_final_state: Tensor | None,
     silu: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inputs = (x, weight, bias, initial_state)
-    grads = _causal_conv1d_backward_fake(*inputs, grad_out, grad_final_state, silu, backend)
-    present = [g if i is not None else None for g, i in zip(grads, inputs, strict=True)]
-    tensors = (*inputs, grad_out, grad_final_state, *present)
+) -> tuple[Tensor | None, ...]:
+    grads = _empty_gradients(x, weight, bias, initial_state)
+    tensors = (x, weight, bias, initial_state, grad_out, grad_final_state, *grads)
     if backend == "cpu":
-        backends.cpu().causal_conv1d_backward(*map(backends.native, tensors), silu, torch.get_num_threads())
+        backends.cpu().causal_conv1d_backward(*tensors, silu, torch.get_num_threads())
     else:
-        with torch.cuda.device_of(x):
+        with on_device_of(x):
             kernels = backends.gpu_module(backend, "causal_conv1d")
             backends.launch(kernels.causal_conv1d_backward, *tensors, silu)
     return grads
 
 
-@torch.library.register_fake("bdam::causal_conv1d_backward")
-def _causal_conv1d_backward_fake(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    grad_out: Tensor,
-    grad_final_state: Tensor | None,
-    silu: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A gradient per input, in order; empty where the input is absent."""
-    grad_bias, grad_initial = (
-        x.new_empty(0) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
-        for t in (bias, initial_state)
-    )
-    return torch.empty_like(x), torch.empty_like(weight), grad_bias, grad_initial
-
-
 class _CausalConv1d(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    forward = staticmethod(_forward)
+
     @staticmethod
-    def forward(ctx, x, weight, bias, initial_state, silu, backend):  # type: ignore[no-untyped-def]
-        ctx.silu, ctx.backend = silu, backend
-        ctx.save_for_backward(x, weight, bias, initial_state)
+    def setup_context(ctx, args, outputs):  # type: ignore[no-untyped-def]
+        *inputs, ctx.silu, ctx.backend = args
+        ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
-        return torch.ops.bdam.causal_conv1d_forward(x, weight, bias, initial_state, silu, backend)
 
     @staticmethod
     def backward(ctx, grad_out, grad_final_state):  # type: ignore[no-untyped-def]
-        inputs = ctx.saved_tensors
+        x, _, bias, initial_state = inputs = ctx.saved_tensors
         if wants_double_backward():
             grads = reference_gradients(
                 lambda *tensors: reference.causal_conv1d(*tensors, ctx.silu),  # type: ignore[call-arg]
@@ -106,9 +95,22 @@ class _CausalConv1d(torch.autograd.Function):
             )
             return *grads, None, None
         if grad_out is None:
-            grad_out = torch.zeros_like(inputs[0])
-        grads = torch.ops.bdam.causal_conv1d_backward(*inputs, grad_out, grad_final_state, ctx.silu, ctx.backend)
-        return *(None if i is None else g for g, i in zip(grads, inputs, strict=True)), None, None
+            grad_out = torch.zeros_like(x)
+        grad_x, grad_weight, grad_bias, grad_initial = _backward(
+            *inputs, grad_out, grad_final_state, ctx.silu, ctx.backend
+        )
+        # Through torch.library what is absent has an empty gradient.
+        return (
+            grad_x,
+            grad_weight,
+            None if bias is None else grad_bias,
+            None if initial_state is None else grad_initial,
+            None,
+            None,
+        )
+
+
+_differentiable_forward = differentiable(_CausalConv1d, outputs=2)
 
 
 @overload
@@ -154,23 +156,22 @@ def causal_conv1d(  # type: ignore[misc]
         )
     if activation not in (None, "silu", "swish"):
         raise ValueError(f"activation must be None, 'silu' or 'swish', got {activation!r}")
-    for name, tensor in {"x": x, "weight": weight, "bias": bias, "initial_state": initial_state}.items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{name} must be on {x.device} like x, got {tensor.device}")
+    device = x.device
+    for name, tensor in (("x", x), ("weight", weight), ("bias", bias), ("initial_state", initial_state)):
+        check_floating(name, tensor, "x", device)
 
     silu = activation is not None
     reason = backends.dtype_reason(x, weight, bias, initial_state)
-    chosen = backends.choose(backend, x.device, {"cpu": reason, "triton": reason})
+    chosen = backends.choose(backend, device, {"cpu": reason, "triton": reason})
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-    parameters = (weight.to(compute), None if bias is None else bias.to(compute))
+    weight = cast(weight, compute)
+    bias = None if bias is None else cast(bias, compute)
     if chosen == "reference" or x.numel() == 0:
         wide = None if initial_state is None else initial_state.to(compute)
-        out, final_state = reference.causal_conv1d(x.to(compute), *parameters, wide, silu)
+        out, final_state = reference.causal_conv1d(x.to(compute), weight, bias, wide, silu)
         out, final_state = out.to(x.dtype), final_state.to(x.dtype)
     else:
-        state = None if initial_state is None else initial_state.to(x.dtype)
-        weight, bias = parameters
-        out, final_state = _CausalConv1d.apply(x, weight.contiguous(), bias, state, silu, chosen)
+        state = None if initial_state is None else cast(initial_state, x.dtype)
+        args = (x, weight.contiguous(), bias, state, silu, chosen)
+        out, final_state = _differentiable_forward(*args) if is_differentiated(args[:4]) else _forward(*args)
     return (out, final_state) if return_final_state else out

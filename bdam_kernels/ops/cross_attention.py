@@ -11,143 +11,158 @@ from torch import Tensor
 from bdam_kernels import backend as backends
 from bdam_kernels import reference
 from bdam_kernels.autograd import reference_gradients, wants_double_backward
+from bdam_kernels.operators import differentiable, is_differentiated, operator
 from bdam_kernels.ops import cross_attention_gpu
+from bdam_kernels.ops.arguments import cast, unit_stride
 
 _INPUTS = "Tensor q_a, Tensor k_a, Tensor v_a, Tensor q_b, Tensor k_b, Tensor v_b, Tensor? mask_a, Tensor? mask_b"
 _OPTIONS = "float scale, int dropout_threshold, Tensor? seed"
-_SAVED = "Tensor probabilities_a, Tensor probabilities_b, Tensor row_factors_a, Tensor row_factors_b"
-torch.library.define(
-    "bdam::cross_attention_forward",
-    f"({_INPUTS}, {_OPTIONS}, bool save, str backend) -> (Tensor out_a, Tensor out_b, {_SAVED})",
-)
-torch.library.define(
-    "bdam::cross_attention_backward",
-    f"({_INPUTS}, {_SAVED}, Tensor? out_a, Tensor? out_b, Tensor grad_out_a, Tensor grad_out_b, {_OPTIONS}, "
-    "str backend) -> Tensor[]",
-)
-
+_SAVED = "Tensor? probabilities_a, Tensor? probabilities_b, Tensor? row_factors_a, Tensor? row_factors_b"
 _NAMES = ("q_a", "k_a", "v_a", "q_b", "k_b", "v_b")
+_MASK_NAMES = ("key_padding_mask_a", "key_padding_mask_b")
 
 # The weights of a query are saved for backward up to this many times its width, and else computed again: memory stays
 # proportional to the inputs.
 _SAVED_KEYS_PER_WIDTH = 8
 
-
-def _native(tensors: tuple[Tensor | None, ...]) -> list[backends.NativeTensor | None]:
-    """For the kernels, to which an empty tensor is an absent one."""
-    return [None if t is None or t.numel() == 0 else backends.native(t) for t in tensors]
-
-
-def _unit_stride(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Masks = tuple[Tensor | None, Tensor | None]
+Saved = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-def _kernel_options(scale: float, dropout_threshold: int, seed: Tensor | None) -> tuple[float, int, int, int]:
-    return scale, dropout_threshold, 0 if seed is None else int(seed), torch.get_num_threads()
+def _empty_outputs(q_a: Tensor, k_a: Tensor, _v_a: Tensor, q_b: Tensor, k_b: Tensor, *others: Any) -> tuple[Any, ...]:
+    """Of forward's arguments: both outputs and what backward wants."""
+    *_, save, backend = others
+    return *_heads_last(q_a, 1), *_heads_last(q_b, 1), *empty_saved(q_a, k_a, q_b, k_b, save, backend)
 
 
-@torch.library.impl("bdam::cross_attention_forward", ("cpu", "cuda"))
-def _cross_attention_forward(*args: Any) -> tuple[Tensor, ...]:
-    *inputs, mask_a, mask_b, scale, dropout_threshold, seed, _, backend = args
-    results = _forward_fake(*args)
-    options = _kernel_options(scale, dropout_threshold, seed)
-    if backend == "cpu":
-        tensors = (*map(_unit_stride, inputs), mask_a, mask_b, *results)
-        backends.cpu().cross_attention_forward(*_native(tensors), *options)
-    else:
-        cross_attention_gpu.forward(backend, inputs, (mask_a, mask_b), results[:2], results[4:], options[:3])
-    return results
+def _heads_last(tensor: Tensor, count: int) -> list[Tensor]:
+    """Empty (B, H, L, d) in (B, L, H, d) memory, so that merging the heads copies nothing."""
+    shape = _, heads, length, width = tensor.shape
+    strides = (length * heads * width, width, heads * width, 1)
+    return [tensor.new_empty_strided(shape, strides) for _ in range(count)]
 
 
-@torch.library.register_fake("bdam::cross_attention_forward")
-def _forward_fake(*args: Any) -> tuple[Tensor, ...]:
-    """Both outputs and what backward wants."""
-    q_a, k_a, _, q_b, k_b, *_, save, backend = args
-    return _heads_last(q_a), _heads_last(q_b), *_saved(q_a, k_a, q_b, k_b, save, backend)
-
-
-def _saved(q_a: Tensor, k_a: Tensor, q_b: Tensor, k_b: Tensor, save: bool, backend: str) -> tuple[Tensor, ...]:
+def empty_saved(q_a: Tensor, k_a: Tensor, q_b: Tensor, k_b: Tensor, save: bool, backend: str) -> Saved:
     """With `save`, what backward wants of each direction: exp(scores - max), 1 / its row sums.
 
     From a GPU's kernels that is no weights, and their sums as logarithms.
     """
-    directions = ((q_a, k_b), (q_b, k_a))
-    return (
-        *(_empty_probabilities(q, k, save and backend == "cpu") for q, k in directions),
-        *(q.new_empty(q.shape[:3] if save else 0, dtype=torch.float32) for q, _ in directions),
-    )
+    if not save:
+        return None, None, None, None
+    weights = (None, None) if backend != "cpu" else (_empty_weights(q_a, k_b), _empty_weights(q_b, k_a))
+    return *weights, _empty_row_factors(q_a), _empty_row_factors(q_b)
 
 
-def _heads_last(tensor: Tensor) -> Tensor:
-    """An empty (B, H, L, d) in (B, L, H, d) memory, so that merging the heads copies nothing."""
-    batch, heads, length, width = tensor.shape
-    return tensor.new_empty(batch, length, heads, width).transpose(1, 2)
+def _empty_row_factors(q: Tensor) -> Tensor:
+    batch, heads, length, _ = q.shape
+    return q.new_empty(batch, heads, length, dtype=torch.float32)
 
 
-def _empty_probabilities(q: Tensor, k: Tensor, save: bool) -> Tensor:
+def _empty_weights(q: Tensor, k: Tensor) -> Tensor | None:
+    """For the C++ kernels; None for so many keys that backward computes the weights again."""
+    batch, heads, queries, width = q.shape
     keys = k.shape[2]
+    if keys > _SAVED_KEYS_PER_WIDTH * width:
+        return None
     # Only the dot product of bfloat16 pairs takes weights in bfloat16.
     paired = q.dtype == torch.bfloat16 and backends.cpu_isa() == "avx512_bf16"
-    dtype = torch.bfloat16 if paired else torch.float32
-    if not save or keys > _SAVED_KEYS_PER_WIDTH * q.shape[3]:
-        return q.new_empty(0, dtype=dtype)
-    batch, heads, queries, _ = q.shape
     lanes = backends.cpu().lanes
-    return q.new_empty(batch, heads, (queries + 1) // 2 * 2, (keys + lanes - 1) // lanes * lanes, dtype=dtype)
+    shape = (batch, heads, (queries + 1) // 2 * 2, (keys + lanes - 1) // lanes * lanes)
+    return q.new_empty(shape, dtype=torch.bfloat16 if paired else torch.float32)
 
 
-@torch.library.impl("bdam::cross_attention_backward", ("cpu", "cuda"))
-def _cross_attention_backward(*args: Any) -> list[Tensor]:
-    inputs, masks, saved, outs, grad_outs, options, backend = (
-        args[:6], args[6:8], args[8:12], args[12:14], args[14:16], args[16:19], args[19]
-    )  # fmt: skip
-    results = _cross_attention_backward_fake(*args)
-    grads = [_unit_stride(grad.to(inputs[0].dtype)) for grad in grad_outs]
+@operator(
+    f"cross_attention_forward({_INPUTS}, {_OPTIONS}, bool save, str backend) "
+    "-> (Tensor out_a, Tensor out_b, Tensor probabilities_a, Tensor probabilities_b, Tensor row_factors_a, "
+    "Tensor row_factors_b)",
+    fake=_empty_outputs,
+)
+def _forward(
+    q_a: Tensor, k_a: Tensor, v_a: Tensor, q_b: Tensor, k_b: Tensor, v_b: Tensor, mask_a: Tensor | None,
+    mask_b: Tensor | None, scale: float, threshold: int, seed: Tensor | None, save: bool, backend: str,
+) -> tuple[Any, ...]:  # fmt: skip
+    results = _empty_outputs(q_a, k_a, v_a, q_b, k_b, v_b, save, backend)
+    options = kernel_options(scale, threshold, seed)
     if backend == "cpu":
-        tensors = (*map(_unit_stride, inputs), *masks, *saved, *grads, *results)
-        backends.cpu().cross_attention_backward(*_native(tensors), *_kernel_options(*options))
+        backends.cpu().cross_attention_forward(
+            unit_stride(q_a), unit_stride(k_a), unit_stride(v_a), unit_stride(q_b), unit_stride(k_b),
+            unit_stride(v_b), mask_a, mask_b, *results, *options, torch.get_num_threads(),
+        )  # fmt: skip
     else:
-        logs = saved[2:]
+        inputs, masks = (q_a, k_a, v_a, q_b, k_b, v_b), (mask_a, mask_b)
+        cross_attention_gpu.forward(backend, inputs, masks, results[:2], results[4:], options)
+    return results
+
+
+def empty_gradients(*args: Any) -> list[Tensor]:
+    """The gradients of the six inputs, in order."""
+    return [*_heads_last(args[0], 3), *_heads_last(args[3], 3)]
+
+
+@operator(
+    f"cross_attention_backward({_INPUTS}, {_SAVED}, Tensor? out_a, Tensor? out_b, Tensor grad_out_a, "
+    f"Tensor grad_out_b, {_OPTIONS}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    fake=empty_gradients,
+)
+def _backward(
+    q_a: Tensor, k_a: Tensor, v_a: Tensor, q_b: Tensor, k_b: Tensor, v_b: Tensor, mask_a: Tensor | None,
+    mask_b: Tensor | None, probabilities_a: Tensor | None, probabilities_b: Tensor | None, row_factors_a: Tensor,
+    row_factors_b: Tensor, out_a: Any, out_b: Any, grad_a: Tensor, grad_b: Tensor,
+    scale: float, threshold: int, seed: Tensor | None, backend: str,
+) -> list[Tensor]:  # fmt: skip
+    results = empty_gradients(q_a, k_a, v_a, q_b)
+    grad_a, grad_b = unit_stride(cast(grad_a, q_a.dtype)), unit_stride(cast(grad_b, q_a.dtype))
+    options = kernel_options(scale, threshold, seed)
+    if backend == "cpu":
+        backends.cpu().cross_attention_backward(
+            unit_stride(q_a), unit_stride(k_a), unit_stride(v_a), unit_stride(q_b), unit_stride(k_b),
+            unit_stride(v_b), mask_a, mask_b, probabilities_a, probabilities_b, row_factors_a, row_factors_b,
+            grad_a, grad_b, *results, *options, torch.get_num_threads(),
+        )  # fmt: skip
+    else:
         cross_attention_gpu.backward(
-            backend, inputs, masks, outs, logs, grads, results, _kernel_options(*options)[:3]
+            backend, (q_a, k_a, v_a, q_b, k_b, v_b), (mask_a, mask_b), (out_a, out_b),
+            (row_factors_a, row_factors_b), (grad_a, grad_b), results, options,
         )  # fmt: skip
     return results
 
 
-@torch.library.register_fake("bdam::cross_attention_backward")
-def _cross_attention_backward_fake(*args: Any) -> list[Tensor]:
-    """The gradients of the six inputs, in order."""
-    return [_heads_last(t) for t in args[:6]]
+def kernel_options(scale: float, threshold: int, seed: Tensor | None) -> tuple[float, int, int]:
+    return scale, threshold, 0 if seed is None else int(seed)
 
 
 class _CrossAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, *args):  # type: ignore[no-untyped-def]
-        *inputs, scale, dropout_threshold, seed, ctx.backend = args
-        out_a, out_b, *saved = torch.ops.bdam.cross_attention_forward(*args[:-1], True, ctx.backend)
-        ctx.options = (scale, dropout_threshold)
-        # Only GPU kernels want the outputs back, instead of weights.
-        outs = (None, None) if ctx.backend == "cpu" else (out_a, out_b)
-        ctx.save_for_backward(*inputs, seed, *saved, *outs)
-        ctx.set_materialize_grads(False)
-        return out_a, out_b
+    generate_vmap_rule = True
+
+    forward = staticmethod(_forward)
 
     @staticmethod
-    def backward(ctx, grad_a, grad_b):  # type: ignore[no-untyped-def]
-        *inputs, mask_a, mask_b, seed = ctx.saved_tensors[:9]
-        scale, threshold = ctx.options
+    def setup_context(ctx, args, results):  # type: ignore[no-untyped-def]
+        *inputs, scale, threshold, seed, _, backend = args
+        ctx.options = scale, threshold, backend
+        # Only GPU kernels want the outputs back, instead of weights.
+        outs = (None, None) if backend == "cpu" else results[:2]
+        ctx.save_for_backward(*inputs, seed, *results[2:], *outs)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, grad_a, grad_b, *_):  # type: ignore[no-untyped-def]
+        q_a, k_a, v_a, q_b, k_b, v_b, mask_a, mask_b, seed, *saved = ctx.saved_tensors
+        scale, threshold, backend = ctx.options
+        inputs, options = (q_a, k_a, v_a, q_b, k_b, v_b), (scale, threshold, seed)
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: _reference(tensors, mask_a, mask_b, scale, threshold, seed), inputs, (grad_a, grad_b)
+                lambda *tensors: _reference(tensors, mask_a, mask_b, *options), inputs, (grad_a, grad_b)
             )
         else:
-            grads = torch.ops.bdam.cross_attention_backward(
-                *inputs, mask_a, mask_b, *ctx.saved_tensors[9:],
-                torch.zeros_like(inputs[0]) if grad_a is None else grad_a,
-                torch.zeros_like(inputs[3]) if grad_b is None else grad_b,
-                scale, threshold, seed, ctx.backend,
-            )  # fmt: skip
-        return *grads, None, None, None, None, None, None
+            grad_a = torch.zeros_like(q_a) if grad_a is None else grad_a
+            grad_b = torch.zeros_like(q_b) if grad_b is None else grad_b
+            grads = _backward(*inputs, mask_a, mask_b, *saved, grad_a, grad_b, *options, backend)
+        return *grads, None, None, None, None, None, None, None
+
+
+_differentiable_forward = differentiable(_CrossAttention, outputs=2)
 
 
 def _reference(
@@ -201,74 +216,95 @@ def bidirectional_cross_attention(
     Raises: ValueError for shapes or a dropout_p that do not fit; TypeError for dtypes that differ or are not floating
         point; BackendUnavailable if a forced backend cannot run.
     """
-    inputs: tuple[Tensor, ...] = (q_a, k_a, v_a, q_b, k_b, v_b)
-    masks = (key_padding_mask_a, key_padding_mask_b)
-    inputs = _validated(inputs, masks)
-    if scale is None:
-        scale = max(q_a.shape[3], 1) ** -0.5
-    threshold, seed = _draw_dropout(dropout_p)
-
-    kernels = {"cpu": backends.dtype_reason(inputs[0]), **cross_attention_gpu.reasons(inputs[0])}
-    chosen = backends.choose(backend, q_a.device, kernels)
-    if chosen == "reference" or any(t.numel() == 0 for t in inputs):
+    inputs, masks = (q_a, k_a, v_a, q_b, k_b, v_b), (key_padding_mask_a, key_padding_mask_b)
+    inputs, scale, threshold, seed, chosen = prepared(inputs, masks, dropout_p, scale, backend)
+    if chosen == "reference":
         return _reference(inputs, *masks, scale, threshold, seed)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-        return _CrossAttention.apply(*inputs, *masks, scale, threshold, seed, chosen)
-    out_a, out_b, *_ = torch.ops.bdam.cross_attention_forward(*inputs, *masks, scale, threshold, seed, False, chosen)
+    differentiated = is_differentiated(inputs)
+    run = _differentiable_forward if differentiated else _forward
+    out_a, out_b, *_ = run(*inputs, *masks, scale, threshold, seed, differentiated, chosen)
     return out_a, out_b
 
 
-def _validated(inputs: tuple[Tensor, ...], masks: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
-    """The inputs as autocast wants them."""
+def prepared(
+    inputs: Inputs, masks: Masks, dropout_p: float, scale: float | None, backend: str | None
+) -> tuple[Inputs, float, int, Tensor | None, str]:
+    """Of the public functions' arguments, once they are checked: the inputs as autocast wants them, the scale, the
+    threshold and the seed of dropout, and the backend."""
     _check_shapes(inputs, masks)
     inputs = _cast_as_autocast(inputs)
     _check_dtypes(inputs, masks)
-    return inputs
+    q_a, q_b = inputs[0], inputs[3]
+    if scale is None:
+        scale = max(q_a.shape[3], 1) ** -0.5
+    threshold, seed = _draw_dropout(dropout_p) if dropout_p else (0, None)
+    chosen = backends.choose(backend, q_a.device, _kernels(q_a))
+    return inputs, scale, threshold, seed, chosen if q_a.numel() and q_b.numel() else "reference"
+
+
+def _kernels(q: Tensor) -> dict[str, str]:
+    """The backends that have kernels, each with "" or the reason why they do not take such queries."""
+    dtype, width = backends.dtype_reason(q), q.shape[3]
+    kernels = {"cpu": dtype}
+    for name, widest in cross_attention_gpu.WIDEST.items():
+        wide = "" if width <= widest else f"its kernels take heads up to {widest} wide, got {width}"
+        kernels[name] = dtype or wide
+    return kernels
 
 
 def _draw_dropout(dropout_p: float) -> tuple[int, Tensor | None]:
     """Threshold of the weights' 16 random bits, and a seed for them."""
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must be at least 0 and below 1, got {dropout_p}")
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"a CUDA graph would drop the same weights at every replay: capture with dropout_p = 0, got {dropout_p}"
+        )
     threshold = min(round(65536 * dropout_p), 65535)
     return threshold, torch.randint(-(2**63), 2**63 - 1, ()) if threshold else None
 
 
-def _cast_as_autocast(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _cast_as_autocast(inputs: Inputs) -> Inputs:
     device = inputs[0].device.type
     if not torch.is_autocast_enabled(device):
         return inputs
     dtype = torch.get_autocast_dtype(device)
-    return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in inputs)
+    cast: Any = (t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in inputs)
+    return tuple(cast)
 
 
-def _check_shapes(inputs: tuple[Tensor, ...], masks: tuple[Tensor | None, ...]) -> None:
-    q_a, _, _, q_b, *_ = inputs
-    for name, q in (("q_a", q_a), ("q_b", q_b)):
-        if q.dim() != 4:
-            raise ValueError(f"{name} must be (B, H, L, d), got {tuple(q.shape)}")
-    if (*q_b.shape[:2], q_b.shape[3]) != (*q_a.shape[:2], q_a.shape[3]):
+def _check_shapes(inputs: Inputs, masks: Masks) -> None:
+    q_a, k_a, v_a, q_b, k_b, v_b = inputs
+    of_a, of_b = q_a.shape, q_b.shape
+    for name, shape in (("q_a", of_a), ("q_b", of_b)):
+        if len(shape) != 4:
+            raise ValueError(f"{name} must be (B, H, L, d), got {tuple(shape)}")
+    if of_b[:2] != of_a[:2] or of_b[3] != of_a[3]:
         raise ValueError(
-            f"q_b must have the B, H and d of q_a, {tuple(q_a.shape)}, and may differ in L only, got {tuple(q_b.shape)}"
+            f"q_b must have the B, H and d of q_a, {tuple(of_a)}, and may differ in L only, got {tuple(of_b)}"
         )
-    for name, tensor, q in zip(_NAMES, inputs, (q_a, q_a, q_a, q_b, q_b, q_b), strict=True):
-        if tensor.shape != q.shape:
-            raise ValueError(f"{name} must be {tuple(q.shape)} like q of its stream, got {tuple(tensor.shape)}")
-    for name, mask, q in zip(("key_padding_mask_a", "key_padding_mask_b"), masks, (q_a, q_b), strict=True):
-        if mask is not None and mask.shape != (q.shape[0], q.shape[2]):
-            raise ValueError(f"{name} must be {(q.shape[0], q.shape[2])}, got {tuple(mask.shape)}")
+    fits = k_a.shape == of_a and v_a.shape == of_a and k_b.shape == of_b and v_b.shape == of_b
+    for name, tensor, shape in zip(_NAMES, inputs, (of_a, of_a, of_a, of_b, of_b, of_b), strict=True):
+        if not fits and tensor.shape != shape:
+            raise ValueError(f"{name} must be {tuple(shape)} like q of its stream, got {tuple(tensor.shape)}")
+    for name, mask, shape in zip(_MASK_NAMES, masks, (of_a, of_b), strict=True):
+        if mask is not None and mask.shape != (shape[0], shape[2]):
+            raise ValueError(f"{name} must be {(shape[0], shape[2])}, got {tuple(mask.shape)}")
 
 
-def _check_dtypes(inputs: tuple[Tensor, ...], masks: tuple[Tensor | None, ...]) -> None:
-    q_a = inputs[0]
+def _check_dtypes(inputs: Inputs, masks: Masks) -> None:
+    dtype, device = inputs[0].dtype, inputs[0].device
     for name, tensor in zip(_NAMES, inputs, strict=True):
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-        if tensor.dtype != q_a.dtype:
-            raise TypeError(f"{name} must be {q_a.dtype} like q_a, got {tensor.dtype}")
-    for name, mask in zip(("key_padding_mask_a", "key_padding_mask_b"), masks, strict=True):
-        if mask is not None and mask.dtype != torch.bool:
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype} like q_a, got {tensor.dtype}")
+        if tensor.device != device:
+            raise ValueError(f"{name} must be on {device} like q_a, got {tensor.device}")
+    for name, mask in zip(_MASK_NAMES, masks, strict=True):
+        if mask is None:
+            continue
+        if mask.dtype != torch.bool:
             raise TypeError(f"{name} must be bool, True where a key is padding, got {mask.dtype}")
-    for name, other in zip((*_NAMES, "key_padding_mask_a", "key_padding_mask_b"), (*inputs, *masks), strict=True):
-        if other is not None and other.device != q_a.device:
-            raise ValueError(f"{name} must be on {q_a.device} like q_a, got {other.device}")
+        if mask.device != device:
+            raise ValueError(f"{name} must be on {device} like q_a, got {mask.device}")

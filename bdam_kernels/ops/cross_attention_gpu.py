@@ -28,17 +28,10 @@ Options = tuple[float, int, int]
 """Scale, threshold of dropout, its seed."""
 
 
-def reasons(q: Tensor) -> dict[str, str]:
-    """Of each GPU backend, "" if its kernels take such queries, else why not."""
-    dtype = backends.dtype_reason(q)
-    wide = {b: f"its kernels take heads up to {n} wide, got {q.shape[3]}" for b, n in WIDEST.items() if q.shape[3] > n}
-    return {backend: dtype or wide.get(backend, "") for backend in WIDEST}
-
-
 def forward(backend: str, inputs: Tensors, masks: Masks, outs: Tensors, logs: Tensors, options: Options) -> None:
     """Fills outs and, unless they are empty, logs (B, H, L)."""
     kernels = backends.gpu_module(backend, "cross_attention")
-    with torch.cuda.device_of(outs[0]):
+    with backends.on_device_of(outs[0]):
         rows = [with_whole_rows(t) for t in inputs]
         written = [whole_rows_like(t) for t in outs]
         backends.launch(kernels.cross_attention_forward, *rows, *masks, *written, *logs, *options)
@@ -51,7 +44,7 @@ def backward(
 ) -> None:  # fmt: skip
     """Fills grads, of the six inputs."""
     kernels = backends.gpu_module(backend, "cross_attention")
-    with torch.cuda.device_of(outs[0]):
+    with backends.on_device_of(outs[0]):
         rows, out_rows, grad_rows = ([with_whole_rows(t) for t in group] for group in (inputs, outs, grad_outs))
         written = [whole_rows_like(t) for t in grads]
         backends.launch(

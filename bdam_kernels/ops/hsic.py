@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bdam_kernels import backend as backends
 from bdam_kernels import reference
+from bdam_kernels.ops.arguments import cast
 from bdam_kernels.ops.hsic_distributed import GlobalFeatureForm, gather_rows
 from bdam_kernels.ops.hsic_forms import centre, full_precision, linear_hsic
 from bdam_kernels.ops.hsic_gaussian import gaussian_hsic, gaussian_reason
@@ -75,7 +76,7 @@ def hsic(
     if chosen in GPU_KERNELS and not (x.numel() and y.numel()):
         chosen = "closed"
     if chosen not in GPU_KERNELS:
-        x, y = x.to(dtype), y.to(dtype)
+        x, y = cast(x, dtype), cast(y, dtype)
     inputs = (x, y)
     widths = _widths(x, y, sigma) if kernel == "rbf" else None
 
@@ -100,7 +101,7 @@ def _choose(x: Tensor, y: Tensor, kernel: str, backend: str | None) -> str:
         kernels = {"cpu": "", "triton": gaussian_reason(x, y)}
     chosen = backends.choose(backend, x.device, kernels)
     asked = backend or backends.FORCED
-    return "closed" if chosen == "reference" and asked is None else chosen
+    return "closed" if chosen == "reference" and asked is None and not backends.forward_mode() else chosen
 
 
 def _normalise(value: Callable[[int, int], Tensor]) -> Tensor:

@@ -9,7 +9,6 @@ tensors that autograd knows, and derivatives of any order follow from it.
 
 from __future__ import annotations
 
-import inspect
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 
@@ -18,54 +17,54 @@ from torch import Tensor
 
 from bdam_kernels import backend as backends
 from bdam_kernels.autograd import wants_double_backward
-
-torch.library.define(
-    "bdam::hsic_forward",
-    "(Tensor x, Tensor y) -> (Tensor product, Tensor x_centred, Tensor y_centred, Tensor x_gram, Tensor y_gram)",
-)
-torch.library.define(
-    "bdam::hsic_backward",
-    "(Tensor grad, Tensor x_weights, Tensor y_weights, Tensor x_centred, Tensor y_centred, float factor)"
-    " -> (Tensor, Tensor)",
-)
-
-
-@torch.library.impl("bdam::hsic_forward", "cpu")
-def _hsic_forward(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    """Centred features, their Gram matrices K and L, and <K, L>."""
-    x, y = (t if t.stride(1) == 1 else t.contiguous() for t in (x, y))
-    outputs = _hsic_forward_fake(x, y)
-    backends.cpu().hsic_forward(*map(backends.native, (x, y, *outputs)), torch.get_num_threads())
-    return outputs
-
-
-@torch.library.register_fake("bdam::hsic_forward")
-def _hsic_forward_fake(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    n = x.shape[0]
-    return x.new_empty(()), empty(x), empty(y), x.new_empty(n, n), x.new_empty(n, n)
-
-
-@torch.library.impl("bdam::hsic_backward", "cpu")
-def _hsic_backward(
-    grad: Tensor, x_weights: Tensor, y_weights: Tensor, x: Tensor, y: Tensor, factor: float
-) -> tuple[Tensor, Tensor]:
-    """factor grad W x and factor grad V y for symmetric weights W and V."""
-    tensors = [t.contiguous() for t in (grad, x_weights, y_weights, x, y)]
-    grads = empty(x), empty(y)
-    backends.cpu().hsic_backward(*map(backends.native, (*tensors, *grads)), factor, torch.get_num_threads())
-    return grads
-
-
-@torch.library.register_fake("bdam::hsic_backward")
-def _hsic_backward_fake(
-    grad: Tensor, x_weights: Tensor, y_weights: Tensor, x: Tensor, y: Tensor, factor: float
-) -> tuple[Tensor, Tensor]:
-    return empty(x), empty(y)
+from bdam_kernels.operators import apply, operator
+from bdam_kernels.ops.arguments import unit_stride
 
 
 def empty(like: Tensor) -> Tensor:
     """A contiguous tensor like another, without values."""
     return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
+def _empty_forward(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    n = x.shape[0]
+    return x.new_empty(()), empty(x), empty(y), x.new_empty(n, n), x.new_empty(n, n)
+
+
+@operator(
+    "hsic_forward(Tensor x, Tensor y) "
+    "-> (Tensor product, Tensor x_centred, Tensor y_centred, Tensor x_gram, Tensor y_gram)",
+    fake=_empty_forward,
+    devices="cpu",
+)
+def _forward(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """Centred features, their Gram matrices K and L, and <K, L>."""
+    x, y = unit_stride(x), unit_stride(y)
+    outputs = _empty_forward(x, y)
+    backends.cpu().hsic_forward(x, y, *outputs, torch.get_num_threads())
+    return outputs
+
+
+def _empty_backward(
+    grad: Tensor, x_weights: Tensor, y_weights: Tensor, x: Tensor, y: Tensor, factor: float
+) -> tuple[Tensor, Tensor]:
+    return empty(x), empty(y)
+
+
+@operator(
+    "hsic_backward(Tensor grad, Tensor x_weights, Tensor y_weights, Tensor x_centred, Tensor y_centred, float factor) "
+    "-> (Tensor, Tensor)",
+    fake=_empty_backward,
+    devices="cpu",
+)
+def _backward(
+    grad: Tensor, x_weights: Tensor, y_weights: Tensor, x: Tensor, y: Tensor, factor: float
+) -> tuple[Tensor, Tensor]:
+    """factor grad W x and factor grad V y for symmetric weights W and V."""
+    tensors = [t.contiguous() for t in (grad, x_weights, y_weights, x, y)]
+    grads = empty(x), empty(y)
+    backends.cpu().hsic_backward(*tensors, *grads, factor, torch.get_num_threads())
+    return grads
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
@@ -115,20 +114,20 @@ class _SampleForm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, unbiased: bool, native: bool) -> tuple[Tensor, ...]:
-        if native:
-            product, x, y, x_gram, y_gram = torch.ops.bdam.hsic_forward(x, y)
+    def forward(x: Tensor, y: Tensor, unbiased: bool, fused: bool) -> tuple[Tensor, ...]:
+        if fused:
+            product, x, y, x_gram, y_gram = _forward(x, y)
         else:
             x, y = centre(x), centre(y)
             with full_precision(x):
                 x_gram, y_gram = x @ x.mT, y @ y.mT
-        if unbiased or not native:
+        if unbiased or not fused:
             product = (x_gram * gram_weights(y_gram, unbiased)).sum()
         return product / divisors(len(x), unbiased)[2], x, y, x_gram, y_gram
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-        ctx.unbiased, ctx.native = inputs[2:]
+        ctx.unbiased, ctx.fused = inputs[2:]
         ctx.save_for_backward(*output[1:])
         ctx.set_materialize_grads(False)
 
@@ -138,9 +137,9 @@ class _SampleForm(torch.autograd.Function):
         needs_x, needs_y = ctx.needs_input_grad[:2]
         factor = 2 / divisors(len(x), ctx.unbiased)[2]
         only_value = grad is not None and all(g is None for g in grads)
-        if ctx.native and only_value and needs_x and needs_y and not wants_double_backward():
+        if ctx.fused and only_value and needs_x and needs_y and not wants_double_backward():
             x_weights, y_weights = gram_weights(y_gram, ctx.unbiased), gram_weights(x_gram, ctx.unbiased)
-            return *torch.ops.bdam.hsic_backward(grad, x_weights, y_weights, x, y, factor), None, None
+            return *_backward(grad, x_weights, y_weights, x, y, factor), None, None
         scale = None if grad is None else grad * factor
 
         def gradient(x: Tensor, other_gram: Tensor, grad_x: Tensor | None, grad_gram: Tensor | None) -> Tensor | None:
@@ -153,10 +152,6 @@ class _SampleForm(torch.autograd.Function):
             grad_x = gradient(x, y_gram, grads[0], grads[2]) if needs_x else None
             grad_y = gradient(y, x_gram, grads[1], grads[3]) if needs_y else None
         return grad_x, grad_y, None, None
-
-
-# Function.apply looks it up, in a tenth of the time of a small problem, unless it is there.
-_SampleForm.forward.__signature__ = inspect.signature(_SampleForm.forward)  # type: ignore[attr-defined]
 
 
 def _row_weights(y: Tensor) -> Tensor:
@@ -219,6 +214,6 @@ def linear_hsic(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
     n, (dx, dy) = len(x), (x.shape[1], y.shape[1])
     # Multiplications, with backward: two Gram matrices and two products with them, or three products with C.
     if 2 * n * (dx + dy) >= 3 * dx * dy:
-        return _FeatureForm.apply(x, y, unbiased)[0]
-    native = x.device.type == "cpu" and x.dtype == torch.float32 and not backends.backends()["cpu"]
-    return _SampleForm.apply(x, y, unbiased, native)[0]
+        return apply(_FeatureForm, x, y, unbiased)[0]
+    fused = x.device.type == "cpu" and x.dtype == torch.float32 and not backends.backends()["cpu"]
+    return apply(_SampleForm, x, y, unbiased, fused)[0]

@@ -77,7 +77,7 @@ def _run(
         x, y = (t if t.stride(1) == 1 else t.contiguous() for t in (x, y))
     tensors = (x, y, _means(x), _means(y), 1 / x_sigma, 1 / y_sigma, *others)
     if backend == "cpu":
-        getattr(backends.cpu(), name)(*map(backends.native, tensors), torch.get_num_threads())
+        getattr(backends.cpu(), name)(*tensors, torch.get_num_threads())
         return
     with torch.cuda.device_of(x):
         backends.launch(getattr(backends.gpu_module(backend, "hsic"), name), *tensors)

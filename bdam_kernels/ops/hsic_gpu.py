@@ -13,16 +13,13 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import backend as backends
+from bdam_kernels.operators import apply, operator
 from bdam_kernels.ops.hsic_forms import add_present, apart, centre, divisors, full_precision, gram_weights
 
 GPU_KERNELS = ("triton", "cuda")
 
 MOST_ROWS = 512
 """Rows that the kernels take: more are faster on cuBLAS, which the closed forms use."""
-
-torch.library.define(
-    "bdam::hsic_linear", "(Tensor x, Tensor y, bool unbiased, str backend) -> (Tensor value, Tensor gradients)"
-)
 
 
 def linear_reason(x: Tensor, y: Tensor) -> str:
@@ -32,24 +29,26 @@ def linear_reason(x: Tensor, y: Tensor) -> str:
     return backends.dtype_reason(x, y)
 
 
-@torch.library.impl("bdam::hsic_linear", ("cpu", "cuda"))
-def _hsic_linear(x: Tensor, y: Tensor, unbiased: bool, backend: str) -> tuple[Tensor, Tensor]:
+def _empty_results(x: Tensor, y: Tensor, unbiased: bool, backend: str) -> tuple[Tensor, Tensor]:
+    gradients = x.new_empty(x.numel() + y.numel(), dtype=torch.float32)
+    return gradients.new_empty(()), gradients
+
+
+@operator(
+    "hsic_linear(Tensor x, Tensor y, bool unbiased, str backend) -> (Tensor value, Tensor gradients)",
+    fake=_empty_results,
+)
+def _linear(x: Tensor, y: Tensor, unbiased: bool, backend: str) -> tuple[Tensor, Tensor]:
     """The value, and both gradients one after the other, all in float32."""
     kernels = backends.gpu_module(backend, "hsic")
     if x.dtype != y.dtype:
         x, y = x.float(), y.float()
-    value, gradients = _hsic_linear_fake(x, y, unbiased, backend)
+    value, gradients = _empty_results(x, y, unbiased, backend)
     p, q, r = divisors(len(x), unbiased)
-    with torch.cuda.device_of(x):
+    with backends.on_device_of(x):
         workspace = value.new_empty(kernels.hsic_linear_workspace(len(x), x.shape[1], y.shape[1]))
         backends.launch(kernels.hsic_linear, x, y, value, gradients, workspace, 2 / r, p, q, unbiased)
     return value, gradients
-
-
-@torch.library.register_fake("bdam::hsic_linear")
-def _hsic_linear_fake(x: Tensor, y: Tensor, unbiased: bool, backend: str) -> tuple[Tensor, Tensor]:
-    gradients = x.new_empty(x.numel() + y.numel(), dtype=torch.float32)
-    return gradients.new_empty(()), gradients
 
 
 class _FusedForm(torch.autograd.Function):
@@ -57,7 +56,7 @@ class _FusedForm(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, unbiased: bool, backend: str) -> tuple[Tensor, Tensor]:
-        return torch.ops.bdam.hsic_linear(x, y, unbiased, backend)
+        return _linear(x, y, unbiased, backend)
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -96,4 +95,4 @@ def _hessian_product(x: Tensor, y: Tensor, unbiased: bool, direction: Tensor) ->
 
 
 def fused_linear_hsic(x: Tensor, y: Tensor, unbiased: bool, backend: str) -> Tensor:
-    return _FusedForm.apply(*apart(x, y), unbiased, backend)[0]
+    return apply(_FusedForm, *apart(x, y), unbiased, backend)[0]

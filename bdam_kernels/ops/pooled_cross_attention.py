@@ -11,103 +11,107 @@ from torch import Tensor
 from bdam_kernels import backend as backends
 from bdam_kernels import reference
 from bdam_kernels.autograd import reference_gradients, wants_double_backward
+from bdam_kernels.operators import differentiable, is_differentiated, operator
 from bdam_kernels.ops import cross_attention as unpooled
-from bdam_kernels.ops import cross_attention_gpu, pooled_cross_attention_gpu
+from bdam_kernels.ops import pooled_cross_attention_gpu
+from bdam_kernels.ops.arguments import cast, unit_stride
 
 _SAVED = f"Tensor key_weights_a, Tensor key_weights_b, {unpooled._SAVED}"
-torch.library.define(
-    "bdam::pooled_cross_attention_forward",
-    f"({unpooled._INPUTS}, {unpooled._OPTIONS}, bool save, str backend) -> (Tensor out_a, Tensor out_b, {_SAVED})",
-)
-torch.library.define(
-    "bdam::pooled_cross_attention_backward",
-    f"({unpooled._INPUTS}, {_SAVED}, Tensor grad_out_a, Tensor grad_out_b, {unpooled._OPTIONS}, str backend) "
-    "-> Tensor[]",
-)
-
 _reference = partial(unpooled._reference, function=reference.pooled_bidirectional_cross_attention)
+
+
+def _empty_outputs(q_a: Tensor, k_a: Tensor, _v_a: Tensor, q_b: Tensor, k_b: Tensor, *others: Any) -> tuple[Any, ...]:
+    """Of forward's arguments: both outputs, the mean weight of every key, (B, H, keys), and what
+    `cross_attention_forward` saves."""
+    *_, save, backend = others
+    batch, heads, length_a, width = q_a.shape
+    length_b = q_b.shape[2]
+    return (
+        q_a.new_empty(batch, heads, width),
+        q_a.new_empty(batch, heads, width),
+        q_a.new_empty(batch, heads, length_b, dtype=torch.float32),
+        q_a.new_empty(batch, heads, length_a, dtype=torch.float32),
+        # A GPU's kernels hand the logarithms of sums on from queries to keys.
+        *unpooled.empty_saved(q_a, k_a, q_b, k_b, save or backend != "cpu", backend),
+    )
 
 
 def _as_query(pooled: Tensor) -> Tensor:
     """(B, H, d) as the single query that the kernels take it for."""
-    return unpooled._unit_stride(pooled).unsqueeze(2)
+    return unit_stride(pooled).unsqueeze(2)
 
 
-@torch.library.impl("bdam::pooled_cross_attention_forward", ("cpu", "cuda"))
-def _pooled_cross_attention_forward(*args: Any) -> tuple[Tensor, ...]:
-    *inputs, mask_a, mask_b, scale, dropout_threshold, seed, _, backend = args
-    results = _pooled_cross_attention_forward_fake(*args)
+@operator(
+    f"pooled_cross_attention_forward({unpooled._INPUTS}, {unpooled._OPTIONS}, bool save, str backend) "
+    "-> (Tensor out_a, Tensor out_b, Tensor key_weights_a, Tensor key_weights_b, Tensor probabilities_a, "
+    "Tensor probabilities_b, Tensor row_factors_a, Tensor row_factors_b)",
+    fake=_empty_outputs,
+)
+def _forward(*args: Any) -> tuple[Any, ...]:
+    inputs, masks, options, backend = args[:6], args[6:8], unpooled.kernel_options(*args[8:11]), args[12]
+    results = _empty_outputs(*args)
     outs, key_weights, saved = results[:2], results[2:4], results[4:]
-    options = unpooled._kernel_options(scale, dropout_threshold, seed)
     if backend == "cpu":
-        tensors = (*map(unpooled._unit_stride, inputs), mask_a, mask_b, *map(_as_query, outs), *key_weights, *saved)
-        backends.cpu().pooled_cross_attention_forward(*unpooled._native(tensors), *options)
+        tensors = (*map(unit_stride, inputs), *masks, *map(_as_query, outs), *key_weights, *saved)
+        backends.cpu().pooled_cross_attention_forward(*tensors, *options, torch.get_num_threads())
     else:
         pooled_cross_attention_gpu.forward(
-            backend, inputs, (mask_a, mask_b), outs, key_weights, saved[2:], options[:3]
+            backend, inputs, masks, outs, key_weights, saved[2:], options
         )  # fmt: skip
     return results
 
 
-@torch.library.register_fake("bdam::pooled_cross_attention_forward")
-def _pooled_cross_attention_forward_fake(*args: Any) -> tuple[Tensor, ...]:
-    """Both outputs, the mean weight of every key, (B, H, keys), and what `cross_attention_forward` saves."""
-    q_a, k_a, _, q_b, k_b, *_, save, backend = args
-    # A GPU's kernels hand the logarithms of sums on from queries to keys.
-    saved = unpooled._saved(q_a, k_a, q_b, k_b, save or backend != "cpu", backend)
-    return (
-        *(q.new_empty(*q.shape[:2], q.shape[3]) for q in (q_a, q_b)),
-        *(k.new_empty(k.shape[:3], dtype=torch.float32) for k in (q_b, q_a)),
-        *saved,
-    )
-
-
-@torch.library.impl("bdam::pooled_cross_attention_backward", ("cpu", "cuda"))
-def _pooled_cross_attention_backward(*args: Any) -> list[Tensor]:
-    inputs, masks, saved, grad_outs, backend = args[:6], args[6:8], args[8:14], args[14:16], args[19]
-    options = unpooled._kernel_options(*args[16:19])
-    results = _pooled_cross_attention_backward_fake(*args)
-    grads = [grad.to(inputs[0].dtype) for grad in grad_outs]
+@operator(
+    f"pooled_cross_attention_backward({unpooled._INPUTS}, {_SAVED}, Tensor grad_out_a, Tensor grad_out_b, "
+    f"{unpooled._OPTIONS}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    fake=unpooled.empty_gradients,
+)
+def _backward(*args: Any) -> list[Tensor]:
+    inputs, masks, saved, grad_outs, options, backend = (
+        args[:6], args[6:8], args[8:14], args[14:16], unpooled.kernel_options(*args[16:19]), args[19]
+    )  # fmt: skip
+    results = unpooled.empty_gradients(*args)
+    grads = [cast(grad, inputs[0].dtype) for grad in grad_outs]
     if backend == "cpu":
-        tensors = (*map(unpooled._unit_stride, inputs), *masks, *saved, *map(_as_query, grads), *results)
-        backends.cpu().pooled_cross_attention_backward(*unpooled._native(tensors), *options)
+        tensors = (*map(unit_stride, inputs), *masks, *saved, *map(_as_query, grads), *results)
+        backends.cpu().pooled_cross_attention_backward(*tensors, *options, torch.get_num_threads())
     else:
         key_weights, logs = saved[:2], saved[4:]
         pooled_cross_attention_gpu.backward(
-            backend, inputs, masks, key_weights, logs, grads, results, options[:3]
+            backend, inputs, masks, key_weights, logs, grads, results, options
         )  # fmt: skip
     return results
 
 
-@torch.library.register_fake("bdam::pooled_cross_attention_backward")
-def _pooled_cross_attention_backward_fake(*args: Any) -> list[Tensor]:
-    """The gradients of the six inputs, in order."""
-    return unpooled._cross_attention_backward_fake(*args)
-
-
 class _PooledCrossAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, *args):  # type: ignore[no-untyped-def]
-        *inputs, scale, dropout_threshold, seed, ctx.backend = args
-        out_a, out_b, *saved = torch.ops.bdam.pooled_cross_attention_forward(*args[:-1], True, ctx.backend)
-        ctx.options = (scale, dropout_threshold)
-        ctx.save_for_backward(*inputs, seed, *saved)
-        return out_a, out_b
+    generate_vmap_rule = True
+
+    forward = staticmethod(_forward)
 
     @staticmethod
-    def backward(ctx, *grad_outs):  # type: ignore[no-untyped-def]
-        *inputs, mask_a, mask_b, seed = ctx.saved_tensors[:9]
-        saved = ctx.saved_tensors[9:]
-        options = (*ctx.options, seed)
+    def setup_context(ctx, args, results):  # type: ignore[no-untyped-def]
+        *inputs, scale, threshold, seed, _, backend = args
+        ctx.options = scale, threshold, backend
+        ctx.save_for_backward(*inputs, seed, *results[2:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, grad_a, grad_b, *_):  # type: ignore[no-untyped-def]
+        q_a, k_a, v_a, q_b, k_b, v_b, mask_a, mask_b, seed, *saved = ctx.saved_tensors
+        scale, threshold, backend = ctx.options
+        inputs, options = (q_a, k_a, v_a, q_b, k_b, v_b), (scale, threshold, seed)
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: _reference(tensors, mask_a, mask_b, *options), inputs, grad_outs
+                lambda *tensors: _reference(tensors, mask_a, mask_b, *options), inputs, (grad_a, grad_b)
             )
         else:
-            grads = torch.ops.bdam.pooled_cross_attention_backward(
-                *inputs, mask_a, mask_b, *saved, *grad_outs, *options, ctx.backend
-            )
-        return *grads, None, None, None, None, None, None
+            grad_a = torch.zeros_like(q_a[:, :, 0]) if grad_a is None else grad_a
+            grad_b = torch.zeros_like(q_b[:, :, 0]) if grad_b is None else grad_b
+            grads = _backward(*inputs, mask_a, mask_b, *saved, grad_a, grad_b, *options, backend)
+        return *grads, None, None, None, None, None, None, None
+
+
+_differentiable_forward = differentiable(_PooledCrossAttention, outputs=2)
 
 
 def pooled_bidirectional_cross_attention(
@@ -133,18 +137,11 @@ def pooled_bidirectional_cross_attention(
     Returns: pooled_a, pooled_b (B, H, d) in the inputs' dtype; 0 for a stream without queries.
     Raises: as `bidirectional_cross_attention`.
     """
-    inputs: tuple[Tensor, ...] = (q_a, k_a, v_a, q_b, k_b, v_b)
-    masks = (key_padding_mask_a, key_padding_mask_b)
-    inputs = unpooled._validated(inputs, masks)
-    if scale is None:
-        scale = max(q_a.shape[3], 1) ** -0.5
-    options = (*masks, scale, *unpooled._draw_dropout(dropout_p))
-
-    kernels = {"cpu": backends.dtype_reason(inputs[0]), **cross_attention_gpu.reasons(inputs[0])}
-    chosen = backends.choose(backend, q_a.device, kernels)
-    if chosen == "reference" or any(t.numel() == 0 for t in inputs):
-        return _reference(inputs, *options)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-        return _PooledCrossAttention.apply(*inputs, *options, chosen)
-    pooled_a, pooled_b, *_ = torch.ops.bdam.pooled_cross_attention_forward(*inputs, *options, False, chosen)
+    inputs, masks = (q_a, k_a, v_a, q_b, k_b, v_b), (key_padding_mask_a, key_padding_mask_b)
+    inputs, scale, threshold, seed, chosen = unpooled.prepared(inputs, masks, dropout_p, scale, backend)
+    if chosen == "reference":
+        return _reference(inputs, *masks, scale, threshold, seed)
+    differentiated = is_differentiated(inputs)
+    run = _differentiable_forward if differentiated else _forward
+    pooled_a, pooled_b, *_ = run(*inputs, *masks, scale, threshold, seed, differentiated, chosen)
     return pooled_a, pooled_b

@@ -25,7 +25,7 @@ def forward(
 ) -> None:
     """Fills pooled, key_weights and logs."""
     kernels = backends.gpu_module(backend, "pooled_cross_attention")
-    with torch.cuda.device_of(pooled[0]):
+    with backends.on_device_of(pooled[0]):
         rows = [with_whole_rows(t) for t in inputs]
         written = [_of_width(t, rows[0].shape[3]) for t in pooled]
         backends.launch(
@@ -40,7 +40,7 @@ def backward(
 ) -> None:  # fmt: skip
     """Fills grads, of the six inputs."""
     kernels = backends.gpu_module(backend, "pooled_cross_attention")
-    with torch.cuda.device_of(grads[0]):
+    with backends.on_device_of(grads[0]):
         rows = [with_whole_rows(t) for t in inputs]
         grad_rows = [with_whole_rows(t.contiguous()) for t in grad_pooled]
         workspace = [torch.empty_like(t) for t in (*key_weights, *logs)]

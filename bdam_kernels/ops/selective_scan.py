@@ -10,99 +10,110 @@ from torch import Tensor
 from bdam_kernels import backend as backends
 from bdam_kernels import reference
 from bdam_kernels.autograd import reference_gradients, wants_double_backward
+from bdam_kernels.operators import differentiable, is_differentiated, operator
 from bdam_kernels.ops import selective_scan_gpu
+from bdam_kernels.ops.arguments import cast, check_device, check_floating, check_shape, empty_contiguous
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "Tensor? initial_state"
 )
 _OPTIONS = "bool delta_softplus, bool reverse, str backend"
-torch.library.define(
-    "bdam::selective_scan_forward",
-    f"({_INPUTS}, bool with_checkpoints, {_OPTIONS}) -> (Tensor out, Tensor last_state, Tensor checkpoints)",
-)
-torch.library.define(
-    "bdam::selective_scan_backward",
-    f"({_INPUTS}, Tensor checkpoints, Tensor grad_out, Tensor? grad_last_state, {_OPTIONS}) -> Tensor[]",
-)
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-@torch.library.impl("bdam::selective_scan_forward", ("cpu", "cuda"))
-def _selective_scan_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *inputs, _, delta_softplus, reverse, backend = args
-    out, last_state, checkpoints = _selective_scan_forward_fake(*args)
-    if backend == "cpu":
-        tensors = map(backends.native, (*inputs, out, last_state))
-        backends.cpu().selective_scan_forward(*tensors, delta_softplus, reverse, torch.get_num_threads())
-    else:
-        selective_scan_gpu.forward(backend, inputs, (out, last_state, checkpoints), delta_softplus, reverse)
-    return out, last_state, checkpoints
-
-
-@torch.library.register_fake("bdam::selective_scan_forward")
-def _selective_scan_forward_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Checkpoints are the states that backward starts from, (B, K, D, N); K = 0 where it needs none."""
-    u, _, A, *_ = args
-    with_checkpoints, _, _, backend = args[9:]
+def _empty_outputs(*args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of the operator's arguments. Checkpoints are the states that backward starts from, (B, K, D, N)."""
+    u, A = args[0], args[2]
+    with_checkpoints, backend = args[9], args[12]
     batch, _, length = u.shape
-    count = selective_scan_gpu.chunks(length) - 1 if with_checkpoints and backend != "cpu" else 0
-    return torch.empty_like(u), A.new_empty(batch, *A.shape), A.new_empty(batch, count, *A.shape)
+    channels, states = A.shape
+    checkpoints = None
+    if backend != "cpu":
+        count = selective_scan_gpu.chunks(length) - 1 if with_checkpoints else 0
+        checkpoints = A.new_empty(batch, count, channels, states)
+    return torch.empty_like(u), A.new_empty(batch, channels, states), checkpoints
 
 
-@torch.library.impl("bdam::selective_scan_backward", ("cpu", "cuda"))
-def _selective_scan_backward(*args: Any) -> list[Tensor]:
-    inputs = args[:9]
-    checkpoints, grad_out, grad_last_state, delta_softplus, reverse, backend = args[9:]
-    grads = _selective_scan_backward_fake(*args)
-    present = [g if i is not None else None for g, i in zip(grads, inputs, strict=False)]
+@operator(
+    f"selective_scan_forward({_INPUTS}, bool with_checkpoints, {_OPTIONS}) "
+    "-> (Tensor out, Tensor last_state, Tensor checkpoints)",
+    fake=_empty_outputs,
+)
+def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    u, delta, A, B, C, D, z, delta_bias, initial_state, _, delta_softplus, reverse, backend = args
+    outputs = _empty_outputs(*args)
+    inputs = (u, delta, A, _with_groups(B), _with_groups(C), D, z, delta_bias, initial_state)
     if backend == "cpu":
-        tensors = map(backends.native, (*inputs, grad_out, grad_last_state, *present))
+        threads = torch.get_num_threads()
+        backends.cpu().selective_scan_forward(*inputs, *outputs[:2], delta_softplus, reverse, threads)
+    else:
+        selective_scan_gpu.forward(backend, inputs, outputs, delta_softplus, reverse)
+    return outputs
+
+
+def _empty_gradients(*args: Any) -> list[Tensor | None]:
+    """Of the operator's arguments: a gradient for each input, None where the input is absent."""
+    return [torch.empty_like(args[0]), *map(empty_contiguous, args[1:9])]
+
+
+@operator(
+    f"selective_scan_backward({_INPUTS}, Tensor? checkpoints, Tensor grad_out, Tensor? grad_last_state, {_OPTIONS}) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    fake=_empty_gradients,
+)
+def _backward(*args: Any) -> list[Tensor | None]:
+    u, delta, A, B, C, D, z, delta_bias, initial_state = args[:9]
+    checkpoints, grad_out, grad_last_state, delta_softplus, reverse, backend = args[9:]
+    grads = _empty_gradients(*args)
+    inputs = (u, delta, A, _with_groups(B), _with_groups(C), D, z, delta_bias, initial_state)
+    written = (*grads[:3], _with_groups(grads[3]), _with_groups(grads[4]), *grads[5:])
+    if backend == "cpu":
+        tensors = (*inputs, grad_out, grad_last_state, *written)
         backends.cpu().selective_scan_backward(*tensors, delta_softplus, reverse, torch.get_num_threads())
     else:
         outer = (checkpoints, grad_out, grad_last_state)
-        selective_scan_gpu.backward(backend, inputs, outer, present, delta_softplus, reverse)
+        selective_scan_gpu.backward(backend, inputs, outer, written, delta_softplus, reverse)
     return grads
 
 
-@torch.library.register_fake("bdam::selective_scan_backward")
-def _selective_scan_backward_fake(*args: Any) -> list[Tensor]:
-    """A gradient per input, in order; empty where the input is absent."""
-    u, *others = args[:9]
-    return [torch.empty_like(u), *(_empty_gradient(t, u) for t in others)]
-
-
-def _empty_gradient(tensor: Tensor | None, u: Tensor) -> Tensor:
-    return u.new_empty(0) if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+def _with_groups(matrix: Any) -> Any:
+    """B or C as the kernels take it, (D, N) or (B, G, N, L)."""
+    return matrix.unsqueeze(1) if matrix.dim() == 3 else matrix
 
 
 class _SelectiveScan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, *args):  # type: ignore[no-untyped-def]
-        *inputs, _, ctx.delta_softplus, ctx.reverse, ctx.backend = args
-        out, last_state, checkpoints = torch.ops.bdam.selective_scan_forward(*args)
-        ctx.save_for_backward(*inputs, checkpoints)
-        ctx.set_materialize_grads(False)
-        return out, last_state
+    generate_vmap_rule = True
+
+    forward = staticmethod(_forward)
 
     @staticmethod
-    def backward(ctx, grad_out, grad_last_state):  # type: ignore[no-untyped-def]
+    def setup_context(ctx, args, outputs):  # type: ignore[no-untyped-def]
+        *inputs, _, ctx.delta_softplus, ctx.reverse, ctx.backend = args
+        ctx.save_for_backward(*inputs, outputs[2])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, grad_out, grad_last_state, *_):  # type: ignore[no-untyped-def]
         *inputs, checkpoints = ctx.saved_tensors
         flags = (ctx.delta_softplus, ctx.reverse)
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: reference.selective_scan(*tensors, *flags),  # type: ignore[call-arg]
-                inputs,
-                (grad_out, grad_last_state),
+                lambda *tensors: _reference(*tensors, *flags), inputs, (grad_out, grad_last_state)
             )
             return *grads, None, None, None, None
         if grad_out is None:
             grad_out = torch.zeros_like(inputs[0])
-        grads = torch.ops.bdam.selective_scan_backward(
-            *inputs, checkpoints, grad_out, grad_last_state, *flags, ctx.backend
-        )
+        grads = _backward(*inputs, checkpoints, grad_out, grad_last_state, *flags, ctx.backend)
         return *(None if i is None else g for g, i in zip(grads, inputs, strict=True)), None, None, None, None
+
+
+_differentiable_forward = differentiable(_SelectiveScan, outputs=2)
+
+
+def _reference(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return reference.selective_scan(u, delta, A, _with_groups(B), _with_groups(C), *others)
 
 
 @overload
@@ -144,93 +155,111 @@ def selective_scan(  # type: ignore[misc]
     Raises: ValueError for shapes that do not fit; TypeError for dtypes that are not floating point;
         BackendUnavailable if a forced backend cannot run.
     """
-    inputs: Inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    _check(*inputs)
-    inputs = _normalise(*inputs)
-    compute = inputs[2].dtype
-    reason = f"its kernels take real A up to float32, got {compute}" if compute != torch.float32 else ""
-    states = A.shape[1]
-    gpu = reason or (f"its kernels take up to 256 states, got {states}" if states > 256 else "")
-    chosen = backends.choose(backend, u.device, {"cpu": reason, "cuda": gpu, "triton": gpu})
+    _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    inputs = _normalise(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    chosen = backends.choose(backend, u.device, _kernels(inputs[2]))
     if chosen == "reference" or u.numel() == 0 or A.numel() == 0:
-        real = torch.float64 if compute in (torch.float64, torch.complex128) else torch.float32
+        real = torch.float64 if inputs[2].dtype in (torch.float64, torch.complex128) else torch.float32
         wide: list[Any] = [t if t is None or t.is_complex() else t.to(real) for t in inputs]
-        out, last_state = reference.selective_scan(*wide, delta_softplus, reverse)  # type: ignore[call-arg]
+        out, last_state = _reference(*wide, delta_softplus, reverse)
     else:
-        differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-        out, last_state = _SelectiveScan.apply(*inputs, differentiable, delta_softplus, reverse, chosen)
-    out = out.to(u.dtype)
+        differentiated = is_differentiated(inputs)
+        run = _differentiable_forward if differentiated else _forward
+        out, last_state, *_ = run(*inputs, differentiated, delta_softplus, reverse, chosen)
+    out = cast(out, u.dtype)
     return (out, last_state) if return_last_state else out
 
 
-def _normalise(u, delta, A, B, C, D, z, delta_bias, initial_state) -> Inputs:  # type: ignore[no-untyped-def]
-    """One dtype for what streams over time, float32 (or wider) for the rest, (B, G, N, L) for B and C with one G."""
-    present = [t for t in (u, delta, A, B, C, D, z, delta_bias, initial_state) if t is not None]
-    double = any(t.dtype in (torch.float64, torch.complex128) for t in present)
+def _kernels(A: Tensor) -> dict[str, str]:
+    """The backends that have kernels, each with "" or the reason why they do not take such an A."""
+    states = A.shape[1]
+    real = "" if A.dtype == torch.float32 else f"its kernels take real A up to float32, got {A.dtype}"
+    gpu = real or ("" if states <= 256 else f"its kernels take up to 256 states, got {states}")
+    return {"cpu": real, "cuda": gpu, "triton": gpu}
+
+
+def _normalise(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, initial_state: Tensor | None,
+) -> Inputs:  # fmt: skip
+    """One dtype for what streams over time, float32 (or wider) for the rest; one G for B and C if both have one."""
+    present = [t.dtype for t in (u, delta, A, B, C, D, z, delta_bias, initial_state) if t is not None]
+    double = torch.float64 in present or torch.complex128 in present
     real = torch.float64 if double else torch.float32
-    state = (torch.complex128 if double else torch.complex64) if A.is_complex() else real
-    streams = [t for t in (u, delta, z, *(m for m in (B, C) if m.dim() > 2)) if t is not None]
-    stream = real if double or any(t.dtype != u.dtype for t in streams) else u.dtype
-
-    def over_time(matrix: Tensor) -> Tensor:
-        if matrix.dim() == 2:
-            return matrix.to(state)
-        if A.is_complex() and not matrix.is_complex():
-            matrix = torch.view_as_complex(matrix.to(real).unflatten(-1, (-1, 2)).contiguous())
-        elif not A.is_complex():
-            matrix = matrix.to(stream)
-        return matrix if matrix.dim() == 4 else matrix.unsqueeze(1)
-
-    B, C = over_time(B), over_time(C)
-    if B.dim() == 4 and C.dim() == 4 and B.shape[1] != C.shape[1]:
-        groups = max(B.shape[1], C.shape[1])
-        if groups % B.shape[1] or groups % C.shape[1]:
-            groups = u.shape[1]
-        B, C = (m.repeat_interleave(groups // m.shape[1], dim=1) for m in (B, C))
+    state = real if A.is_floating_point() else torch.complex128 if double else torch.complex64
+    streams = [t.dtype for t in (delta, z, *(m for m in (B, C) if m.dim() > 2)) if t is not None]
+    stream = real if double or any(dtype != u.dtype for dtype in streams) else u.dtype
+    B, C = _over_time(B, stream, real, state), _over_time(C, stream, real, state)
+    if B.dim() == 4 or C.dim() == 4:
+        B, C = _with_as_many_groups(B, C, u.shape[1])
     return (
-        u.to(stream),
-        delta.to(stream),
-        A.to(state),
+        cast(u, stream),
+        cast(delta, stream),
+        cast(A, state),
         B,
         C,
-        None if D is None else D.to(real).contiguous(),
-        None if z is None else z.to(stream),
-        None if delta_bias is None else delta_bias.to(real).contiguous(),
-        None if initial_state is None else initial_state.to(state),
+        None if D is None else cast(D, real).contiguous(),
+        None if z is None else cast(z, stream),
+        None if delta_bias is None else cast(delta_bias, real).contiguous(),
+        None if initial_state is None else cast(initial_state, state),
     )
 
 
-def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:  # type: ignore[no-untyped-def]
+def _over_time(matrix: Tensor, stream: torch.dtype, real: torch.dtype, state: torch.dtype) -> Tensor:
+    """B or C in the dtype that it has as a stream or as a constant."""
+    if matrix.dim() == 2:
+        return cast(matrix, state)
+    if not state.is_complex:
+        return cast(matrix, stream)
+    if matrix.is_complex():
+        return matrix
+    return torch.view_as_complex(cast(matrix, real).unflatten(-1, (-1, 2)).contiguous())
+
+
+def _with_as_many_groups(B: Tensor, C: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    if B.dim() == 2 or C.dim() == 2:
+        return B, C
+    B, C = _with_groups(B), _with_groups(C)
+    groups = max(B.shape[1], C.shape[1])
+    if groups % B.shape[1] or groups % C.shape[1]:
+        groups = channels
+    B, C = (m if m.shape[1] == groups else m.repeat_interleave(groups // m.shape[1], dim=1) for m in (B, C))
+    return B, C
+
+
+def _check(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, initial_state: Tensor | None,
+) -> None:  # fmt: skip
     if u.dim() != 3:
         raise ValueError(f"u must be (B, D, L), got {tuple(u.shape)}")
     batch, channels, length = u.shape
     if A.dim() != 2 or A.shape[0] != channels:
         raise ValueError(f"A must be (D, N) with D = {channels}, got {tuple(A.shape)}")
     states = A.shape[1]
-    expected = {
-        "delta": (delta, (batch, channels, length)),
-        "z": (z, (batch, channels, length)),
-        "D": (D, (channels,)),
-        "delta_bias": (delta_bias, (channels,)),
-        "initial_state": (initial_state, (batch, channels, states)),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
+    check_shape("delta", delta, (batch, channels, length))
+    check_shape("z", z, (batch, channels, length))
+    check_shape("D", D, (channels,))
+    check_shape("delta_bias", delta_bias, (channels,))
+    check_shape("initial_state", initial_state, (batch, channels, states))
     for name, matrix in (("B", B), ("C", C)):
-        steps = 2 * length if A.is_complex() and not matrix.is_complex() else length
-        groups = matrix.shape[1] if matrix.dim() == 4 else 1
-        shapes = {2: (channels, states), 3: (batch, states, steps), 4: (batch, groups, states, steps)}
-        if tuple(matrix.shape) != shapes.get(matrix.dim()) or (channels and (not groups or channels % groups)):
+        steps = length if A.is_floating_point() or matrix.is_complex() else 2 * length
+        if matrix.dim() == 4:
+            groups = matrix.shape[1]
+            divides = channels == 0 or (groups > 0 and channels % groups == 0)
+            fits = divides and matrix.shape == (batch, groups, states, steps)
+        else:
+            fits = matrix.shape in ((batch, states, steps), (channels, states))
+        if not fits:
             raise ValueError(
                 f"{name} must be ({channels}, {states}), ({batch}, {states}, {steps}) or "
                 f"({batch}, G, {states}, {steps}) with G dividing {channels}, got {tuple(matrix.shape)}"
             )
-    named = {"u": u, "A": A, "B": B, "C": C} | {name: tensor for name, (tensor, _) in expected.items()}
-    for name, tensor in named.items():
-        if tensor is None:
-            continue
-        if not (tensor.is_floating_point() or (tensor.is_complex() and name in ("A", "B", "C", "initial_state"))):
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-        if tensor.device != u.device:
-            raise ValueError(f"{name} must be on {u.device} like u, got {tensor.device}")
+    device = u.device
+    for name, tensor in (("u", u), ("delta", delta), ("D", D), ("z", z), ("delta_bias", delta_bias)):
+        check_floating(name, tensor, "u", device)
+    for name, tensor in (("A", A), ("B", B), ("C", C), ("initial_state", initial_state)):
+        if tensor is not None and tensor.is_complex() and A.is_complex():
+            check_device(name, tensor, "u", device)
+        else:
+            check_floating(name, tensor, "u", device)

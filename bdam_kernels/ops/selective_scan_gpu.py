@@ -71,7 +71,7 @@ def forward(backend: str, inputs: Tensors, outputs: Tensors, delta_softplus: boo
     assert u is not None and A is not None and B is not None and C is not None
     plan = _Plan(backend, u, A, B, C)
     flags = (delta_softplus, reverse)
-    with torch.cuda.device_of(u):
+    with backends.on_device_of(u):
         states, step_sums = plan.workspaces(A)
         if states is not None:
             backends.launch(plan.kernels.selective_scan_states, u, delta, A, B, delta_bias, states, step_sums, *flags)
@@ -97,7 +97,7 @@ def backward(
         shape = (plan.groups * plan.window, *grad.shape[2:]) if over_time else (plan.segments, *grad.shape)
         return A.new_empty(plan.batch, *shape)
 
-    with torch.cuda.device_of(u):
+    with backends.on_device_of(u):
         adjoints, step_sums = plan.workspaces(A)
         if adjoints is not None:
             backends.launch(

@@ -1,0 +1,116 @@
+"""Operators of torch.library that are called without it where nothing but a kernel takes note of the call.
+
+Its dispatcher costs as much as a small kernel, and everything else that an operator does is cheaper. Whatever looks at
+operators as they are called still sees them: compilers, exporters and tracers, torch.func's transforms, dispatch modes
+such as FlopCounterMode, profilers, and subclasses of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import profiler
+
+Function = Callable[..., Any]
+
+_VALUES = frozenset({type(None), bool, int, float, str})
+
+
+def operator(schema: str, fake: Function, devices: Sequence[str] = ("cpu", "cuda")) -> Callable[[Function], Function]:
+    """Decorates a function that becomes the operator `bdam::schema`.
+
+    Args:
+        fake: takes the same arguments and returns empty results.
+        devices: of the tensors that the function takes.
+    What the function and the fake return may have None where an operator must return a tensor: that gets an empty one.
+    """
+    name = f"bdam::{schema.partition('(')[0]}"
+    torch.library.define(name, schema[schema.index("(") :])
+    torch.library.register_fake(name, partial(_with_tensors_only, fake))
+
+    def decorate(function: Function) -> Function:
+        torch.library.impl(name, devices, partial(_with_tensors_only, function))
+        through_dispatcher = getattr(torch.ops.bdam, name.removeprefix("bdam::")).default
+
+        def call(*args: Any) -> Any:
+            return through_dispatcher(*args) if _is_observed(args) else function(*args)
+
+        return call
+
+    return decorate
+
+
+def _with_tensors_only(function: Function, *args: Any) -> tuple[Tensor, ...]:
+    return tuple(args[0].new_empty(0) if result is None else result for result in function(*args))
+
+
+def _is_observed(args: tuple[Any, ...]) -> bool:
+    """Whether torch's dispatcher would do more with such a call than to find the function."""
+    if (
+        torch.compiler.is_compiling()
+        or profiler._is_profiler_enabled
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._is_tracing()
+    ):
+        return True
+    for arg in args:
+        kind = type(arg)
+        if kind is Tensor or kind is torch.nn.Parameter:
+            # Such as of x.conj().imag, which kernels do not know of.
+            if arg.is_neg():
+                return True
+        elif kind not in _VALUES:
+            return True
+    return False
+
+
+def differentiable(function: type[torch.autograd.Function], outputs: int) -> Callable[..., tuple[Tensor, ...]]:
+    """`function.apply`, of which only the first outputs are returned.
+
+    torch.func's transforms want a Function's setup_context apart from its forward, so that all that backward is to
+    find saved must be an output. Where there is no transform, a Function that does both has fewer of them to wrap.
+    """
+
+    class Both(function):  # type: ignore[valid-type, misc]
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+            results = function.forward(*args)
+            function.setup_context(ctx, args, results)
+            return results[:outputs]
+
+        setup_context = torch.autograd.Function.setup_context
+
+    Both.__name__ = function.__name__
+    apply_both = super(torch.autograd.Function, Both).apply  # type: ignore[misc]
+
+    def call(*args: Any) -> tuple[Tensor, ...]:
+        return function.apply(*args)[:outputs] if _is_transformed() else apply_both(*args)
+
+    return call
+
+
+def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """`function.apply(*args)`, without what only torch.func's transforms need unless there are some."""
+    if _is_transformed():
+        return function.apply(*args)
+    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+
+
+def _is_transformed() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def is_differentiated(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether a backward pass may want gradients of some of these."""
+    if not torch.is_grad_enabled():
+        return False
+    for tensor in tensors:
+        if tensor is not None and tensor.requires_grad:
+            return True
+    # A transform's tensor need not say so.
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
