@@ -121,12 +121,19 @@ def test_segments_of_every_layout(backend: str, states: int) -> None:
     check(make_inputs(1, 2, 257, states, dtype=torch.bfloat16), require(backend))
 
 
+@pytest.mark.parametrize("backend", ["cuda"])
+def test_blocks_of_twice_as_many_channels(backend: str) -> None:
+    """Which a call has whose blocks are enough for all multiprocessors, of which the host has one."""
+    check(make_inputs(2, 100, 70, 16, dtype=torch.bfloat16), require(backend))
+
+
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 @pytest.mark.parametrize("constant", ["", "B"])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_launches_that_add_up(backend: str, constant: str, groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """More blocks than one launch of backward takes."""
     monkeypatch.setitem(selective_scan_gpu.BLOCKS, backend, 1)
+    monkeypatch.setattr(selective_scan_gpu, "_multiprocessors", lambda device: 1)
     check(make_inputs(1, 300, 20, 16, constant=constant, groups=groups), require(backend))
 
 

@@ -10,6 +10,7 @@ gradients that many blocks share are written side by side and summed in a fixed 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ from bdam_kernels import backend as backends
 CHUNK = 32
 """Steps between the states that forward saves; backward recomputes the states in between."""
 
-BLOCKS = {"cuda": 256, "triton": 1024}
-"""Blocks that fill a GPU: with fewer, time is cut into segments; backward launches about twice as many at once."""
+BLOCKS = {"cuda": 4, "triton": 8}
+"""Blocks that fill a multiprocessor: with fewer, time is cut into segments; backward launches about twice as many at
+once."""
 
 SEGMENT_CHUNKS = 4
 """A segment has at least so many chunks, as walking it twice must pay."""
@@ -30,6 +32,12 @@ Tensors = Sequence[Tensor | None]
 
 def chunks(length: int) -> int:
     return -(-length // CHUNK)
+
+
+@cache
+def _multiprocessors(device: int) -> int:
+    """Of a GPU; on the CPU, where kernels are only tested, a number that some of the tests' calls fill."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device >= 0 else 64
 
 
 def _groups(B: Tensor, C: Tensor) -> int:
@@ -50,11 +58,12 @@ class _Plan:
         self.batch, channels, length = u.shape
         self.groups = _groups(B, C)
         both_vary = B.dim() == 4 and C.dim() == 4
-        block = self.kernels.selective_scan_block_channels(A.shape[1], both_vary)
+        block = self.kernels.selective_scan_block_channels(A.shape[1], both_vary, self.batch * channels)
         self.blocks = -(-channels // self.groups // block)
-        self.segments = _segments(BLOCKS[backend] // (self.batch * self.groups * self.blocks), length)
+        full = BLOCKS[backend] * _multiprocessors(u.get_device())
+        self.segments = _segments(full // (self.batch * self.groups * self.blocks), length)
         # Blocks of each group in one launch of backward; later launches add to what earlier ones left.
-        wanted = -(-2 * BLOCKS[backend] // (self.batch * self.groups * self.segments))
+        wanted = -(-2 * full // (self.batch * self.groups * self.segments))
         self.window = min(self.blocks, wanted) if B.dim() == 4 or C.dim() == 4 else self.blocks
 
     def workspaces(self, A: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -110,10 +119,4 @@ def backward(
                 plan.kernels.selective_scan_backward, *inputs, *outer, adjoints, step_sums,
                 grad_u, grad_delta, grad_z, grad_initial, *partials, first_block, plan.segments, *flags,
             )  # fmt: skip
-        for grad, parts in zip(shared, partials, strict=True):
-            if grad is None or parts is None:
-                continue
-            if grad.dim() == 4:
-                grad.copy_(parts.unflatten(1, (plan.groups, plan.window)).sum(2))
-            else:
-                torch.sum(parts, (0, 1), out=grad)
+        backends.launch(plan.kernels.selective_scan_sums, *partials, *shared)

@@ -29,7 +29,7 @@ def _padded(states: int) -> int:
     return next(n for n in BLOCKS if n >= states)
 
 
-def selective_scan_block_channels(states: int, _varies: bool) -> int:
+def selective_scan_block_channels(states: int, _varies: bool, _rows: int) -> int:
     """Channels that a program walks."""
     return BLOCKS[_padded(states)][0] * WIDER
 
@@ -70,7 +70,7 @@ def _launch(
     batch, channels, length = like.shape
     states = A.shape[1]
     groups = next((m.shape[1] for m in coefficients if _varies(m)), 1)
-    block_channels = selective_scan_block_channels(states, True)
+    block_channels = selective_scan_block_channels(states, True, 0)
     window = window or -(-channels // groups // block_channels)
     args = (*tensors, channels, groups, length, states, 1, segments, window, first_block, flags)
     blocks = {"BLOCK_D": block_channels, "BLOCK_N": _padded(states)}
@@ -169,7 +169,7 @@ def _backward(
 
     # For the states before each group of a chunk's steps.
     states = A.shape[1]
-    tile = _padded(states) * selective_scan_block_channels(states, True)
+    tile = _padded(states) * selective_scan_block_channels(states, True, 0)
     return launch(A.new_empty(launch(A).programs, device.GROUPS.value, tile))
 
 
@@ -187,6 +187,15 @@ def selective_scan_adjoints(*args: Any) -> None:
 
 def selective_scan_backward(*args: Any) -> None:
     _backward(*args).run()
+
+
+def selective_scan_sums(*args: Tensor | None) -> None:
+    """Adds up the parts (args[:5]) of the gradients of A, B, C, D and delta_bias (args[5:]), of which any may be None."""
+    for parts, grad in zip(args[:5], args[5:], strict=True):
+        if parts is not None and grad is not None:
+            # B and C have parts by (batch, groups * window, N, L), the others by (batch, segments, ...).
+            outer = grad.shape[:2].numel() if grad.dim() == 4 else 1
+            torch.sum(parts.view(outer, -1, grad.numel() // outer), 1, out=grad.view(outer, -1))
 
 
 def variants() -> Iterator[Launch]:

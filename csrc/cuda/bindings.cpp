@@ -17,4 +17,5 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("selective_scan_forward", &bdam::selective_scan_forward, unlocked);
   m.def("selective_scan_adjoints", &bdam::selective_scan_adjoints, unlocked);
   m.def("selective_scan_backward", &bdam::selective_scan_backward, unlocked);
+  m.def("selective_scan_sums", &bdam::selective_scan_sums, unlocked);
 }

@@ -34,8 +34,8 @@ int64_t hsic_linear_workspace(int64_t rows, int64_t x_width, int64_t y_width);
 void hsic_linear(const Tensor& x, const Tensor& y, const Tensor& value, const Tensor& gradients,
                  const Tensor& workspace, double factor, double p, double q, bool unbiased, int64_t stream);
 
-// Channels of a block, for calls in which both B and C vary over time, or not.
-int selective_scan_block_channels(int64_t states, bool varies);
+// Channels of a block, for calls in which both B and C vary over time, or not. rows: channels of all batches.
+int selective_scan_block_channels(int64_t states, bool varies, int64_t rows);
 
 void selective_scan_states(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
                            const Tensor& delta_bias, const Tensor& states, const Tensor& step_sums, bool delta_softplus,
@@ -58,6 +58,12 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
                              const Tensor& partial_A, const Tensor& partial_B, const Tensor& partial_C,
                              const Tensor& partial_D, const Tensor& partial_bias, int64_t first_block,
                              int64_t segments, bool delta_softplus, bool reverse, int64_t stream);
+
+// Adds up what selective_scan_backward left of each gradient, all of which are dense; either may be absent.
+void selective_scan_sums(const Tensor& partial_A, const Tensor& partial_B, const Tensor& partial_C,
+                         const Tensor& partial_D, const Tensor& partial_bias, const Tensor& grad_A,
+                         const Tensor& grad_B, const Tensor& grad_C, const Tensor& grad_D, const Tensor& grad_bias,
+                         int64_t stream);
 
 void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                              const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,

@@ -16,6 +16,7 @@
 #include <cuda_runtime.h>
 #include <cooperative_groups.h>
 
+#include <atomic>
 #include <stdexcept>
 #include <string>
 
@@ -153,12 +154,25 @@ inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
+// An attribute of the current device, asked for once: asking takes microseconds.
+template <cudaDeviceAttr kAttribute>
+int attribute_of_device() {
+  constexpr int kDevices = 64;
+  static std::atomic<int> known[kDevices];
+  int device = 0;
+  check(cudaGetDevice(&device), "device");
+  int value = known[device % kDevices].load(std::memory_order_relaxed);
+  if (value) return value;
+  check(cudaDeviceGetAttribute(&value, kAttribute, device), "device");
+  known[device % kDevices].store(value, std::memory_order_relaxed);
+  return value;
+}
+
+inline int multiprocessors() { return attribute_of_device<cudaDevAttrMultiProcessorCount>(); }
+
 // Floats of shared memory that a block may have on the current device.
 inline int64_t shared_floats_of_device() {
-  int device = 0, bytes = 0;
-  check(cudaGetDevice(&device), "device");
-  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "shared memory");
-  return bytes / static_cast<int64_t>(sizeof(float));
+  return attribute_of_device<cudaDevAttrMaxSharedMemoryPerBlockOptin>() / static_cast<int64_t>(sizeof(float));
 }
 
 // Starts a kernel on a stream of the current device. Throws std::runtime_error if it cannot start.

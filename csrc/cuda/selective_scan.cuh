@@ -27,6 +27,11 @@ struct Layout {
   static constexpr int kChannels = kWarps * kChannelLanes * KC;            // of a block
   static constexpr int kRow = kChannels + 2;                               // floats from step to step of a tile
   static constexpr int kTileFloats = kTile * kRow;
+  // Blocks that a multiprocessor is to have at once, for which the compiler limits registers: as many as cost no spill
+  // for up to 16 states, of which most models have 16. varies: as kVaries of Block.
+  static constexpr bool kIsCommon = kStates == 16;
+  static constexpr int forward_blocks(bool varies) { return !kIsCommon ? 4 : KC == 1 && varies ? 8 : 6; }
+  static constexpr int backward_blocks(bool varies) { return !kIsCommon ? 2 : KC == 2 ? 3 : varies ? 5 : 4; }
   // B or C: of every step, or, constant over time, of every channel.
   static constexpr int kMatrixFloats = (kTile > kChannels ? kTile : kChannels) * kStates;
 };
@@ -336,13 +341,18 @@ struct Block {
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Runs launch(Layout) with the smallest layout that has room for the states; with one channel a lane unless B and C
-// vary over time, as its states then differ from channel to channel.
+// Runs launch(Layout) with the smallest layout that has room for the states. With one channel a lane unless B and C
+// vary over time, as its states then differ from channel to channel; and of up to 16 states, unless blocks of twice as
+// many channels are enough for all multiprocessors. rows: channels of all batches.
 template <bool kVaries, class Launch>
-void with_layout(int64_t states, Launch launch) {
+void with_layout(int64_t states, int64_t rows, Launch launch) {
   constexpr int KC = kVaries ? 2 : 1;
   if (states <= 8) return launch(Layout<2, 4, 1>());
-  if (states <= 16) return launch(Layout<4, 4, KC>());
+  if (states <= 16) {
+    using Wide = Layout<4, 4, KC>;
+    if (2 * rows < 5 * multiprocessors() * Wide::kChannels) return launch(Layout<4, 4, 1>());
+    return launch(Wide());
+  }
   if (states <= 32) return launch(Layout<8, 4, KC>());
   if (states <= 64) return launch(Layout<16, 4, KC>());
   launch(Layout<32, 8, 1>());

@@ -6,10 +6,11 @@ namespace scan {
 namespace {
 
 template <class L, bool kVaries>
-BDAM_KERNEL(kThreads, 2) selective_scan_backward_kernel(BDAM_PARAMETER Backward p) {
+BDAM_KERNEL(kThreads, L::backward_blocks(kVaries)) selective_scan_backward_kernel(BDAM_PARAMETER Backward p) {
   const Place<L> place(p.call, p.window, p.first_block);
   if (place.channels <= 0) return;
   Walk<L, kVaries> walk(p, place);
+  walk.clear_sums();
   walk.carry.load(p.grad_last_state, place, walk.lane);
   for (int s = p.call.segments - 1; s > place.segment(p.call); --s) {
     walk.carry.pass(p.adjoints, p.step_sums, walk.rates, place, walk.lane, s);
@@ -21,7 +22,7 @@ BDAM_KERNEL(kThreads, 2) selective_scan_backward_kernel(BDAM_PARAMETER Backward 
 
 // What a segment alone passes on to the segment before it, and the sum of its step sizes.
 template <class L>
-BDAM_KERNEL(kThreads, 2) selective_scan_adjoints_kernel(BDAM_PARAMETER Backward p) {
+BDAM_KERNEL(kThreads, L::forward_blocks(false)) selective_scan_adjoints_kernel(BDAM_PARAMETER Backward p) {
   constexpr int KC = L::KC, KS = L::KS;
   const Place<L> place(p.call, p.window, 0);
   Walk<L, false> walk(p, place);
@@ -62,9 +63,11 @@ int64_t grid(const Backward& p) {
   return p.grad_out.size[0] * p.call.segments * p.call.groups * p.window;
 }
 
+int64_t rows_of(const Backward& p) { return p.grad_out.size[0] * p.call.A.size[0]; }
+
 template <bool kVaries>
 void start(Backward& p, int64_t stream) {
-  with_layout<kVaries>(p.call.A.size[1], [&](auto layout) {
+  with_layout<kVaries>(p.call.A.size[1], rows_of(p), [&](auto layout) {
     using L = decltype(layout);
     static_assert(Arrays<L>::kFloats <= kSharedFloats);
     if (!p.window) p.window = blocks_of<L>(p.call);
@@ -72,8 +75,63 @@ void start(Backward& p, int64_t stream) {
   });
 }
 
+// Sums of what blocks left of gradients that they share: of (outer, count, inner) numbers to (outer, inner).
+struct Sum {
+  const float* parts;
+  Tensor to;
+  int64_t outer, count, inner;
+  int blocks;
+};
+constexpr int kSums = 5, kSumThreads = 256;
+struct Sums {
+  Sum of[kSums];
+};
+
+BDAM_KERNEL(kSumThreads, 4) selective_scan_sums_kernel(BDAM_PARAMETER Sums p) {
+  int which = 0, block = block_index();
+  while (block >= p.of[which].blocks) block -= p.of[which++].blocks;
+  const Sum& sum = p.of[which];
+  const int64_t i = static_cast<int64_t>(block) * kSumThreads + thread_index();
+  if (i >= sum.outer * sum.inner) return;
+  const float* from = sum.parts + i / sum.inner * sum.count * sum.inner + i % sum.inner;
+  float total = 0.0f;
+#pragma unroll 8
+  for (int64_t part = 0; part < sum.count; ++part) total += from[part * sum.inner];
+  with_type(sum.to.dtype, [&](auto type) {
+    using Type = decltype(type);
+    sum.to.as<typename Type::Bits>()[i] = Type::bits(total);
+  });
+}
+
+int64_t numbers_in(const Tensor& t) {
+  int64_t n = 1;
+  for (int i = 0; i < t.dims; ++i) n *= t.size[i];
+  return n;
+}
+
+// of_group: whether parts are of a batch and group; else all are of the same gradient.
+Sum sum_of(const Tensor& parts, const Tensor& to, bool of_group) {
+  if (!to) return {};
+  const int64_t outer = of_group ? to.size[0] * to.size[1] : 1, inner = numbers_in(to) / outer;
+  const int blocks = static_cast<int>(ceil_divide(outer * inner, kSumThreads));
+  return {parts.as<float>(), to, outer, numbers_in(parts) / (outer * inner), inner, blocks};
+}
+
 }  // namespace
 }  // namespace scan
+
+void selective_scan_sums(const Tensor& partial_A, const Tensor& partial_B, const Tensor& partial_C,
+                         const Tensor& partial_D, const Tensor& partial_bias, const Tensor& grad_A,
+                         const Tensor& grad_B, const Tensor& grad_C, const Tensor& grad_D, const Tensor& grad_bias,
+                         int64_t stream) {
+  using namespace scan;
+  const Sums p{{sum_of(partial_A, grad_A, false), sum_of(partial_B, grad_B, grad_B.dims == 4),
+                sum_of(partial_C, grad_C, grad_C.dims == 4), sum_of(partial_D, grad_D, false),
+                sum_of(partial_bias, grad_bias, false)}};
+  int64_t blocks = 0;
+  for (const Sum& sum : p.of) blocks += sum.blocks;
+  launch(selective_scan_sums_kernel, blocks, kSumThreads, 0, p, stream);
+}
 
 void selective_scan_adjoints(const Tensor& delta, const Tensor& A, const Tensor& C, const Tensor& z,
                              const Tensor& delta_bias, const Tensor& grad_out, const Tensor& adjoints,
@@ -85,7 +143,7 @@ void selective_scan_adjoints(const Tensor& delta, const Tensor& A, const Tensor&
   p.grad_out = reversed(grad_out, reverse);
   p.adjoints = adjoints;
   p.step_sums = step_sums;
-  with_layout<false>(A.size[1], [&](auto layout) {
+  with_layout<false>(A.size[1], rows_of(p), [&](auto layout) {
     using L = decltype(layout);
     p.window = blocks_of<L>(p.call);
     launch(selective_scan_adjoints_kernel<L>, grid<L>(p), kThreads, Arrays<L>::kStarts, p, stream);

@@ -26,7 +26,9 @@ struct Arrays {
   static constexpr int kSums = kStarts + kChunk / kGroup * kStartFloats;
   static constexpr int kSumSteps = L::kStates > 64 ? kGroup : kTile, kSumRow = 2 * L::kStates + 2;
   static constexpr int kSumFloats = kWarps * kSumSteps * kSumRow;
-  static constexpr int kFloats = kSums + kSumFloats;
+  // Every lane's sums for the gradients of D and of the bias, for which a third block would lack registers.
+  static constexpr int kOwnSums = kSums + kSumFloats, kOwnFloats = 2 * L::KC * kThreads;
+  static constexpr int kFloats = kOwnSums + kOwnFloats;
 };
 
 // A block that walks back; the parts of the walk are its functions.
@@ -45,10 +47,19 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
   // Of the sums over states that fall to this lane: how many of a group, and those of the gradients of D and the bias.
   static constexpr int kOwn = kGroup * KC > L::kStateLanes ? kGroup * KC / L::kStateLanes : 1;
   static constexpr int kOwnChannels = kOwn < KC ? kOwn : KC;
-  float sum_D[kOwnChannels] = {}, sum_bias[kOwnChannels] = {};
+  const Shared own_sums{A::kOwnSums, A::kOwnFloats};
 
-  BDAM_DEVICE Walk(const Backward& parameters, const Place<L>& at) : Base(parameters.call, at), p(parameters) {
+  BDAM_DEVICE Walk(const Backward& parameters, const Place<L>& at) : Base(parameters.call, at), p(parameters) {}
+
+  BDAM_DEVICE void clear_sums() {
     for (States<L>* sum : {&sum_A, &sum_B, &sum_C}) sum->clear();
+    for (int i = 0; i < 2 * KC; ++i) own_sums.store(own_sum(0, i), 0.0f);
+  }
+
+  // Where this lane's sum i of up to KC is, for the gradient of D (which = 0) or of the bias (1).
+  BDAM_DEVICE static int own_sum(int which, int i) { return (which * KC + i) * kThreads + thread_index(); }
+  BDAM_DEVICE void add_own(int which, int i, float x) {
+    own_sums.store(own_sum(which, i), own_sums.load(own_sum(which, i)) + x);
   }
 
   template <class Access>
@@ -139,12 +150,12 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
 
   // Walks forward through the groups of a tile, from the states before the first, saving those before each next one.
   // Nothing follows the last group of a chunk or of the segment.
-  BDAM_DEVICE void walk_tile(int tile, int time) {
+  BDAM_DEVICE void walk_tile(int time) {
     States<L> h;
-    load_start(tile * kTile / kGroup, h);
+    load_start(time % kChunk / kGroup, h);
 #pragma unroll 1
     for (int first = 0; first < kTile; first += kGroup) {
-      const int next = (tile * kTile + first) / kGroup + 1;
+      const int next = (time % kChunk + first) / kGroup + 1;
       if (next == kChunk / kGroup || time + first + kGroup >= place.end) break;
       States<L> walked[kGroup], decay[kGroup];
       walk_group(first, h, walked, decay);
@@ -201,14 +212,14 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
     reduce_scatter<L::kStateLanes / 2, 1>(y);
     warp_barrier();  // all lanes have read what is overwritten
     if (!owns()) return;
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < kOwn; ++i) {
       const int c = lane.channel + (own + i) % KC, at = (first + (own + i) / KC) * L::kRow + c;
       const float x = u_tile.load(at), d = delta_tile.load(at), g = grad_tile.load(at);
       const float slope = call.delta_softplus ? -expm1(-d) : 1.0f;
       const float grad_d = (x * from_B[i] + kLn2 * from_A[i]) * slope;
-      sum_D[i % kOwnChannels] += g * x;
-      sum_bias[i % kOwnChannels] += grad_d;
+      add_own(0, i % kOwnChannels, g * x);
+      add_own(1, i % kOwnChannels, grad_d);
       u_tile.store(at, D.load(c) * g + d * from_B[i]);
       delta_tile.store(at, grad_d);
       grad_tile.store(at, y[i] + D.load(c) * x);
@@ -238,8 +249,8 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
     }
   }
 
-  BDAM_DEVICE void group_back(int tile, int first) {
-    const int group = (tile * kTile + first) / kGroup;
+  BDAM_DEVICE void group_back(int time, int first) {
+    const int group = (time % kChunk + first) / kGroup;
     States<L> start, h[kGroup], decay[kGroup];
     load_start(group, start);
     walk_group(first, start, h, decay);
@@ -254,11 +265,11 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
     save_channels(first, from_B, from_A, y);
   }
 
-  BDAM_DEVICE void tile_back(int tile, int time) {
+  BDAM_DEVICE void tile_back(int time) {
 #pragma unroll 1
     for (int first = kTile - kGroup; first >= 0; first -= kGroup) {
       if (time + first >= place.end) continue;
-      group_back(tile, first);
+      group_back(time, first);
       if (first % A::kSumSteps) continue;
       barrier();
       if (B_varies()) add_shared(p.partial_B, 0, time + first);
@@ -312,21 +323,20 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
     const int tiles = (end - begin + kTile - 1) / kTile;
 #pragma unroll 1
     for (int i = 0; i < 2 * tiles - 1; ++i) {  // there and back; the last tile is loaded once for both
-      const int tile = i < tiles ? i : 2 * tiles - 2 - i;
-      const int time = begin + tile * kTile;
+      const int time = begin + (i < tiles ? i : 2 * tiles - 2 - i) * kTile;
       load_tiles(time, i >= tiles - 1);
-      if (i < tiles) walk_tile(tile, time);
-      if (i >= tiles - 1) tile_back(tile, time);
+      if (i < tiles) walk_tile(time);
+      if (i >= tiles - 1) tile_back(time);
     }
   }
 
   // A gradient that every channel has once, from the sums of the lanes that share the channel.
-  BDAM_DEVICE void save_channel_sums(const Tensor& partial, const float (&own)[kOwnChannels]) {
+  BDAM_DEVICE void save_channel_sums(const Tensor& partial, int which) {
     if (!partial) return;
     const int first = kOwn < KC ? thread_index() % L::kStateLanes * kGroup * KC / L::kStateLanes % KC : 0;
 #pragma unroll
     for (int k = 0; k < KC; ++k) {
-      float total = owns() && k >= first && k < first + kOwnChannels ? own[(k - first) % kOwnChannels] : 0.0f;
+      float total = owns() && k >= first && k < first + kOwnChannels ? own_sums.load(own_sum(which, (k - first) % kOwnChannels)) : 0.0f;
 #pragma unroll
       for (int mask = L::kStateLanes / 2; mask > 0; mask /= 2) total += shuffle_xor(total, mask);
       const int64_t at = (place.batch * call.segments + place.segment(call)) * partial.size[2] + place.channel;
@@ -339,8 +349,8 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
     sum_A.save(p.partial_A, place, lane, segment);
     if (!B_varies()) sum_B.save(p.partial_B, place, lane, segment);
     if (!C_varies()) sum_C.save(p.partial_C, place, lane, segment);
-    save_channel_sums(p.partial_D, sum_D);
-    save_channel_sums(p.partial_bias, sum_bias);
+    save_channel_sums(p.partial_D, 0);
+    save_channel_sums(p.partial_bias, 1);
   }
 };
 

@@ -22,7 +22,7 @@ struct Arrays {
 // Walks a segment of time. kOutput: from its true start, to all outputs; otherwise from zero, to `states` and
 // `step_sums`.
 template <class L, bool kVaries, bool kOutput>
-BDAM_KERNEL(kThreads, 4) selective_scan_forward_kernel(BDAM_PARAMETER Forward p) {
+BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(BDAM_PARAMETER Forward p) {
   constexpr int KC = L::KC, KS = L::KS;
   const Call& call = p.call;
   const Place<L> place(call, call.blocks, 0);
@@ -117,7 +117,7 @@ BDAM_KERNEL(kThreads, 4) selective_scan_forward_kernel(BDAM_PARAMETER Forward p)
 
 template <bool kVaries, bool kOutput>
 void start(Forward& p, int64_t batch, int64_t stream) {
-  with_layout<kVaries>(p.call.A.size[1], [&](auto layout) {
+  with_layout<kVaries>(p.call.A.size[1], batch * p.call.A.size[0], [&](auto layout) {
     using L = decltype(layout);
     static_assert(Arrays<L>::kFloats <= kSharedFloats);
     p.call.blocks = blocks_of<L>(p.call);
@@ -129,10 +129,10 @@ void start(Forward& p, int64_t batch, int64_t stream) {
 }  // namespace
 }  // namespace scan
 
-int selective_scan_block_channels(int64_t states, bool varies) {
+int selective_scan_block_channels(int64_t states, bool varies, int64_t rows) {
   int channels = 0;
   const auto read = [&](auto layout) { channels = decltype(layout)::kChannels; };
-  varies ? scan::with_layout<true>(states, read) : scan::with_layout<false>(states, read);
+  varies ? scan::with_layout<true>(states, rows, read) : scan::with_layout<false>(states, rows, read);
   return channels;
 }
 
