@@ -18,12 +18,13 @@ constexpr bool kHasWhole = M::kBytes == 2 && M::D <= 64;
 constexpr int kWholeKeys = 208;
 
 // How many keys a block takes at a time, a warp their scores in registers, and where its arrays begin in shared memory;
-// the last two grow with its warps.
+// the last two grow with its warps. With two buffers of keys and values, one is filled while the other is computed with.
 template <class M, bool kWhole>
 struct Arrays {
   static constexpr int kKeys = kWhole ? kWholeKeys : M::kBytes == 2 && M::D <= 64 ? 64 : 32;
   static constexpr int kTiles = kKeys / kTileRows;
-  static constexpr int kK = 0, kV = kKeys * M::kFloats, kVisible = 2 * kV, kQ = kVisible + kKeys;
+  static constexpr int kBuffers = !kWhole && M::kBytes == 2 ? 2 : 1, kBuffer = kKeys * M::kFloats;
+  static constexpr int kK = 0, kV = kBuffers * kBuffer, kVisible = 2 * kV, kQ = kVisible + kBuffers * kKeys;
   static constexpr int kWarpQ = kTileRows * M::kFloats, kWarpBits = kTileRows / 2 * kTiles;
   // Blocks that load all keys but once are small, so that some load while others compute; the others are large, so that
   // each chunk of keys serves many queries.
@@ -103,9 +104,20 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
   const GlobalRows<Type> k_rows = place.rows<Type>(call.k[from]), v_rows = place.rows<Type>(call.v[from]);
   const int queries = q_rows.count, keys = k_rows.count;
 
-  const M k{Shared(A::kK, A::kV)}, v{Shared(A::kV, A::kV)};
   const M q{Shared(A::kQ + warp * A::kWarpQ, A::kWarpQ)};
-  const Visible visible{Shared(A::kVisible, A::kKeys)};
+  const auto buffer_of = [&](int start) { return start / A::kKeys % A::kBuffers; };
+  const auto k_at = [&](int start) { return M{Shared(A::kK + buffer_of(start) * A::kBuffer, A::kBuffer)}; };
+  const auto v_at = [&](int start) { return M{Shared(A::kV + buffer_of(start) * A::kBuffer, A::kBuffer)}; };
+  const auto visible_at = [&](int start) {
+    return Visible{Shared(A::kVisible + buffer_of(start) * A::kKeys, A::kKeys)};
+  };
+  const auto tiles_at = [&](int start) { return min(kTiles, (keys - start + kTileRows - 1) / kTileRows); };
+  const auto fetch_keys = [&](int start) {
+    const int rows = tiles_at(start) * kTileRows;
+    k_at(start).fetch(k_rows, start, rows, thread_index(), threads);
+    if (p.out[0]) v_at(start).fetch(v_rows, start, rows, thread_index(), threads);
+    visible_at(start).fill(call, place, start, rows, keys, threads);
+  };
   const KeepBits bits{Shared(A::kQ + call.warps * A::kWarpQ + warp * A::kWarpBits, A::kWarpBits), kTiles};
 
   for (int round = 0; round < p.rounds; ++round) {
@@ -115,14 +127,15 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
     Softmax softmax;
     Accumulator out[M::D / 8];
     for (int start = 0; start == 0 || (!kWhole && start < keys); start += A::kKeys) {
-      const int tiles = min(kTiles, (keys - start + kTileRows - 1) / kTileRows);
+      const int tiles = tiles_at(start), next = start + A::kKeys;
       if (!kWhole || round == 0) {
-        barrier();
-        k.fetch(k_rows, start, tiles * kTileRows, thread_index(), threads);
-        if (p.out[0]) v.fetch(v_rows, start, tiles * kTileRows, thread_index(), threads);
-        visible.fill(call, place, start, tiles * kTileRows, keys, threads);
+        if (start == 0 || A::kBuffers == 1) {
+          barrier();
+          fetch_keys(start);
+        }
         wait_for_copies();
-        barrier();
+        barrier();  // everyone is done with the other buffer too
+        if (A::kBuffers == 2 && next < keys) fetch_keys(next);
       } else {
         wait_for_copies();
         warp_barrier();
@@ -131,12 +144,12 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
 
       Tile s[kTiles];
       float largest[2] = {softmax.largest[0], softmax.largest[1]}, shrink[2];
-      score(call, LeftRows<M>(q, 0), k, visible, tiles, s, largest);
+      score(call, LeftRows<M>(q, 0), k_at(start), visible_at(start), tiles, s, largest);
       softmax.add(s, tiles, largest, shrink);
       if (!p.out[0]) continue;
       if (!kWhole) scale_rows(out, shrink);
       if (call.threshold) drop(call, place, bits, first, start, tiles, s);
-      each_tile<kTiles>(tiles, [&](int j) { add_product(out, s[j], v, kTileRows * j); });
+      each_tile<kTiles>(tiles, [&](int j) { add_product(out, s[j], v_at(start), kTileRows * j); });
     }
     if (first >= queries) continue;
 
