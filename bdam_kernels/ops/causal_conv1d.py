@@ -92,6 +92,7 @@ class _CausalConv1d(torch.autograd.Function):
                 lambda *tensors: reference.causal_conv1d(*tensors, ctx.silu),  # type: ignore[call-arg]
                 inputs,
                 (grad_out, grad_final_state),
+                ctx.needs_input_grad,
             )
             return *grads, None, None
         if grad_out is None:

@@ -153,7 +153,10 @@ class _CrossAttention(torch.autograd.Function):
         inputs, options = (q_a, k_a, v_a, q_b, k_b, v_b), (scale, threshold, seed)
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: _reference(tensors, mask_a, mask_b, *options), inputs, (grad_a, grad_b)
+                lambda *tensors: _reference(tensors, mask_a, mask_b, *options),
+                inputs,
+                (grad_a, grad_b),
+                ctx.needs_input_grad,
             )
         else:
             grad_a = torch.zeros_like(q_a) if grad_a is None else grad_a

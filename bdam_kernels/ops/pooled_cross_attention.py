@@ -102,7 +102,10 @@ class _PooledCrossAttention(torch.autograd.Function):
         inputs, options = (q_a, k_a, v_a, q_b, k_b, v_b), (scale, threshold, seed)
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: _reference(tensors, mask_a, mask_b, *options), inputs, (grad_a, grad_b)
+                lambda *tensors: _reference(tensors, mask_a, mask_b, *options),
+                inputs,
+                (grad_a, grad_b),
+                ctx.needs_input_grad,
             )
         else:
             grad_a = torch.zeros_like(q_a[:, :, 0]) if grad_a is None else grad_a

@@ -100,7 +100,7 @@ class _SelectiveScan(torch.autograd.Function):
         flags = (ctx.delta_softplus, ctx.reverse)
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: _reference(*tensors, *flags), inputs, (grad_out, grad_last_state)
+                lambda *tensors: _reference(*tensors, *flags), inputs, (grad_out, grad_last_state), ctx.needs_input_grad
             )
             return *grads, None, None, None, None
         if grad_out is None:
