@@ -159,7 +159,8 @@ def causal_conv1d(  # type: ignore[misc]
         raise ValueError(f"activation must be None, 'silu' or 'swish', got {activation!r}")
     device = x.device
     for name, tensor in (("x", x), ("weight", weight), ("bias", bias), ("initial_state", initial_state)):
-        check_floating(name, tensor, "x", device)
+        if tensor is not None:
+            check_floating(name, tensor, "x", device)
 
     silu = activation is not None
     reason = backends.dtype_reason(x, weight, bias, initial_state)
