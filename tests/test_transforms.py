@@ -299,3 +299,99 @@ def test_a_named_backend_refuses_forward_mode(name: str) -> None:
     inputs = tuple(map(torch.zeros, op.shapes))
     with pytest.raises(BackendUnavailable, match="forward-mode"):
         torch.func.jvp(lambda *x: op.function(*x, backend="cpu"), inputs, inputs)
+
+
+def rounded(op: Op) -> Outputs:
+    """Inputs that bfloat16 has exactly."""
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(shape, generator=generator).bfloat16().float() for shape in op.shapes)
+
+
+@pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.has_backends])
+def test_autocast(name: str) -> None:
+    """Backward is outside of autocast, as in training loops."""
+    require("cpu")
+    op = OPS[name]
+    inputs = leaves(rounded(op))
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = op.function(*inputs)
+    actual = (*outputs, *torch.autograd.grad(loss(outputs), inputs))
+    wide = tuple(t.double() for t in rounded(op))
+    expected = with_gradients(lambda *x: op.function(*x, backend="reference"), wide)
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert_matches(a, e, f"result {i}", torch.bfloat16)
+
+
+DROPOUT = {"attention": attention, "pooled attention": pooled}
+
+
+def dropping(name: str) -> Function:
+    return lambda *inputs: DROPOUT[name](*inputs, dropout_p=0.5)
+
+
+def streams() -> Outputs:
+    return rounded(OPS["attention"])
+
+
+@pytest.mark.parametrize("transform", ["checkpoint", "func.grad", "saved tensors' hooks"])
+@pytest.mark.parametrize("name", DROPOUT)
+def test_dropout_drops_the_same_in_backward(name: str, transform: str) -> None:
+    require("cpu")
+    torch.manual_seed(3)
+    gradients = TRANSFORMS[transform](dropping(name), streams())[-6:]
+    torch.manual_seed(3)
+    expected = with_gradients(
+        lambda *x: DROPOUT[name](*x, dropout_p=0.5, backend="reference"), tuple(t.double() for t in streams())
+    )[-6:]
+    for i, (a, e) in enumerate(zip(gradients, expected, strict=True)):
+        assert_matches(a, e, f"gradient {i}")
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", DROPOUT)
+def test_dropout_under_vmap(name: str) -> None:
+    require("cpu")
+    batch = tuple(torch.stack([t, t]) for t in streams())
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.func.vmap(dropping(name))(*batch)
+    for randomness in ("same", "different"):
+        for out in torch.func.vmap(dropping(name), randomness=randomness)(*batch):
+            assert torch.equal(out[0], out[1]) == (randomness == "same")
+
+
+@pytest.mark.parametrize("name", DROPOUT)
+def test_dropout_is_not_captured(name: str) -> None:
+    """A graph would keep the seed, and drop the same weights at every replay."""
+    if not torch.cuda.is_available():
+        pytest.skip("a CUDA graph needs a GPU")
+    inputs = tuple(t.cuda() for t in streams())
+    form = {"attention": bidirectional_cross_attention, "pooled attention": pooled_bidirectional_cross_attention}[name]
+    form(*inputs, dropout_p=0.5)
+    with pytest.raises(RuntimeError, match="capture with dropout_p = 0"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        form(*inputs, dropout_p=0.5)
+
+
+@pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.has_backends])
+def test_graph_capture(name: str) -> None:
+    """What is replayed on other inputs is what a call gives."""
+    if not torch.cuda.is_available():
+        pytest.skip("a CUDA graph needs a GPU")
+    op = OPS[name]
+    options = {"key_padding_mask_b": MASK.cuda()} if name in DROPOUT else {}
+    function = {"attention": bidirectional_cross_attention, "pooled attention": pooled_bidirectional_cross_attention}
+    call: Function = lambda *x: function.get(name, op.function)(*x, **options)  # noqa: E731
+    inputs = tuple(t.cuda() for t in rounded(op))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call(*inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call(*inputs)
+    for t, value in zip(inputs, another(inputs), strict=True):
+        t.copy_(value)
+    graph.replay()
+    for a, e in zip(captured, call(*inputs), strict=True):
+        assert torch.equal(a, e)
