@@ -17,6 +17,10 @@ from torch.autograd import profiler
 
 Function = Callable[..., Any]
 
+_ALWAYS_ON = sum(
+    torch._C.DispatchKeySet(key).raw_repr()
+    for key in (torch._C.DispatchKey.BackendSelect, torch._C.DispatchKey.ADInplaceOrView)
+)
 _VALUES = frozenset({type(None), bool, int, float, str})
 
 
@@ -50,13 +54,10 @@ def _with_tensors_only(function: Function, *args: Any) -> tuple[Tensor, ...]:
 
 def _is_observed(args: tuple[Any, ...]) -> bool:
     """Whether torch's dispatcher would do more with such a call than to find the function."""
-    if (
-        torch.compiler.is_compiling()
-        or profiler._is_profiler_enabled
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._is_tracing()
-    ):
+    if torch.compiler.is_compiling() or profiler._is_profiler_enabled:
+        return True
+    # Modes, transforms and tracers are layers of the dispatcher that are switched on.
+    if torch._C._dispatch_tls_local_include_set().raw_repr() & ~_ALWAYS_ON:
         return True
     for arg in args:
         kind = type(arg)

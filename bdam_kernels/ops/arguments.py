@@ -6,28 +6,26 @@ import torch
 from torch import Tensor
 
 
-def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
-    if tensor is not None and tensor.shape != shape:
+def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
         raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
 
 
-def check_floating(name: str, tensor: Tensor | None, like: str, device: torch.device) -> None:
+def check_floating(name: str, tensor: Tensor, like: str, device: torch.device) -> None:
     """like: the name of the argument that is on the device."""
-    if tensor is None:
-        return
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-    check_device(name, tensor, like, device)
-
-
-def check_device(name: str, tensor: Tensor | None, like: str, device: torch.device) -> None:
-    if tensor is not None and tensor.device != device:
+    if tensor.device != device:
         raise ValueError(f"{name} must be on {device} like {like}, got {tensor.device}")
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """`tensor.to(dtype)`, without its cost where there is nothing to do."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def cast_present(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if tensor is None else cast(tensor, dtype)
 
 
 def unit_stride(tensor: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ class _CausalConv1d(torch.autograd.Function):
                 lambda *tensors: reference.causal_conv1d(*tensors, ctx.silu),  # type: ignore[call-arg]
                 inputs,
                 (grad_out, grad_final_state),
+                ctx.needs_input_grad,
             )
             return *grads, None, None
         if grad_out is None:
@@ -158,7 +159,8 @@ def causal_conv1d(  # type: ignore[misc]
         raise ValueError(f"activation must be None, 'silu' or 'swish', got {activation!r}")
     device = x.device
     for name, tensor in (("x", x), ("weight", weight), ("bias", bias), ("initial_state", initial_state)):
-        check_floating(name, tensor, "x", device)
+        if tensor is not None:
+            check_floating(name, tensor, "x", device)
 
     silu = activation is not None
     reason = backends.dtype_reason(x, weight, bias, initial_state)

@@ -153,7 +153,10 @@ class _CrossAttention(torch.autograd.Function):
         inputs, options = (q_a, k_a, v_a, q_b, k_b, v_b), (scale, threshold, seed)
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: _reference(tensors, mask_a, mask_b, *options), inputs, (grad_a, grad_b)
+                lambda *tensors: _reference(tensors, mask_a, mask_b, *options),
+                inputs,
+                (grad_a, grad_b),
+                ctx.needs_input_grad,
             )
         else:
             grad_a = torch.zeros_like(q_a) if grad_a is None else grad_a
@@ -285,7 +288,9 @@ def _check_shapes(inputs: Inputs, masks: Masks) -> None:
         )
     fits = k_a.shape == of_a and v_a.shape == of_a and k_b.shape == of_b and v_b.shape == of_b
     for name, tensor, shape in zip(_NAMES, inputs, (of_a, of_a, of_a, of_b, of_b, of_b), strict=True):
-        if not fits and tensor.shape != shape:
+        if fits:
+            break
+        if tensor.shape != shape:
             raise ValueError(f"{name} must be {tuple(shape)} like q of its stream, got {tuple(tensor.shape)}")
     for name, mask, shape in zip(_MASK_NAMES, masks, (of_a, of_b), strict=True):
         if mask is not None and mask.shape != (shape[0], shape[2]):

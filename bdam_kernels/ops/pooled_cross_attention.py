@@ -15,6 +15,7 @@ from bdam_kernels.operators import differentiable, is_differentiated, operator
 from bdam_kernels.ops import cross_attention as unpooled
 from bdam_kernels.ops import pooled_cross_attention_gpu
 from bdam_kernels.ops.arguments import cast, unit_stride
+from bdam_kernels.ops.cross_attention import empty_gradients, empty_saved, kernel_options
 
 _SAVED = f"Tensor key_weights_a, Tensor key_weights_b, {unpooled._SAVED}"
 _reference = partial(unpooled._reference, function=reference.pooled_bidirectional_cross_attention)
@@ -32,13 +33,8 @@ def _empty_outputs(q_a: Tensor, k_a: Tensor, _v_a: Tensor, q_b: Tensor, k_b: Ten
         q_a.new_empty(batch, heads, length_b, dtype=torch.float32),
         q_a.new_empty(batch, heads, length_a, dtype=torch.float32),
         # A GPU's kernels hand the logarithms of sums on from queries to keys.
-        *unpooled.empty_saved(q_a, k_a, q_b, k_b, save or backend != "cpu", backend),
+        *empty_saved(q_a, k_a, q_b, k_b, save or backend != "cpu", backend),
     )
-
-
-def _as_query(pooled: Tensor) -> Tensor:
-    """(B, H, d) as the single query that the kernels take it for."""
-    return unit_stride(pooled).unsqueeze(2)
 
 
 @operator(
@@ -47,38 +43,50 @@ def _as_query(pooled: Tensor) -> Tensor:
     "Tensor probabilities_b, Tensor row_factors_a, Tensor row_factors_b)",
     fake=_empty_outputs,
 )
-def _forward(*args: Any) -> tuple[Any, ...]:
-    inputs, masks, options, backend = args[:6], args[6:8], unpooled.kernel_options(*args[8:11]), args[12]
-    results = _empty_outputs(*args)
-    outs, key_weights, saved = results[:2], results[2:4], results[4:]
+def _forward(
+    q_a: Tensor, k_a: Tensor, v_a: Tensor, q_b: Tensor, k_b: Tensor, v_b: Tensor, mask_a: Tensor | None,
+    mask_b: Tensor | None, scale: float, threshold: int, seed: Tensor | None, save: bool, backend: str,
+) -> tuple[Any, ...]:  # fmt: skip
+    results = _empty_outputs(q_a, k_a, v_a, q_b, k_b, v_b, save, backend)
+    options = kernel_options(scale, threshold, seed)
     if backend == "cpu":
-        tensors = (*map(unit_stride, inputs), *masks, *map(_as_query, outs), *key_weights, *saved)
-        backends.cpu().pooled_cross_attention_forward(*tensors, *options, torch.get_num_threads())
-    else:
-        pooled_cross_attention_gpu.forward(
-            backend, inputs, masks, outs, key_weights, saved[2:], options
+        out_a, out_b, *saved = results
+        backends.cpu().pooled_cross_attention_forward(
+            unit_stride(q_a), unit_stride(k_a), unit_stride(v_a), unit_stride(q_b), unit_stride(k_b),
+            unit_stride(v_b), mask_a, mask_b, out_a.unsqueeze(2), out_b.unsqueeze(2), *saved, *options,
+            torch.get_num_threads(),
         )  # fmt: skip
+    else:
+        inputs, masks = (q_a, k_a, v_a, q_b, k_b, v_b), (mask_a, mask_b)
+        pooled_cross_attention_gpu.forward(backend, inputs, masks, results[:2], results[2:4], results[6:], options)
     return results
 
 
 @operator(
     f"pooled_cross_attention_backward({unpooled._INPUTS}, {_SAVED}, Tensor grad_out_a, Tensor grad_out_b, "
     f"{unpooled._OPTIONS}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    fake=unpooled.empty_gradients,
+    fake=empty_gradients,
 )
-def _backward(*args: Any) -> list[Tensor]:
-    inputs, masks, saved, grad_outs, options, backend = (
-        args[:6], args[6:8], args[8:14], args[14:16], unpooled.kernel_options(*args[16:19]), args[19]
-    )  # fmt: skip
-    results = unpooled.empty_gradients(*args)
-    grads = [cast(grad, inputs[0].dtype) for grad in grad_outs]
+def _backward(
+    q_a: Tensor, k_a: Tensor, v_a: Tensor, q_b: Tensor, k_b: Tensor, v_b: Tensor, mask_a: Tensor | None,
+    mask_b: Tensor | None, key_weights_a: Tensor, key_weights_b: Tensor, probabilities_a: Tensor | None,
+    probabilities_b: Tensor | None, row_factors_a: Tensor, row_factors_b: Tensor, grad_a: Tensor, grad_b: Tensor,
+    scale: float, threshold: int, seed: Tensor | None, backend: str,
+) -> list[Tensor]:  # fmt: skip
+    results = empty_gradients(q_a, k_a, v_a, q_b)
+    grad_a, grad_b = cast(grad_a, q_a.dtype), cast(grad_b, q_a.dtype)
+    options = kernel_options(scale, threshold, seed)
     if backend == "cpu":
-        tensors = (*map(unit_stride, inputs), *masks, *saved, *map(_as_query, grads), *results)
-        backends.cpu().pooled_cross_attention_backward(*tensors, *options, torch.get_num_threads())
+        backends.cpu().pooled_cross_attention_backward(
+            unit_stride(q_a), unit_stride(k_a), unit_stride(v_a), unit_stride(q_b), unit_stride(k_b),
+            unit_stride(v_b), mask_a, mask_b, key_weights_a, key_weights_b, probabilities_a, probabilities_b,
+            row_factors_a, row_factors_b, unit_stride(grad_a).unsqueeze(2), unit_stride(grad_b).unsqueeze(2),
+            *results, *options, torch.get_num_threads(),
+        )  # fmt: skip
     else:
-        key_weights, logs = saved[:2], saved[4:]
         pooled_cross_attention_gpu.backward(
-            backend, inputs, masks, key_weights, logs, grads, results, options
+            backend, (q_a, k_a, v_a, q_b, k_b, v_b), (mask_a, mask_b), (key_weights_a, key_weights_b),
+            (row_factors_a, row_factors_b), (grad_a, grad_b), results, options,
         )  # fmt: skip
     return results
 
@@ -102,7 +110,10 @@ class _PooledCrossAttention(torch.autograd.Function):
         inputs, options = (q_a, k_a, v_a, q_b, k_b, v_b), (scale, threshold, seed)
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: _reference(tensors, mask_a, mask_b, *options), inputs, (grad_a, grad_b)
+                lambda *tensors: _reference(tensors, mask_a, mask_b, *options),
+                inputs,
+                (grad_a, grad_b),
+                ctx.needs_input_grad,
             )
         else:
             grad_a = torch.zeros_like(q_a[:, :, 0]) if grad_a is None else grad_a

@@ -12,12 +12,17 @@ from bdam_kernels import reference
 from bdam_kernels.autograd import reference_gradients, wants_double_backward
 from bdam_kernels.operators import differentiable, is_differentiated, operator
 from bdam_kernels.ops import selective_scan_gpu
-from bdam_kernels.ops.arguments import cast, check_device, check_floating, check_shape, empty_contiguous
+from bdam_kernels.ops.arguments import cast, cast_present, check_shape, empty_contiguous
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "Tensor? initial_state"
 )
+_NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+_COMPLEX = ("A", "B", "C", "initial_state")
+"""What may be complex, if A is."""
+
+_ALL_FLOAT32 = {torch.float32}
 _OPTIONS = "bool delta_softplus, bool reverse, str backend"
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -100,7 +105,7 @@ class _SelectiveScan(torch.autograd.Function):
         flags = (ctx.delta_softplus, ctx.reverse)
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: _reference(*tensors, *flags), inputs, (grad_out, grad_last_state)
+                lambda *tensors: _reference(*tensors, *flags), inputs, (grad_out, grad_last_state), ctx.needs_input_grad
             )
             return *grads, None, None, None, None
         if grad_out is None:
@@ -183,26 +188,22 @@ def _normalise(
     delta_bias: Tensor | None, initial_state: Tensor | None,
 ) -> Inputs:  # fmt: skip
     """One dtype for what streams over time, float32 (or wider) for the rest; one G for B and C if both have one."""
-    present = [t.dtype for t in (u, delta, A, B, C, D, z, delta_bias, initial_state) if t is not None]
-    double = torch.float64 in present or torch.complex128 in present
-    real = torch.float64 if double else torch.float32
-    state = real if A.is_floating_point() else torch.complex128 if double else torch.complex64
-    streams = [t.dtype for t in (delta, z, *(m for m in (B, C) if m.dim() > 2)) if t is not None]
-    stream = real if double or any(dtype != u.dtype for dtype in streams) else u.dtype
-    B, C = _over_time(B, stream, real, state), _over_time(C, stream, real, state)
+    dtypes = {t.dtype for t in (u, delta, A, B, C, D, z, delta_bias, initial_state) if t is not None}
+    if dtypes != _ALL_FLOAT32:
+        double = torch.float64 in dtypes or torch.complex128 in dtypes
+        real = torch.float64 if double else torch.float32
+        state = real if A.is_floating_point() else torch.complex128 if double else torch.complex64
+        streams = [t.dtype for t in (delta, z, *(m for m in (B, C) if m.dim() > 2)) if t is not None]
+        stream = real if double or any(dtype != u.dtype for dtype in streams) else u.dtype
+        u, delta, A = cast(u, stream), cast(delta, stream), cast(A, state)
+        B, C = _over_time(B, stream, real, state), _over_time(C, stream, real, state)
+        D, delta_bias = cast_present(D, real), cast_present(delta_bias, real)
+        z, initial_state = cast_present(z, stream), cast_present(initial_state, state)
     if B.dim() == 4 or C.dim() == 4:
         B, C = _with_as_many_groups(B, C, u.shape[1])
-    return (
-        cast(u, stream),
-        cast(delta, stream),
-        cast(A, state),
-        B,
-        C,
-        None if D is None else cast(D, real).contiguous(),
-        None if z is None else cast(z, stream),
-        None if delta_bias is None else cast(delta_bias, real).contiguous(),
-        None if initial_state is None else cast(initial_state, state),
-    )
+    D = D if D is None else D.contiguous()
+    delta_bias = delta_bias if delta_bias is None else delta_bias.contiguous()
+    return u, delta, A, B, C, D, z, delta_bias, initial_state
 
 
 def _over_time(matrix: Tensor, stream: torch.dtype, real: torch.dtype, state: torch.dtype) -> Tensor:
@@ -238,28 +239,34 @@ def _check(
         raise ValueError(f"A must be (D, N) with D = {channels}, got {tuple(A.shape)}")
     states = A.shape[1]
     check_shape("delta", delta, (batch, channels, length))
-    check_shape("z", z, (batch, channels, length))
-    check_shape("D", D, (channels,))
-    check_shape("delta_bias", delta_bias, (channels,))
-    check_shape("initial_state", initial_state, (batch, channels, states))
+    if z is not None:
+        check_shape("z", z, (batch, channels, length))
+    if D is not None:
+        check_shape("D", D, (channels,))
+    if delta_bias is not None:
+        check_shape("delta_bias", delta_bias, (channels,))
+    if initial_state is not None:
+        check_shape("initial_state", initial_state, (batch, channels, states))
+    is_real = A.is_floating_point()
     for name, matrix in (("B", B), ("C", C)):
-        steps = length if A.is_floating_point() or matrix.is_complex() else 2 * length
-        if matrix.dim() == 4:
+        steps = length if is_real or matrix.is_complex() else 2 * length
+        dims = matrix.dim()
+        if dims == 4:
             groups = matrix.shape[1]
             divides = channels == 0 or (groups > 0 and channels % groups == 0)
             fits = divides and matrix.shape == (batch, groups, states, steps)
         else:
-            fits = matrix.shape in ((batch, states, steps), (channels, states))
+            fits = matrix.shape == ((channels, states) if dims == 2 else (batch, states, steps))
         if not fits:
             raise ValueError(
                 f"{name} must be ({channels}, {states}), ({batch}, {states}, {steps}) or "
                 f"({batch}, G, {states}, {steps}) with G dividing {channels}, got {tuple(matrix.shape)}"
             )
     device = u.device
-    for name, tensor in (("u", u), ("delta", delta), ("D", D), ("z", z), ("delta_bias", delta_bias)):
-        check_floating(name, tensor, "u", device)
-    for name, tensor in (("A", A), ("B", B), ("C", C), ("initial_state", initial_state)):
-        if tensor is not None and tensor.is_complex() and A.is_complex():
-            check_device(name, tensor, "u", device)
-        else:
-            check_floating(name, tensor, "u", device)
+    for name, tensor in zip(_NAMES, (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True):
+        if tensor is None:
+            continue
+        if not tensor.is_floating_point() and (is_real or name not in _COMPLEX or not tensor.is_complex()):
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+        if tensor.device != device:
+            raise ValueError(f"{name} must be on {device} like u, got {tensor.device}")
