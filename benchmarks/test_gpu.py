@@ -75,7 +75,9 @@ def target(value: float | None) -> dict[str, float]:
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.randn(*shape, device=DEVICE, dtype=dtype)
+    # Not of the default generator: a peer whose capture into a graph fails leaves that useless.
+    generator = torch.Generator(DEVICE).manual_seed(sum(shape))
+    return torch.randn(*shape, device=DEVICE, dtype=dtype, generator=generator)
 
 
 def installed(module: str, name: str) -> Function | None:
@@ -131,8 +133,8 @@ def scan_floor(batch: int, channels: int, length: int) -> dict[str, float]:
 
 
 def scan_inputs(batch: int, channels: int, length: int) -> list[Tensor]:
-    u, delta, z = (tensor(batch, channels, length) for _ in range(3))
-    B, C = (tensor(batch, STATES, length) for _ in range(2))
+    u, delta, z = tensor(3, batch, channels, length).unbind()
+    B, C = tensor(2, batch, STATES, length).unbind()
     A = -torch.arange(1.0, STATES + 1, device=DEVICE).repeat(channels, 1)
     D, bias = tensor(2, channels, dtype=torch.float32).unbind()
     return [u, delta - 4, A, B, C, D, z, bias]
@@ -159,7 +161,7 @@ def test_cross_attention_gpu(contest: Contest, shrink: Shrink, shape: tuple[int,
     """SDPA's backends one by one; "two SDPA calls" is what SDPA picks itself."""
     peers = {name: two_sdpa_calls_by(backend) for name, backend in SDPA.items()} | {"two SDPA calls": two_sdpa_calls}
     compete(
-        contest, our_backends(bidirectional_cross_attention) | peers, [tensor(*shrink(shape)) for _ in range(6)],
+        contest, our_backends(bidirectional_cross_attention) | peers, list(tensor(6, *shrink(shape)).unbind()),
         op="bidirectional_cross_attention", size=f"(B, H, L, d) = {shape}, bf16", peer="two SDPA calls",
         **target(ATTENTIONS[shape]),
     )  # fmt: skip
@@ -173,7 +175,7 @@ def test_pooled_cross_attention_gpu(contest: Contest, shrink: Shrink, shape: tup
     unpooled = our_backends(bidirectional_cross_attention)
     peers = {f"the unpooled form and its mean, {name}": mean_of(function) for name, function in unpooled.items()}
     compete(
-        contest, our_backends(pooled_bidirectional_cross_attention) | peers, [tensor(*shrink(shape)) for _ in range(6)],
+        contest, our_backends(pooled_bidirectional_cross_attention) | peers, list(tensor(6, *shrink(shape)).unbind()),
         op="pooled_bidirectional_cross_attention", size=f"(B, H, L, d) = {shape}, bf16",
         peer="the unpooled form and its mean",
     )  # fmt: skip
@@ -201,7 +203,7 @@ def test_hsic_gpu(contest: Contest, shrink: Shrink, compiled: Compiled, rows: in
     functions |= {"the textbook form": textbook_hsic}
     if rows in (64, 256):
         functions["the textbook form, compiled"] = compiled(textbook_hsic)
-    inputs = [tensor(*shrink((rows, 768)), dtype=torch.float32) for _ in range(2)]
+    inputs = list(tensor(2, *shrink((rows, 768)), dtype=torch.float32).unbind())
     compete(
         contest, functions, inputs,
         op="hsic", size=f"N = {rows}, D = 768", peer="the textbook form", **target(wanted),
@@ -209,7 +211,7 @@ def test_hsic_gpu(contest: Contest, shrink: Shrink, compiled: Compiled, rows: in
 
 
 def test_hsic_rbf_gpu(contest: Contest, shrink: Shrink) -> None:
-    x = tensor(*shrink((4096, 768)), dtype=torch.float32)
+    x, noise = tensor(2, *shrink((4096, 768)), dtype=torch.float32).unbind()
 
     def gaussian(x: Tensor, y: Tensor, backend: str) -> Tensor:
         return hsic(x, y, kernel="rbf", sigma=28.0, backend=backend)
@@ -219,7 +221,7 @@ def test_hsic_rbf_gpu(contest: Contest, shrink: Shrink) -> None:
         "the textbook form": lambda x, y: textbook_rbf_hsic(x, y, 28.0),
     }
     compete(
-        contest, functions, [x, x + 0.5 * torch.randn_like(x)],
+        contest, functions, [x, x + 0.5 * noise],
         op="hsic, Gaussian kernels", size="N = 4096, D = 768", peer="the textbook form", target=3,
     )  # fmt: skip
 

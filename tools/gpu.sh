@@ -41,7 +41,7 @@ part_beside() {
 pytest() { # NAME SECONDS ARGUMENTS...
   local name=$1 limit=$2
   shift 2
-  part "$name" "$limit" "$PYTHON" -m pytest -q -p no:cacheprovider "$@"
+  part "$name" "$limit" "$PYTHON" -m pytest -q --tb=short -p no:cacheprovider "$@"
 }
 
 compile_cuda() {
@@ -94,7 +94,7 @@ step_tests() {
       tests/test_{hsic_gpu,hsic_rbf,causal_conv1d}.py)"
     parallel="-n 12 --timeout=120"
   fi
-  pytest "tests" 300 $parallel --junitxml="$OUT/tests.xml" $files -k "cuda or triton or gpu"
+  pytest "tests" 300 -vv $parallel --junitxml="$OUT/tests.xml" $files -k "cuda or triton or gpu"
 }
 
 step_sanitize() {
