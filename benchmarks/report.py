@@ -13,6 +13,7 @@ from benchmarks import figures as drawings
 from benchmarks.results import (
     FOLDER,
     MODES,
+    TIMES,
     Entry,
     best_of_ours,
     best_peer,
@@ -21,6 +22,7 @@ from benchmarks.results import (
     find,
     load,
     ratio,
+    target,
     title,
 )
 from benchmarks.study import (
@@ -61,29 +63,38 @@ def number(value: float | None, unit: str = "") -> str:
 def machine_line(results: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     commits = ", ".join(sorted({entry["commit"] for entry in results["results"]}))
-    where = f"{results['threads']} threads of {results['device']} ({results['instruction_set']})"
+    where = results["device"]
+    if "cuda" not in results:
+        where = f"{results['threads']} threads of {where} ({results['instruction_set']})"
     return f"{where}; {versions}; commit {commits}"
 
 
 def peers_table(results: Mapping[str, Any]) -> str:
-    """The best of ours beside the peer that a user would take, of every benchmark that has one."""
-    rows = [list(_peer_row(entry)) for entry in results["results"] if entry.get("peer")]
-    return table(["what", "against", "forward", "", "forward + backward", "", "peak MiB, with backward"], rows)
+    """The best of ours beside the best peer that a user would take, of every benchmark that has one."""
+    # On a GPU, also what is left where the host does not count.
+    keys = [key for key in TIMES if any(key in row for e in results["results"] for row in figures(e, "train").values())]
+    rows = [list(_peer_row(entry, keys)) for entry in results["results"] if entry.get("peer")]
+    heads = [head for words in MODES.values() for key in keys for head in (f"{words}{TIMES[key]}", "")]
+    return table(["what", "against", *heads, "peak MiB, with backward"], rows)
 
 
-def _peer_row(entry: Entry) -> Iterator[str]:
+def _peer_row(entry: Entry, keys: Sequence[str]) -> Iterator[str]:
     yield title(entry)
     yield entry["peer"]
     for mode in MODES:
-        yield _against(entry, mode, "ms", " ms")
-        times = ratio(entry, mode)
-        missed = times and mode == "train" and times < entry.get("target", 0)
-        yield f"{times:.3g}x" + (f" (target {entry['target']}x)" if missed else "") if times else ""
+        for key in keys:
+            yield _against(entry, mode, key, " ms")
+            times = ratio(entry, mode, key)
+            wanted = target(entry, key)
+            missed = times and mode == "train" and wanted and times < wanted
+            yield f"{times:.3g}x" + (f" (target {wanted}x)" if missed else "") if times else ""
     yield _against(entry, "train", "peak_mib", "")
 
 
 def _against(entry: Entry, mode: str, key: str, unit: str) -> str:
-    rows, ours, peer = figures(entry, mode), best_of_ours(entry, mode), best_peer(entry, mode)
+    """A figure of the best of ours and of the best peer: by this key if it is a time, else the fastest one's."""
+    by = key if key in TIMES else "ms"
+    rows, ours, peer = figures(entry, mode), best_of_ours(entry, mode, by), best_peer(entry, mode, by)
     return f"{number(rows[ours][key])} / {number(rows[peer][key])}{unit}" if ours and peer else ""
 
 

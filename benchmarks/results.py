@@ -74,6 +74,11 @@ def ratio(entry: Entry, mode: str, key: str = "ms") -> float | None:
     return rows[peer][key] / rows[ours][key] if ours and peer and rows[ours][key] else None
 
 
+def target(entry: Entry, key: str = "ms") -> float | None:
+    """The ratio that is wanted: of replayed graphs "graph_target", if that is another."""
+    return entry.get("graph_target", entry.get("target")) if key == "graph_ms" else entry.get("target")
+
+
 def title(entry: Entry) -> str:
     return f"{entry['op']}, {entry['size']}"
 
@@ -88,6 +93,6 @@ def summary(entry: Entry) -> Iterator[str]:
             times = ", ".join(f"{name} {row[key]:.4g} ms" for name, row in rows.items() if key in row)
             times_the_peer = ratio(entry, mode, key)
             stands = f": {times_the_peer:.2f}x {best_peer(entry, mode, key)}" if times_the_peer else ""
-            target = f", target {entry['target']}x" if times_the_peer and "target" in entry else ""
+            wanted = f", target {target(entry, key)}x" if times_the_peer and target(entry, key) else ""
             if times:
-                yield f"{title(entry)}, {words}{how}: {times}{stands}{target}"
+                yield f"{title(entry)}, {words}{how}: {times}{stands}{wanted}"
