@@ -164,6 +164,13 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{path} has figures of {key} {there}, got {here}: give another file")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a GPU, whose stand-in is slow, one case of each: at small size they hardly differ."""
+    if config.getoption("--small") and build.stands_in_for_a_gpu():
+        first = {item.originalname: item for item in reversed(items) if isinstance(item, pytest.Function)}
+        items[:] = [item for item in items if item in first.values()]
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     benchmarks = config._benchmarksession.benchmarks  # type: ignore[attr-defined]
     if benchmarks and not config.getoption("--small"):

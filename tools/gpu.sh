@@ -16,8 +16,16 @@ OUT=$(realpath -m "${1:?usage: tools/gpu.sh OUT [STEP...]}")
 shift
 STEPS=${*:-build smoke bench tests sanitize counters}
 PYTHON=${PYTHON:-python3}
-REHEARSAL=${BDAM_CUDA_HOST:+--small}
 CMAKE_BUILD=build/gpu
+OPS="cross_attention pooled_cross_attention selective_scan hsic hsic_rbf causal_conv1d"
+DTYPES="bf16 f32"
+TESTS=$(echo tests/test_{gpu,smoke,transforms,selective_scan,cross_attention,cross_attention_forms}.py \
+  tests/test_{pooled_cross_attention,hsic_gpu,hsic_rbf,causal_conv1d}.py)
+PARALLEL="-n 12 --timeout=120"
+REHEARSAL=${BDAM_CUDA_HOST:+--small}
+if [ -n "$REHEARSAL" ]; then
+  OPS="cross_attention selective_scan hsic" DTYPES="f32" TESTS="tests/test_gpu.py" PARALLEL=""
+fi
 export TRITON_CACHE_DIR=$PWD/build/triton PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export BDAM_REQUIRE=triton,cuda
 mkdir -p "$OUT" build
@@ -55,12 +63,10 @@ compile_cuda() {
   part "the CUDA module is there" 5 bash -c 'ls bdam_kernels/_cuda*.so'
 }
 
-OPS="cross_attention pooled_cross_attention selective_scan hsic hsic_rbf causal_conv1d"
-
 smoke() { # BACKEND: every operator in a process of its own
   local op dtype
   for op in $OPS; do
-    for dtype in bf16 f32; do
+    for dtype in $DTYPES; do
       part_beside pytest "smoke $op $1 $dtype" 60 "tests/test_smoke.py::test_smoke[$op-$1-$dtype]"
     done
   done
@@ -81,20 +87,13 @@ step_smoke() {
 step_bench() {
   local op
   part "device" 20 nvidia-smi
-  for op in test_cross_attention test_selective_scan test_hsic_gpu test_mamba_layer test_hsic_rbf test_pooled \
-    test_decoding test_causal_conv1d; do
-    pytest "bench $op" 90 benchmarks/test_gpu.py $REHEARSAL -k "$op" --results="$OUT/results.json"
+  for op in attention selective_scan hsic mamba_layer "decoding or causal_conv1d"; do
+    pytest "bench $op" 120 benchmarks/test_gpu.py $REHEARSAL -k "$op" --results="$OUT/results.json"
   done
 }
 
 step_tests() {
-  local files="tests/test_gpu.py tests/test_smoke.py" parallel=""
-  if [ -z "$REHEARSAL" ]; then
-    files="$files $(echo tests/test_{selective_scan,cross_attention,cross_attention_forms,pooled_cross_attention}.py \
-      tests/test_{hsic_gpu,hsic_rbf,causal_conv1d}.py)"
-    parallel="-n 12 --timeout=120"
-  fi
-  pytest "tests" 300 -vv $parallel --junitxml="$OUT/tests.xml" $files -k "cuda or triton or gpu"
+  pytest "tests" 300 -vv $PARALLEL --junitxml="$OUT/tests.xml" $TESTS -k "cuda or triton or gpu or mamba or many_rows"
 }
 
 step_sanitize() {

@@ -190,7 +190,7 @@ def selective_scan_backward(*args: Any) -> None:
 
 
 def selective_scan_sums(*args: Tensor | None) -> None:
-    """Adds up the parts (args[:5]) of the gradients of A, B, C, D and delta_bias (args[5:]), of which any may be None."""
+    """Adds up the parts (args[:5]) of the gradients of A, B, C, D and delta_bias (args[5:]); any may be None."""
     for parts, grad in zip(args[:5], args[5:], strict=True):
         if parts is not None and grad is not None:
             # B and C have parts by (batch, groups * window, N, L), the others by (batch, segments, ...).
