@@ -1,8 +1,11 @@
-"""Depthwise causal convolution in Triton: a program takes a block of channels and times of one batch.
+"""Depthwise causal convolution in Triton: a program takes a block of channels of one batch and walks over time.
 
-Tiles have channels and times in the order in which lanes lie along whichever of the two is dense in memory
-(CHANNELS_LAST); reductions over time take that axis. Time t < 0 is the initial state, of W - 1 steps. What is absent
-is a pointer to anything of its dtype with a length of 0.
+It walks in tiles of GROUPS groups of GROUP steps. What varies over time is held as columns: one tile of channels and
+groups, in the order in which lanes lie along whichever of channels and time is dense in memory (CHANNELS_LAST), for
+each step of a group. Where memory is aligned, VECTOR elements, 16 bytes, are loaded at once; steps before and after a
+group, which its neighbours load too, come from the cache. Backward recomputes the activation's argument for as many
+steps after a group as the group's gradient takes. Time t < 0 is the initial state, of W - 1 steps. What is absent is a
+pointer to anything of its dtype with a length of 0.
 """
 
 # mypy: disable-error-code="no-untyped-def, assignment"
@@ -11,50 +14,183 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
 from torch import Tensor
+from triton import next_power_of_2
 
 from bdam_kernels.triton_kernels.launch import DTYPES, Launch, device, kernel
 
-BLOCKS = {False: (16, 64), True: (64, 16)}
-"""Channels and times of a program, by CHANNELS_LAST."""
-
 WARPS = 4
 
+PROGRAMS = 4096
+"""Programs that fill a GPU: rather than start more, a program walks further."""
+
+REDUCED_CHANNELS = 32
+
 
 @device
-def _locate(channels, times, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """This program's batch, number of the block of times, channels and times, broadcastable to a tile."""
-    program = tl.program_id(0).to(tl.int64)
+def _locate(channels, length, origin, steps, BLOCK_D: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr,
+            CHANNELS_LAST: tl.constexpr):  # fmt: skip
+    """This program's batch, number of the block of times, first time and end, channels, and times of groups."""
+    program = tl.program_id(0)
     channel_blocks = (channels + BLOCK_D - 1) // BLOCK_D
-    time_blocks = (times + BLOCK_T - 1) // BLOCK_T
+    walk = steps * GROUPS * GROUP
+    time_blocks = (length - origin + walk - 1) // walk
     axis: tl.constexpr = 0 if CHANNELS_LAST else 1
-    d = tl.expand_dims(program % channel_blocks * BLOCK_D + tl.arange(0, BLOCK_D), axis)
-    time_block = program // channel_blocks % time_blocks
-    t = tl.expand_dims(time_block * BLOCK_T + tl.arange(0, BLOCK_T), 1 - axis)
-    return program // channel_blocks // time_blocks, time_block, d, t
+    if CHANNELS_LAST:
+        channel_block = program % channel_blocks
+        time_block = program // channel_blocks % time_blocks
+    else:
+        time_block = program % time_blocks
+        channel_block = program // time_blocks % channel_blocks
+    batch = program // channel_blocks // time_blocks
+    first = origin + time_block * walk
+    d = tl.expand_dims(channel_block * BLOCK_D + tl.arange(0, BLOCK_D), axis)
+    times = tl.expand_dims(tl.arange(0, GROUPS) * GROUP, 1 - axis)
+    row = batch.to(tl.int64) * time_blocks + time_block
+    return batch.to(tl.int64), row, first, tl.minimum(first + walk, length), d, times
 
 
 @device
-def _load_input(x, x_channel, x_time, state, state_length, d, t, channels, length, states):
-    """x at any time from -states on, float32. x and state: pointers to the batch."""
-    in_x = (d < channels) & (t >= 0) & (t < length)
-    in_state = (d < channels) & (t < 0) & (t + states < state_length)
-    value = tl.load(x + d * x_channel + t * x_time, in_x, other=0.0).to(tl.float32)
-    return value + tl.load(state + d * states + (t + states), in_state, other=0.0).to(tl.float32)
+def _rows(tensor, batch_stride, pitch, batch, d, CHANNELS_LAST: tl.constexpr):
+    """Pointers to time 0: of channels or, where these are dense and come last, of the batch."""
+    rows = tensor + batch * batch_stride
+    return rows if CHANNELS_LAST else rows + d.to(tl.int64) * pitch
 
 
 @device
-def _convolve(x, x_channel, x_time, weight, bias, state, state_length, d, t, channels, length, width, has_bias):
-    total = tl.load(bias + d, d < tl.where(has_bias != 0, channels, 0), other=0.0) + tl.zeros_like(t).to(tl.float32)
-    for w in range(width):
-        value = _load_input(
-            x, x_channel, x_time, state, state_length, d, t - (width - 1) + w, channels, length, width - 1
-        )
-        total += tl.load(weight + d * width + w, d < channels, other=0.0) * value
+def _at(rows, t, pitch, CHANNELS_LAST: tl.constexpr):
+    return rows + (t.to(tl.int64) * pitch if CHANNELS_LAST else t)
+
+
+@device
+def _join2(a, b, DIM: tl.constexpr):
+    joined = tl.join(a, b)
+    return tl.reshape(joined, (joined.shape[0], joined.shape[1], DIM))
+
+
+@device
+def _split2(value, DIM: tl.constexpr):
+    return tl.split(tl.reshape(value, (value.shape[0], value.shape[1], DIM, 2)))
+
+
+@device
+def _split4(value):
+    even, odd = _split2(value, 2)
+    a, c = tl.split(even)
+    b, d = tl.split(odd)
+    return a, b, c, d
+
+
+@device
+def _columns_of(value, VECTOR: tl.constexpr):
+    """A (., ., VECTOR) as so many (., .)."""
+    if VECTOR == 4:
+        return _split4(value)
+    else:
+        even, odd = _split2(value, 4)
+        a, c, e, g = _split4(even)
+        b, d, f, h = _split4(odd)
+        return a, b, c, d, e, f, g, h
+
+
+@device
+def _vector_of(columns, FIRST: tl.constexpr, VECTOR: tl.constexpr):
+    """The inverse, of columns from FIRST on."""
+    if VECTOR == 4:
+        even = tl.join(columns[FIRST], columns[FIRST + 2])
+        odd = tl.join(columns[FIRST + 1], columns[FIRST + 3])
+        return _join2(even, odd, 4)
+    else:
+        even_even = tl.join(columns[FIRST], columns[FIRST + 4])
+        even_odd = tl.join(columns[FIRST + 2], columns[FIRST + 6])
+        odd_even = tl.join(columns[FIRST + 1], columns[FIRST + 5])
+        odd_odd = tl.join(columns[FIRST + 3], columns[FIRST + 7])
+        return _join2(_join2(even_even, even_odd, 4), _join2(odd_even, odd_odd, 4), 8)
+
+
+@device
+def _vectors(at, VECTOR: tl.constexpr):
+    """Pointers to VECTOR steps from each on, known to be aligned."""
+    pointers = tl.expand_dims(at, 2) + tl.arange(0, VECTOR)[None, None, :]
+    return tl.max_contiguous(tl.multiple_of(pointers, (1, 1, 16)), (1, 1, VECTOR))
+
+
+@device
+def _pointers(at, step, pitch, d, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr):
+    """Pointers to a column."""
+    if CHANNELS_LAST:
+        BYTES: tl.constexpr = 16 if VECTOR > 1 else 1
+        # Last, so that the hint is not lost when the compiler reorders additions.
+        return tl.max_contiguous(tl.multiple_of((at + step * pitch) + d, (1, BYTES)), (1, VECTOR))
+    else:
+        return at + step
+
+
+@device
+def _load(at, pitch, d, t, length, exists, FIRST: tl.constexpr, END: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+          VECTOR: tl.constexpr):  # fmt: skip
+    """Columns FIRST to END - 1 steps after the times t to which `at` points, float32; 0 where time is outside."""
+    columns = ()
+    if CHANNELS_LAST or VECTOR == 1:
+        for step in tl.static_range(FIRST, END):
+            pointers = _pointers(at, step, pitch, d, CHANNELS_LAST, VECTOR)
+            value = tl.load(pointers, exists & (t + step >= 0) & (t + step < length), other=0.0)
+            columns = columns + (value.to(tl.float32),)
+    else:
+        for step in tl.static_range(FIRST, END, VECTOR):
+            inside = tl.expand_dims(exists & (t + step >= 0) & (t + step < length), 2)
+            value = tl.load(_vectors(at + step, VECTOR), inside, other=0.0).to(tl.float32)
+            columns = columns + _columns_of(value, VECTOR)
+    return columns
+
+
+@device
+def _store(at, pitch, d, t, length, exists, columns, GROUP: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+           VECTOR: tl.constexpr):  # fmt: skip
+    if CHANNELS_LAST or VECTOR == 1:
+        for step in tl.static_range(GROUP):
+            pointers = _pointers(at, step, pitch, d, CHANNELS_LAST, VECTOR)
+            value = columns[step].to(at.dtype.element_ty)
+            tl.store(pointers, value, exists & (t + step >= 0) & (t + step < length))
+    else:
+        for step in tl.static_range(0, GROUP, VECTOR):
+            inside = tl.expand_dims(exists & (t + step >= 0) & (t + step < length), 2)
+            value = _vector_of(columns, step, VECTOR).to(at.dtype.element_ty)
+            tl.store(_vectors(at + step, VECTOR), value, inside)
+
+
+@device
+def _add_edge(columns, rows, edge, t, first, length, exists, FIRST: tl.constexpr, END: tl.constexpr):
+    """Columns, the first of which is at t + first, with those from FIRST to END - 1 increased by the (B, D, length)
+    that begins at the time `edge`."""
+    result = ()
+    for c in tl.static_range(len(columns)):
+        if c >= FIRST and c < END:
+            index = t + (first + c) - edge
+            value = tl.load(rows + index, exists & (index >= 0) & (index < length), other=0.0)
+            result = result + (columns[c] + value.to(tl.float32),)
+        else:
+            result = result + (columns[c],)
+    return result
+
+
+@device
+def _weights(weight, bias, d, exists, channels, has_bias, WIDTH: tl.constexpr):
+    weights = ()
+    for w in tl.static_range(WIDTH):
+        weights = weights + (tl.load(weight + d * WIDTH + w, exists, other=0.0),)
+    return weights, tl.load(bias + d, d < tl.where(has_bias != 0, channels, 0), other=0.0)
+
+
+@device
+def _convolve(columns, weights, bias, FIRST: tl.constexpr, WIDTH: tl.constexpr):
+    total = bias + weights[0] * columns[FIRST]
+    for w in tl.static_range(1, WIDTH):
+        total += weights[w] * columns[FIRST + w]
     return total
 
 
@@ -65,90 +201,196 @@ def _sigmoid(x):
 
 @kernel
 def causal_conv1d_forward_kernel(
-    x, x_batch, x_channel, x_time, out, out_batch, out_channel, out_time, weight, bias, state, state_length,
-    channels, length, width, has_bias, silu,
-    BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    x, x_batch, x_pitch, out, out_batch, out_pitch, weight, bias, state, final_state,
+    channels, length, steps, has_bias,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, SILU: tl.constexpr, EDGES: tl.constexpr, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
+    BLOCK_D: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    batch, _, d, t = _locate(channels, length, BLOCK_D, BLOCK_T, CHANNELS_LAST)
-    states = state + batch * channels * (width - 1)
-    y = _convolve(
-        x + batch * x_batch, x_channel, x_time, weight, bias, states, state_length, d, t, channels, length, width,
-        has_bias,
-    )  # fmt: skip
-    y = tl.where(silu != 0, y * _sigmoid(y), y)
-    tl.store(out + batch * out_batch + d * out_channel + t * out_time, y, (d < channels) & (t < length))
+    CHUNK: tl.constexpr = 1 if CHANNELS_LAST else VECTOR
+    BEFORE: tl.constexpr = (WIDTH - 2 + CHUNK) // CHUNK * CHUNK
+    STATES: tl.constexpr = WIDTH - 1
+    if CHANNELS_LAST:
+        channels = channels // VECTOR * VECTOR
+    batch, _, first, end, d, times = _locate(channels, length, 0, steps, BLOCK_D, GROUPS, GROUP, CHANNELS_LAST)
+    exists = d < channels
+    weights, bias = _weights(weight, bias, d, exists, channels, has_bias, WIDTH)
+    x_rows = _rows(x, x_batch, x_pitch, batch, d, CHANNELS_LAST)
+    out_rows = _rows(out, out_batch, out_pitch, batch, d, CHANNELS_LAST)
+    edge_rows = (batch * channels + d) * STATES
+    for start in range(first, end, GROUPS * GROUP):
+        t = start + times
+        at = _at(x_rows, t, x_pitch, CHANNELS_LAST)
+        columns = _load(at, x_pitch, d, t, length, exists, -BEFORE, GROUP, CHANNELS_LAST, VECTOR)
+        if EDGES and start < STATES:
+            columns = _add_edge(columns, state + edge_rows, -STATES, t, -BEFORE, STATES, exists, 0, BEFORE)
+        outs = ()
+        for step in tl.static_range(GROUP):
+            y = _convolve(columns, weights, bias, BEFORE - STATES + step, WIDTH)
+            if SILU:
+                y = y * _sigmoid(y)
+            outs = outs + (y,)
+        at = _at(out_rows, t, out_pitch, CHANNELS_LAST)
+        _store(at, out_pitch, d, t, length, exists, outs, GROUP, CHANNELS_LAST, VECTOR)
+    if (STATES > 0) & (end == length):
+        axis: tl.constexpr = 0 if CHANNELS_LAST else 1
+        index = tl.expand_dims(tl.arange(0, PADDED), 1 - axis)
+        t = length - STATES + index
+        inside = exists & (index < STATES)
+        at = _at(x_rows, t, x_pitch, CHANNELS_LAST) + (d if CHANNELS_LAST else 0)
+        value = tl.load(at, inside & (t >= 0), other=0.0)
+        if EDGES:
+            value += tl.load(state + edge_rows + (t + STATES), inside & (t < 0), other=0.0)
+        tl.store(final_state + edge_rows + index, value, inside)
 
 
 @kernel
-def causal_conv1d_backward_weight_kernel(
-    x, x_batch, x_channel, x_time, grad_out, grad_out_batch, grad_out_channel, grad_out_time,
-    weight, bias, state, state_length, grad_y, partial_weight, partial_bias,
-    channels, length, width, has_bias, silu,
-    BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+def causal_conv1d_backward_kernel(
+    x, x_batch, x_pitch, grad_out, grad_out_batch, grad_out_pitch,
+    grad_x, grad_x_batch, grad_x_pitch, weight, bias, state, state_length, grad_state,
+    grad_final_state, final_length, partial, channels, length, origin, steps, has_bias,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, SILU: tl.constexpr, EDGES: tl.constexpr, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
+    BLOCK_D: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of what the activation takes, as (B, D, L) in x's order of memory, and each program's sums over time."""
-    batch, time_block, d, t = _locate(channels, length, BLOCK_D, BLOCK_T, CHANNELS_LAST)
-    in_tile = (d < channels) & (t < length)
-    x += batch * x_batch
-    states = state + batch * channels * (width - 1)
-    y = _convolve(
-        x, x_channel, x_time, weight, bias, states, state_length, d, t, channels, length, width, has_bias
-    )
-    gate = _sigmoid(y)
-    at = grad_out + batch * grad_out_batch + d * grad_out_channel + t * grad_out_time
-    grad = tl.load(at, in_tile, other=0.0).to(tl.float32)
-    grad = tl.where(silu != 0, grad * gate * (1 + y * (1 - gate)), grad)
-    grad = tl.where(in_tile, grad, 0.0)
-    dense = (t * channels + d) if CHANNELS_LAST else (d * length + t)
-    tl.store(grad_y + batch * channels * length + dense, grad, in_tile)
+    """Gradients of x and of the initial state, if times begin at an origin < 0; each program's sums over time.
 
+    partial: (programs over batch and time, W + 1, D), for the weight's steps and the bias.
+    """
+    CHUNK: tl.constexpr = 1 if CHANNELS_LAST else VECTOR
+    BEFORE: tl.constexpr = (WIDTH - 2 + CHUNK) // CHUNK * CHUNK
+    STATES: tl.constexpr = WIDTH - 1
     axis: tl.constexpr = 0 if CHANNELS_LAST else 1
-    row = (batch * ((length + BLOCK_T - 1) // BLOCK_T) + time_block) * channels + d
-    tl.store(partial_bias + row, tl.sum(grad, axis, keep_dims=True), d < channels)
-    for w in range(width):
-        value = _load_input(
-            x, x_channel, x_time, states, state_length, d, t - (width - 1) + w, channels, length, width - 1
-        )
-        tl.store(partial_weight + row * width + w, tl.sum(grad * value, axis, keep_dims=True), d < channels)
+    if CHANNELS_LAST:
+        channels = channels // VECTOR * VECTOR
+    batch, row, first, end, d, times = _locate(
+        channels, length, origin, steps, BLOCK_D, GROUPS, GROUP, CHANNELS_LAST
+    )
+    exists = d < channels
+    weights, bias = _weights(weight, bias, d, exists, channels, has_bias, WIDTH)
+    x_rows = _rows(x, x_batch, x_pitch, batch, d, CHANNELS_LAST)
+    grad_rows = _rows(grad_out, grad_out_batch, grad_out_pitch, batch, d, CHANNELS_LAST)
+    out_rows = _rows(grad_x, grad_x_batch, grad_x_pitch, batch, d, CHANNELS_LAST)
+    edge_rows = (batch * channels + d) * STATES
+
+    sums = ()
+    for _ in tl.static_range(WIDTH + 1):
+        sums = sums + (tl.zeros((GROUPS, BLOCK_D) if CHANNELS_LAST else (BLOCK_D, GROUPS), tl.float32),)
+    for start in range(first, end, GROUPS * GROUP):
+        t = start + times
+        at = _at(x_rows, t, x_pitch, CHANNELS_LAST)
+        columns = _load(at, x_pitch, d, t, length, exists, -BEFORE, GROUP + BEFORE, CHANNELS_LAST, VECTOR)
+        at = _at(grad_rows, t, grad_out_pitch, CHANNELS_LAST)
+        grads = _load(at, grad_out_pitch, d, t, length, exists, 0, GROUP + BEFORE, CHANNELS_LAST, VECTOR)
+        if EDGES and start < STATES:
+            columns = _add_edge(
+                columns, state + edge_rows, -STATES, t, -BEFORE, state_length, exists, 0, GROUP + 2 * BEFORE
+            )  # fmt: skip
+        # The gradient of what the activation takes, which is 0 where the gradient of its result is.
+        inner = ()
+        for step in tl.static_range(GROUP + STATES):
+            grad = grads[step]
+            if SILU:
+                y = _convolve(columns, weights, bias, BEFORE - STATES + step, WIDTH)
+                gate = _sigmoid(y)
+                grad = grad * (gate * (1 + y * (1 - gate)))
+            inner = inner + (grad,)
+        outs = ()
+        new_sums = ()
+        for w in tl.static_range(WIDTH):
+            total = sums[w]
+            for step in tl.static_range(GROUP):
+                total += inner[step] * columns[BEFORE - STATES + step + w]
+            new_sums = new_sums + (total,)
+        total = sums[WIDTH]
+        for step in tl.static_range(GROUP):
+            total += inner[step]
+            grad = weights[0] * inner[step + STATES]
+            for w in tl.static_range(1, WIDTH):
+                grad += weights[w] * inner[step + STATES - w]
+            outs = outs + (grad,)
+        sums = new_sums + (total,)
+        if EDGES and start + GROUPS * GROUP + STATES > length:
+            outs = _add_edge(
+                outs, grad_final_state + edge_rows, length - STATES, t, 0, final_length, exists, 0, GROUP
+            )  # fmt: skip
+        at = _at(out_rows, t, grad_x_pitch, CHANNELS_LAST)
+        _store(at, grad_x_pitch, d, t, length, exists, outs, GROUP, CHANNELS_LAST, VECTOR)
+        if EDGES and start < 0:
+            for step in tl.static_range(GROUP):
+                index = t + step + STATES
+                value = outs[step].to(grad_state.dtype.element_ty)
+                tl.store(grad_state + edge_rows + index, value, exists & (index >= 0) & (index < STATES))
+    for w in tl.static_range(WIDTH + 1):
+        at = partial + (row * (WIDTH + 1) + w) * channels + d
+        tl.store(at, tl.sum(sums[w], axis, keep_dims=True), exists)
 
 
 @kernel
-def causal_conv1d_backward_input_kernel(
-    grad_x, grad_x_batch, grad_x_channel, grad_x_time, grad_y, weight, grad_state, state_length,
-    grad_final_state, final_length, channels, length, width,
-    BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+def causal_conv1d_reduce_kernel(
+    partial, rows, grad_weight, grad_bias, channels, has_bias, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
 ):  # fmt: skip
-    states = width - 1
-    batch, _, d, t = _locate(channels, length + states, BLOCK_D, BLOCK_T, CHANNELS_LAST)
-    t -= states
-    grad_y += batch * channels * length
-    final = t - length + states
-    at = (batch * channels + d) * states + final
-    grad = tl.load(
-        grad_final_state + at, (d < channels) & (final >= 0) & (final < final_length), other=0.0
-    ).to(tl.float32)  # fmt: skip
-    for w in range(width):
-        later = t + (states - w)
-        dense = (later * channels + d) if CHANNELS_LAST else (d * length + later)
-        g = tl.load(grad_y + dense, (d < channels) & (later >= 0) & (later < length), other=0.0)
-        grad += tl.load(weight + d * width + w, d < channels, other=0.0) * g
-    tl.store(
-        grad_x + batch * grad_x_batch + d * grad_x_channel + t * grad_x_time, grad,
-        (d < channels) & (t >= 0) & (t < length),
-    )  # fmt: skip
-    before = t + states
-    tl.store(
-        grad_state + (batch * channels + d) * states + before, grad,
-        (d < channels) & (t < 0) & (before < state_length),
-    )  # fmt: skip
+    """Sums of (rows, W + 1, D) over rows: of one w and a block of channels."""
+    program = tl.program_id(0)
+    w = program % (WIDTH + 1)
+    d = program // (WIDTH + 1) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
+    exists = d < channels
+    total = tl.zeros((BLOCK_ROWS, BLOCK_D), tl.float32)
+    for first in range(0, rows, BLOCK_ROWS):
+        row = (first + tl.arange(0, BLOCK_ROWS)[:, None]).to(tl.int64)
+        total += tl.load(partial + (row * (WIDTH + 1) + w) * channels + d, exists & (row < rows), other=0.0)
+    result = tl.sum(total, 0, keep_dims=True)
+    if w == WIDTH:
+        tl.store(grad_bias + d, result, d < tl.where(has_bias != 0, channels, 0))
+    else:
+        tl.store(grad_weight + d * WIDTH + w, result, exists)
 
 
-def _launch(kernel: Any, args: tuple[Any, ...], x: Tensor, times: int) -> Launch:
-    batch, channels, _ = x.shape
-    channels_last = x.stride(1) < x.stride(2)
-    block_d, block_t = BLOCKS[channels_last]
-    constants = {"BLOCK_D": block_d, "BLOCK_T": block_t, "CHANNELS_LAST": channels_last}
-    return Launch(kernel, batch * -(-channels // block_d) * -(-times // block_t), args, constants, WARPS)
+class _Plan(NamedTuple):
+    """How memory is walked over."""
+
+    channels_last: bool
+    vector: int
+
+    def tile(self, backward: bool) -> tuple[int, int, int]:
+        """Channels, groups, and steps of a group: to keep enough bytes in flight, and registers few."""
+        if self.channels_last:
+            return 64, 4, 4
+        if self.vector > 1:
+            return (16 if backward else 32), 8, 8
+        return (8 if backward else 16), 32, 1
+
+    def constants(self, width: int, silu: bool, edges: bool, backward: bool) -> dict[str, Any]:
+        """edges: whether there is an initial state, or a gradient of the last one."""
+        block_d, groups, group = self.tile(backward)
+        return {
+            "WIDTH": width, "PADDED": next_power_of_2(width - 1), "SILU": silu, "EDGES": edges, "CHANNELS_LAST": self.channels_last, "VECTOR": self.vector,
+            "BLOCK_D": block_d, "GROUPS": groups, "GROUP": group,
+        }  # fmt: skip
+
+    def walk(self, batch: int, channels: int, times: int, backward: bool) -> tuple[int, int, int]:
+        """Blocks of channels, blocks of times, and tiles that a program walks over."""
+        block_d, groups, group = self.tile(backward)
+        channel_blocks, tiles = -(-channels // block_d), -(-times // (groups * group))
+        steps = max(1, min(tiles, batch * channel_blocks * tiles // PROGRAMS))
+        return channel_blocks, -(-tiles // steps), steps
+
+    def memory(self, tensor: Tensor) -> tuple[Tensor, int, int]:
+        """A (B, D, L), its stride of batches, and that of channels or times, whichever are not dense."""
+        batch, channel, time = tensor.stride()
+        return tensor, batch, time if self.channels_last else channel
+
+
+def _plan(*tensors: Tensor) -> _Plan | None:
+    """The first tensor's; None if it or another has neither channels nor times dense, as the first one has."""
+    first = tensors[0]
+    channels_last = first.stride(1) < first.stride(2)
+    dense, vector = 1 if channels_last else 2, 16 // first.element_size()
+    if any(t.stride(dense) != 1 and t.shape[dense] > 1 for t in tensors):
+        return None
+    aligned = first.shape[dense] % vector == 0 and all(
+        t.stride(3 - dense) % vector == 0 and t.stride(0) % vector == 0 and t.data_ptr() % 16 == 0 for t in tensors
+    )
+    return _Plan(channels_last, vector if aligned else 1)
 
 
 def _optional(tensor: Tensor | None, like: Tensor) -> tuple[Tensor, int]:
@@ -157,52 +399,60 @@ def _optional(tensor: Tensor | None, like: Tensor) -> tuple[Tensor, int]:
 
 
 def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, out: Tensor, silu: bool
-) -> Launch:
-    width = weight.shape[1]
-    args = (
-        x, *x.stride(), out, *out.stride(), weight, weight if bias is None else bias.contiguous(),
-        *_optional(initial_state, x), x.shape[1], x.shape[2], width, int(bias is not None), int(silu),
-    )  # fmt: skip
-    return _launch(causal_conv1d_forward_kernel, args, x, x.shape[2])
-
-
-def _backward_weight(
-    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, grad_out: Tensor,
-    grad_y: Tensor, partial_weight: Tensor, partial_bias: Tensor, silu: bool,
+    plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, out: Tensor,
+    final_state: Tensor, silu: bool,
 ) -> Launch:  # fmt: skip
+    (batch, channels, length), width = x.shape, weight.shape[1]
+    channel_blocks, time_blocks, steps = plan.walk(batch, channels, length, backward=False)
     args = (
-        x, *x.stride(), grad_out, *grad_out.stride(), weight, weight if bias is None else bias.contiguous(),
-        *_optional(initial_state, x), grad_y, partial_weight, partial_bias,
-        x.shape[1], x.shape[2], weight.shape[1], int(bias is not None), int(silu),
+        *plan.memory(x), *plan.memory(out), weight, weight if bias is None else bias.contiguous(),
+        x if initial_state is None else initial_state.contiguous(), final_state, channels, length, steps,
+        int(bias is not None),
     )  # fmt: skip
-    return _launch(causal_conv1d_backward_weight_kernel, args, x, x.shape[2])
+    constants = plan.constants(width, silu, edges=initial_state is not None, backward=False)
+    return Launch(causal_conv1d_forward_kernel, batch * channel_blocks * time_blocks, args, constants, WARPS)
 
 
-def _backward_input(
-    x: Tensor, weight: Tensor, grad_y: Tensor, grad_final_state: Tensor | None, grad_x: Tensor,
-    grad_state: Tensor | None,
-) -> Launch:  # fmt: skip
-    width = weight.shape[1]
+def _backward(
+    plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, grad_out: Tensor,
+    grad_final_state: Tensor | None, grad_x: Tensor, grad_weight: Tensor, grad_bias: Tensor | None,
+    grad_state: Tensor | None, silu: bool,
+) -> tuple[Launch, Launch]:  # fmt: skip
+    (batch, channels, length), width = x.shape, weight.shape[1]
+    group = plan.tile(backward=True)[2]
+    origin = 0 if grad_state is None else -(-(width - 1) // group) * -group
+    channel_blocks, time_blocks, steps = plan.walk(batch, channels, length - origin, backward=True)
+    rows = batch * time_blocks
+    partial = weight.new_empty(rows, width + 1, channels)
     args = (
-        grad_x, *grad_x.stride(), grad_y, weight, *_optional(grad_state, x), *_optional(grad_final_state, x),
-        x.shape[1], x.shape[2], width,
+        *plan.memory(x), *plan.memory(grad_out), *plan.memory(grad_x),
+        weight, weight if bias is None else bias.contiguous(), *_optional(initial_state, x),
+        x if grad_state is None else grad_state, *_optional(grad_final_state, x), partial,
+        channels, length, origin, steps, int(bias is not None),
     )  # fmt: skip
-    return _launch(causal_conv1d_backward_input_kernel, args, x, x.shape[2] + width - 1)
+    edges = initial_state is not None or grad_final_state is not None
+    constants = plan.constants(width, silu, edges, backward=True)
+    main = Launch(causal_conv1d_backward_kernel, rows * channel_blocks, args, constants, WARPS)
+    args = (
+        partial, rows, grad_weight, grad_weight if grad_bias is None else grad_bias, channels, int(bias is not None)
+    )  # fmt: skip
+    constants = {"WIDTH": width, "BLOCK_D": REDUCED_CHANNELS, "BLOCK_ROWS": 32}
+    programs = -(-channels // REDUCED_CHANNELS) * (width + 1)
+    return main, Launch(causal_conv1d_reduce_kernel, programs, args, constants, WARPS)
 
 
 def causal_conv1d_forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, out: Tensor, final_state: Tensor,
     silu: bool,
 ) -> None:  # fmt: skip
-    """Fills out, and final_state with the last W - 1 inputs."""
-    states, length = weight.shape[1] - 1, x.shape[2]
-    if length < states:
-        old = x.new_zeros(final_state.shape) if initial_state is None else initial_state
-        final_state.copy_(torch.cat((old, x), 2)[..., length:])
-    else:
-        final_state.copy_(x[..., length - states :])
-    _forward(x, weight, bias, initial_state, out, silu).run()
+    """Fills out, and final_state with the last W - 1 inputs. weight, bias: float32; weight, final_state: contiguous."""
+    plan = _plan(x, out)
+    if plan is None:
+        x, dense = x.contiguous(), torch.empty_like(out, memory_format=torch.contiguous_format)
+        causal_conv1d_forward(x, weight, bias, initial_state, dense, final_state, silu)
+        out.copy_(dense)
+        return
+    _forward(plan, x, weight, bias, initial_state, out, final_state, silu).run()
 
 
 def causal_conv1d_backward(
@@ -210,27 +460,34 @@ def causal_conv1d_backward(
     grad_final_state: Tensor | None, grad_x: Tensor, grad_weight: Tensor, grad_bias: Tensor | None,
     grad_initial_state: Tensor | None, silu: bool,
 ) -> None:  # fmt: skip
-    """Fills the gradients of what is present. grad_initial_state: contiguous."""
-    batch, channels, length = x.shape
-    time_blocks = -(-length // BLOCKS[x.stride(1) < x.stride(2)][1])
-    grad_y = weight.new_empty(x.shape)
-    partial_weight = weight.new_empty(batch, time_blocks, *weight.shape)
-    partial_bias = weight.new_empty(batch, time_blocks, channels)
-    _backward_weight(
-        x, weight, bias, initial_state, grad_out, grad_y, partial_weight, partial_bias, silu
-    ).run()
-    _backward_input(x, weight, grad_y, grad_final_state, grad_x, grad_initial_state).run()
-    torch.sum(partial_weight, (0, 1), out=grad_weight)
-    if grad_bias is not None:
-        torch.sum(partial_bias, (0, 1), out=grad_bias)
+    """Fills the gradients of what is present. weight, grad_weight and grad_initial_state: contiguous."""
+    plan = _plan(x, grad_x)
+    if plan is None:
+        x, dense = x.contiguous(), torch.empty_like(grad_x, memory_format=torch.contiguous_format)
+        causal_conv1d_backward(
+            x, weight, bias, initial_state, grad_out, grad_final_state, dense, grad_weight, grad_bias,
+            grad_initial_state, silu,
+        )  # fmt: skip
+        grad_x.copy_(dense)
+        return
+    if _plan(x, grad_x, grad_out) != plan:
+        grad_out = torch.empty_like(grad_x).copy_(grad_out)
+    launches = _backward(
+        plan, x, weight, bias, initial_state, grad_out, grad_final_state, grad_x, grad_weight, grad_bias,
+        grad_initial_state, silu,
+    )  # fmt: skip
+    for launch in launches:
+        launch.run()
 
 
 def variants() -> Iterator[Launch]:
-    """A launch of every kernel that a call may choose, on tensors without memory."""
-    for dtype, channels_last in product(DTYPES, (False, True)):
-        x = torch.empty(1, 2, 2, dtype=dtype, device="meta")
-        x = x.transpose(1, 2) if channels_last else x
-        sums = torch.empty(2, 2, device="meta")
-        yield _forward(x, sums, None, None, x, True)
-        yield _backward_weight(x, sums, None, None, x, sums, sums, sums, True)
-        yield _backward_input(x, sums, sums, None, x, None)
+    """A launch of every kernel that a call with W = 4 and SiLU may choose, on tensors without memory."""
+    sums = torch.empty(16, 4, device="meta")
+    for dtype, channels_last, aligned in product(DTYPES, (False, True), (False, True)):
+        x = torch.empty(1, 16, 16, dtype=dtype, device="meta")
+        plan = _Plan(channels_last, 16 // x.element_size() if aligned else 1)
+        for edges in (None, x) if dtype == torch.bfloat16 else (None,):
+            yield _forward(plan, x, sums, None, edges, x, x, True)
+            main, reduce = _backward(plan, x, sums, None, edges, x, edges, x, sums, None, edges, True)
+            yield main
+    yield reduce
