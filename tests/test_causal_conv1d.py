@@ -63,6 +63,58 @@ def test_strides(backend: str) -> None:
     check(inputs, require(backend), "silu")
 
 
+def in_layout(x: Tensor, layout: str) -> Tensor:
+    """x with other strides."""
+    if layout == "channels last":
+        return x.transpose(1, 2).contiguous().transpose(1, 2)
+    if layout == "batches last":
+        return x.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    if layout == "every other step":
+        return torch.stack((x, x), -1)[..., 0]
+    if layout == "Mamba":  # The half of (2D, B, L).
+        return torch.cat((x, x), 1).transpose(0, 1).contiguous().transpose(0, 1)[:, x.shape[1] :]
+    return x
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("layout", ["dense", "channels last", "batches last", "every other step", "Mamba"])
+@pytest.mark.parametrize("length", [64, 77])
+@pytest.mark.parametrize("absent", ["initial_state", None])
+def test_layouts_and_tiles(backend: str, layout: str, length: int, absent: str | None) -> None:
+    inputs = make_inputs(2, 24, length, 4, torch.bfloat16)
+    inputs["x"] = in_layout(inputs["x"], layout)
+    check(inputs if absent is None else {**inputs, absent: None}, require(backend), "silu")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("layout", ["channels last", "expanded", "other alignment"])
+def test_gradients_in_other_layouts_than_inputs(backend: str, layout: str) -> None:
+    def grads(backend: str | None, dtype: torch.dtype) -> list[Tensor]:
+        leaves = {n: t.to(device_of(backend or "reference"), dtype).requires_grad_() for n, t in inputs.items()}
+        out = causal_conv1d(**leaves, activation="silu", backend=backend)
+        return list(torch.autograd.grad(out, list(leaves.values()), grad.to(out)))
+
+    inputs = make_inputs(2, 8, 32, 4)
+    grad = in_layout(torch.randn(2, 8, 32), layout)
+    if layout == "expanded":
+        grad = torch.randn(2, 1, 1).expand(2, 8, 32)
+    elif layout == "other alignment":
+        grad = torch.randn(2 * 8 * 32 + 1)[1:].view(2, 8, 32)
+    require(backend)
+    for name, actual, expected in zip(NAMES, grads(backend, torch.float32), grads(None, torch.float64), strict=True):
+        assert_matches(actual.cpu(), expected.cpu(), name)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_rows_do_not_see_their_neighbours(backend: str) -> None:
+    x = torch.randn(2, 3, 21).to(device_of(backend), torch.bfloat16)
+    x[:, 1] = torch.nan
+    x.requires_grad_()
+    out = causal_conv1d(x, torch.randn(3, 4).to(x.device), activation="silu", backend=require(backend))
+    (grad,) = torch.autograd.grad(out[:, ::2].float().sum(), x)
+    assert out[:, ::2].isfinite().all() and grad[:, ::2].isfinite().all()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_steps_are_the_whole(backend: str) -> None:
     inputs = {n: t.to(device_of(backend)) for n, t in make_inputs(2, 3, 9, 4).items()} | {"initial_state": None}

@@ -2,13 +2,14 @@
 
 It walks in tiles of GROUPS groups of GROUP steps. What varies over time is held as columns: one tile of channels and
 groups, in the order in which lanes lie along whichever of channels and time is dense in memory (CHANNELS_LAST), for
-each step of a group. Where memory is aligned, VECTOR elements, 16 bytes, are loaded at once; steps before and after a
-group, which its neighbours load too, come from the cache. Backward recomputes the activation's argument for as many
-steps after a group as the group's gradient takes. Time t < 0 is the initial state, of W - 1 steps. What is absent is a
-pointer to anything of its dtype with a length of 0.
+each step of a group. VECTOR elements, 16 bytes, are loaded at once, or 1 where tensors differ in alignment; steps
+before and after a group, which its neighbours load too, come from the cache. Backward recomputes the activation's
+argument for as many steps after a group as the group's gradient takes. Time t < 0 is the initial state, of W - 1 steps,
+in kernels with EDGES. What is absent is a pointer to anything of its dtype, with a length of 0 where both may be.
 """
 
-# mypy: disable-error-code="no-untyped-def, assignment"
+# mypy: disable-error-code="no-untyped-def, assignment, var-annotated"
+# ruff: noqa: RUF005 (kernels cannot unpack tuples into tuples)
 
 from __future__ import annotations
 
@@ -59,6 +60,12 @@ def _rows(tensor, batch_stride, pitch, batch, d, CHANNELS_LAST: tl.constexpr):
     """Pointers to time 0: of channels or, where these are dense and come last, of the batch."""
     rows = tensor + batch * batch_stride
     return rows if CHANNELS_LAST else rows + d.to(tl.int64) * pitch
+
+
+@device
+def _shift(batch_stride, pitch, phase, batch, d, VECTOR: tl.constexpr):
+    """Elements between an aligned address and time 0 of the channels; phase: those before the tensor."""
+    return ((phase + batch * batch_stride + d.to(tl.int64) * pitch) & (VECTOR - 1)).to(tl.int32)
 
 
 @device
@@ -131,7 +138,7 @@ def _pointers(at, step, pitch, d, CHANNELS_LAST: tl.constexpr, VECTOR: tl.conste
 
 
 @device
-def _load(at, pitch, d, t, length, exists, FIRST: tl.constexpr, END: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+def _load(at, pitch, d, t, length, exists, border, FIRST: tl.constexpr, END: tl.constexpr, CHANNELS_LAST: tl.constexpr,
           VECTOR: tl.constexpr):  # fmt: skip
     """Columns FIRST to END - 1 steps after the times t to which `at` points, float32; 0 where time is outside."""
     columns = ()
@@ -142,14 +149,26 @@ def _load(at, pitch, d, t, length, exists, FIRST: tl.constexpr, END: tl.constexp
             columns = columns + (value.to(tl.float32),)
     else:
         for step in tl.static_range(FIRST, END, VECTOR):
-            inside = tl.expand_dims(exists & (t + step >= 0) & (t + step < length), 2)
-            value = tl.load(_vectors(at + step, VECTOR), inside, other=0.0).to(tl.float32)
+            touches = tl.expand_dims(exists & (t + step > -VECTOR) & (t + step < length), 2)
+            value = tl.load(_vectors(at + step, VECTOR), touches, other=0.0).to(tl.float32)
             columns = columns + _columns_of(value, VECTOR)
+        if border:
+            columns = _clear_outside(columns, t, length, FIRST)
     return columns
 
 
 @device
-def _store(at, pitch, d, t, length, exists, columns, GROUP: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+def _clear_outside(columns, t, length, FIRST: tl.constexpr):
+    """Columns, the first of which is at t + FIRST, without what vectors hold of other rows."""
+    result = ()
+    for c in tl.static_range(len(columns)):
+        time = t + (FIRST + c)
+        result = result + (tl.where((time >= 0) & (time < length), columns[c], 0.0),)
+    return result
+
+
+@device
+def _store(at, pitch, d, t, length, exists, border, columns, GROUP: tl.constexpr, CHANNELS_LAST: tl.constexpr,
            VECTOR: tl.constexpr):  # fmt: skip
     if CHANNELS_LAST or VECTOR == 1:
         for step in tl.static_range(GROUP):
@@ -158,9 +177,13 @@ def _store(at, pitch, d, t, length, exists, columns, GROUP: tl.constexpr, CHANNE
             tl.store(pointers, value, exists & (t + step >= 0) & (t + step < length))
     else:
         for step in tl.static_range(0, GROUP, VECTOR):
-            inside = tl.expand_dims(exists & (t + step >= 0) & (t + step < length), 2)
+            whole = exists & (t + step >= 0) & (t + step + VECTOR <= length)
             value = _vector_of(columns, step, VECTOR).to(at.dtype.element_ty)
-            tl.store(_vectors(at + step, VECTOR), value, inside)
+            tl.store(_vectors(at + step, VECTOR), value, tl.expand_dims(whole, 2))
+            if border:
+                for c in tl.static_range(step, step + VECTOR):
+                    inside = exists & (t + c >= 0) & (t + c < length) & (whole == 0)
+                    tl.store(at + c, columns[c].to(at.dtype.element_ty), inside)
 
 
 @device
@@ -202,27 +225,31 @@ def _sigmoid(x):
 @kernel
 def causal_conv1d_forward_kernel(
     x, x_batch, x_pitch, out, out_batch, out_pitch, weight, bias, state, final_state,
-    channels, length, steps, has_bias,
-    WIDTH: tl.constexpr, PADDED: tl.constexpr, SILU: tl.constexpr, EDGES: tl.constexpr, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
-    BLOCK_D: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr,
+    channels, length, phase, slack, steps, has_bias,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, SILU: tl.constexpr, EDGES: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr, BLOCK_D: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     CHUNK: tl.constexpr = 1 if CHANNELS_LAST else VECTOR
     BEFORE: tl.constexpr = (WIDTH - 2 + CHUNK) // CHUNK * CHUNK
     STATES: tl.constexpr = WIDTH - 1
     if CHANNELS_LAST:
         channels = channels // VECTOR * VECTOR
-    batch, _, first, end, d, times = _locate(channels, length, 0, steps, BLOCK_D, GROUPS, GROUP, CHANNELS_LAST)
+    batch, _, first, end, d, times = _locate(
+        channels, length + slack, 0, steps, BLOCK_D, GROUPS, GROUP, CHANNELS_LAST
+    )  # fmt: skip
     exists = d < channels
     weights, bias = _weights(weight, bias, d, exists, channels, has_bias, WIDTH)
     x_rows = _rows(x, x_batch, x_pitch, batch, d, CHANNELS_LAST)
     out_rows = _rows(out, out_batch, out_pitch, batch, d, CHANNELS_LAST)
     edge_rows = (batch * channels + d) * STATES
+    shift = _shift(x_batch, x_pitch, phase, batch, d, CHUNK)
     for start in range(first, end, GROUPS * GROUP):
-        t = start + times
+        t = start + times - shift
+        border = (start < BEFORE + CHUNK) | (start + GROUPS * GROUP + BEFORE > length)
         at = _at(x_rows, t, x_pitch, CHANNELS_LAST)
-        columns = _load(at, x_pitch, d, t, length, exists, -BEFORE, GROUP, CHANNELS_LAST, VECTOR)
-        if EDGES and start < STATES:
-            columns = _add_edge(columns, state + edge_rows, -STATES, t, -BEFORE, STATES, exists, 0, BEFORE)
+        columns = _load(at, x_pitch, d, t, length, exists, border, -BEFORE, GROUP, CHANNELS_LAST, VECTOR)
+        if EDGES and start < STATES + CHUNK:
+            columns = _add_edge(columns, state + edge_rows, -STATES, t, -BEFORE, STATES, exists, 0, BEFORE + CHUNK - 1)
         outs = ()
         for step in tl.static_range(GROUP):
             y = _convolve(columns, weights, bias, BEFORE - STATES + step, WIDTH)
@@ -230,8 +257,8 @@ def causal_conv1d_forward_kernel(
                 y = y * _sigmoid(y)
             outs = outs + (y,)
         at = _at(out_rows, t, out_pitch, CHANNELS_LAST)
-        _store(at, out_pitch, d, t, length, exists, outs, GROUP, CHANNELS_LAST, VECTOR)
-    if (STATES > 0) & (end == length):
+        _store(at, out_pitch, d, t, length, exists, border, outs, GROUP, CHANNELS_LAST, VECTOR)
+    if (STATES > 0) & (end == length + slack):
         axis: tl.constexpr = 0 if CHANNELS_LAST else 1
         index = tl.expand_dims(tl.arange(0, PADDED), 1 - axis)
         t = length - STATES + index
@@ -247,11 +274,12 @@ def causal_conv1d_forward_kernel(
 def causal_conv1d_backward_kernel(
     x, x_batch, x_pitch, grad_out, grad_out_batch, grad_out_pitch,
     grad_x, grad_x_batch, grad_x_pitch, weight, bias, state, state_length, grad_state,
-    grad_final_state, final_length, partial, channels, length, origin, steps, has_bias,
-    WIDTH: tl.constexpr, PADDED: tl.constexpr, SILU: tl.constexpr, EDGES: tl.constexpr, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
-    BLOCK_D: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr,
+    grad_state_length, grad_final_state, final_length, partial,
+    channels, length, phase, slack, origin, steps, has_bias,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, SILU: tl.constexpr, EDGES: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr, BLOCK_D: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of x and of the initial state, if times begin at an origin < 0; each program's sums over time.
+    """Gradients of x, and of the initial state if times begin at an origin < 0; each program's sums over time.
 
     partial: (programs over batch and time, W + 1, D), for the weight's steps and the bias.
     """
@@ -262,7 +290,7 @@ def causal_conv1d_backward_kernel(
     if CHANNELS_LAST:
         channels = channels // VECTOR * VECTOR
     batch, row, first, end, d, times = _locate(
-        channels, length, origin, steps, BLOCK_D, GROUPS, GROUP, CHANNELS_LAST
+        channels, length + slack, origin, steps, BLOCK_D, GROUPS, GROUP, CHANNELS_LAST
     )
     exists = d < channels
     weights, bias = _weights(weight, bias, d, exists, channels, has_bias, WIDTH)
@@ -274,13 +302,15 @@ def causal_conv1d_backward_kernel(
     sums = ()
     for _ in tl.static_range(WIDTH + 1):
         sums = sums + (tl.zeros((GROUPS, BLOCK_D) if CHANNELS_LAST else (BLOCK_D, GROUPS), tl.float32),)
+    shift = _shift(x_batch, x_pitch, phase, batch, d, CHUNK)
     for start in range(first, end, GROUPS * GROUP):
-        t = start + times
+        t = start + times - shift
+        border = (start < BEFORE + CHUNK) | (start + GROUPS * GROUP + BEFORE > length)
         at = _at(x_rows, t, x_pitch, CHANNELS_LAST)
-        columns = _load(at, x_pitch, d, t, length, exists, -BEFORE, GROUP + BEFORE, CHANNELS_LAST, VECTOR)
+        columns = _load(at, x_pitch, d, t, length, exists, border, -BEFORE, GROUP + BEFORE, CHANNELS_LAST, VECTOR)
         at = _at(grad_rows, t, grad_out_pitch, CHANNELS_LAST)
-        grads = _load(at, grad_out_pitch, d, t, length, exists, 0, GROUP + BEFORE, CHANNELS_LAST, VECTOR)
-        if EDGES and start < STATES:
+        grads = _load(at, grad_out_pitch, d, t, length, exists, border, 0, GROUP + BEFORE, CHANNELS_LAST, VECTOR)
+        if EDGES and start < STATES + CHUNK:
             columns = _add_edge(
                 columns, state + edge_rows, -STATES, t, -BEFORE, state_length, exists, 0, GROUP + 2 * BEFORE
             )  # fmt: skip
@@ -313,12 +343,13 @@ def causal_conv1d_backward_kernel(
                 outs, grad_final_state + edge_rows, length - STATES, t, 0, final_length, exists, 0, GROUP
             )  # fmt: skip
         at = _at(out_rows, t, grad_x_pitch, CHANNELS_LAST)
-        _store(at, grad_x_pitch, d, t, length, exists, outs, GROUP, CHANNELS_LAST, VECTOR)
-        if EDGES and start < 0:
+        _store(at, grad_x_pitch, d, t, length, exists, border, outs, GROUP, CHANNELS_LAST, VECTOR)
+        if EDGES and start < CHUNK:
             for step in tl.static_range(GROUP):
                 index = t + step + STATES
                 value = outs[step].to(grad_state.dtype.element_ty)
-                tl.store(grad_state + edge_rows + index, value, exists & (index >= 0) & (index < STATES))
+                inside = exists & (index >= 0) & (index < STATES) & (index < grad_state_length)
+                tl.store(grad_state + edge_rows + index, value, inside)
     for w in tl.static_range(WIDTH + 1):
         at = partial + (row * (WIDTH + 1) + w) * channels + d
         tl.store(at, tl.sum(sums[w], axis, keep_dims=True), exists)
@@ -350,6 +381,10 @@ class _Plan(NamedTuple):
 
     channels_last: bool
     vector: int
+    phase: int = 0
+    """Elements between an aligned address and the tensors' first."""
+    slack: int = 0
+    """The most elements between an aligned address and a row's first."""
 
     def tile(self, backward: bool) -> tuple[int, int, int]:
         """Channels, groups, and steps of a group: to keep enough bytes in flight, and registers few."""
@@ -363,9 +398,16 @@ class _Plan(NamedTuple):
         """edges: whether there is an initial state, or a gradient of the last one."""
         block_d, groups, group = self.tile(backward)
         return {
-            "WIDTH": width, "PADDED": next_power_of_2(width - 1), "SILU": silu, "EDGES": edges, "CHANNELS_LAST": self.channels_last, "VECTOR": self.vector,
+            "WIDTH": width, "PADDED": next_power_of_2(width - 1), "SILU": silu, "EDGES": edges,
+            "CHANNELS_LAST": self.channels_last, "VECTOR": self.vector,
             "BLOCK_D": block_d, "GROUPS": groups, "GROUP": group,
         }  # fmt: skip
+
+    def registers(self, width: int, edges: bool, backward: bool) -> int:
+        """So many that enough warps wait for memory at a time to keep it busy, where it can be had without spills."""
+        if self.channels_last or self.vector == 1 or width > 4 or edges:
+            return 255
+        return 80 if backward else 64
 
     def walk(self, batch: int, channels: int, times: int, backward: bool) -> tuple[int, int, int]:
         """Blocks of channels, blocks of times, and tiles that a program walks over."""
@@ -381,16 +423,26 @@ class _Plan(NamedTuple):
 
 
 def _plan(*tensors: Tensor) -> _Plan | None:
-    """The first tensor's; None if it or another has neither channels nor times dense, as the first one has."""
+    """For tensors with the same one of channels and times dense, whichever the first one has; None if they have not.
+
+    Where times are dense, rows begin anywhere, at the same place between aligned addresses in all tensors: vectors at
+    a row's ends hold elements of its neighbours. They never leave 16 bytes of which some belong to the row.
+    """
     first = tensors[0]
+    size = first.element_size()
+    vector = 16 // size
     channels_last = first.stride(1) < first.stride(2)
-    dense, vector = 1 if channels_last else 2, 16 // first.element_size()
+    dense = 1 if channels_last else 2
     if any(t.stride(dense) != 1 and t.shape[dense] > 1 for t in tensors):
         return None
-    aligned = first.shape[dense] % vector == 0 and all(
-        t.stride(3 - dense) % vector == 0 and t.stride(0) % vector == 0 and t.data_ptr() % 16 == 0 for t in tensors
-    )
-    return _Plan(channels_last, vector if aligned else 1)
+    phases = {(t.data_ptr() // size % vector, t.stride(0) % vector, t.stride(3 - dense) % vector) for t in tensors}
+    if len(phases) > 1 or first.data_ptr() % size:
+        return _Plan(channels_last, 1)
+    ((phase, *strides),) = phases
+    aligned = not any((phase, *strides)) and first.shape[dense] % vector == 0
+    if channels_last:
+        return _Plan(True, vector if aligned else 1)
+    return _Plan(False, vector, phase, 0 if aligned else vector - 1)
 
 
 def _optional(tensor: Tensor | None, like: Tensor) -> tuple[Tensor, int]:
@@ -403,14 +455,17 @@ def _forward(
     final_state: Tensor, silu: bool,
 ) -> Launch:  # fmt: skip
     (batch, channels, length), width = x.shape, weight.shape[1]
-    channel_blocks, time_blocks, steps = plan.walk(batch, channels, length, backward=False)
+    channel_blocks, time_blocks, steps = plan.walk(batch, channels, length + plan.slack, backward=False)
     args = (
         *plan.memory(x), *plan.memory(out), weight, weight if bias is None else bias.contiguous(),
-        x if initial_state is None else initial_state.contiguous(), final_state, channels, length, steps,
-        int(bias is not None),
+        x if initial_state is None else initial_state.contiguous(), final_state, channels, length,
+        plan.phase, plan.slack, steps, int(bias is not None),
     )  # fmt: skip
-    constants = plan.constants(width, silu, edges=initial_state is not None, backward=False)
-    return Launch(causal_conv1d_forward_kernel, batch * channel_blocks * time_blocks, args, constants, WARPS)
+    edges = initial_state is not None
+    return Launch(
+        causal_conv1d_forward_kernel, batch * channel_blocks * time_blocks, args,
+        plan.constants(width, silu, edges, backward=False), WARPS, plan.registers(width, edges, backward=False),
+    )  # fmt: skip
 
 
 def _backward(
@@ -421,18 +476,20 @@ def _backward(
     (batch, channels, length), width = x.shape, weight.shape[1]
     group = plan.tile(backward=True)[2]
     origin = 0 if grad_state is None else -(-(width - 1) // group) * -group
-    channel_blocks, time_blocks, steps = plan.walk(batch, channels, length - origin, backward=True)
+    channel_blocks, time_blocks, steps = plan.walk(batch, channels, length + plan.slack - origin, backward=True)
     rows = batch * time_blocks
     partial = weight.new_empty(rows, width + 1, channels)
     args = (
         *plan.memory(x), *plan.memory(grad_out), *plan.memory(grad_x),
         weight, weight if bias is None else bias.contiguous(), *_optional(initial_state, x),
-        x if grad_state is None else grad_state, *_optional(grad_final_state, x), partial,
-        channels, length, origin, steps, int(bias is not None),
+        *_optional(grad_state, x), *_optional(grad_final_state, x), partial,
+        channels, length, plan.phase, plan.slack, origin, steps, int(bias is not None),
     )  # fmt: skip
     edges = initial_state is not None or grad_final_state is not None
-    constants = plan.constants(width, silu, edges, backward=True)
-    main = Launch(causal_conv1d_backward_kernel, rows * channel_blocks, args, constants, WARPS)
+    main = Launch(
+        causal_conv1d_backward_kernel, rows * channel_blocks, args,
+        plan.constants(width, silu, edges, backward=True), WARPS, plan.registers(width, edges, backward=True),
+    )  # fmt: skip
     args = (
         partial, rows, grad_weight, grad_weight if grad_bias is None else grad_bias, channels, int(bias is not None)
     )  # fmt: skip

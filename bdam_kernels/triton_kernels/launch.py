@@ -41,10 +41,13 @@ class Launch(NamedTuple):
     args: tuple[Any, ...]
     constants: dict[str, Any]
     num_warps: int = 1
+    registers: int = 255
+    """The most that a thread may have before the compiler spills: all that 8 warps can have, or fewer, for more warps
+    at a time."""
 
     def options(self) -> dict[str, int]:
-        """For the compiler, which is to spill nothing before it has taken all registers that 8 warps can have."""
-        return {"num_warps": self.num_warps, "maxnreg": 255}
+        """For the compiler."""
+        return {"num_warps": self.num_warps, "maxnreg": self.registers}
 
     def run(self) -> None:
         self.kernel[(self.programs,)](*self.args, **self.constants, **self.options())
