@@ -16,8 +16,11 @@
 #include <cuda_runtime.h>
 #include <cooperative_groups.h>
 
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #define BDAM_DEVICE __device__ __forceinline__
 #define BDAM_KERNEL(threads, blocks_per_multiprocessor) \
@@ -172,22 +175,33 @@ void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int s
   check(cudaGetLastError(), "kernel launch");
 }
 
+// How many blocks of a kernel the current device has room for at once. It is asked once, since that takes longer than a
+// launch; so a kernel always comes with the same threads and shared memory.
+inline int64_t room_for(const void* kernel, int threads, int bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, int64_t> known;
+  int device = 0, multiprocessors = 0, blocks_each = 0;
+  check(cudaGetDevice(&device), "device");
+  const std::lock_guard<std::mutex> lock(mutex);
+  int64_t& room = known[{kernel, device}];
+  if (room > 0) return room;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "device");
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_each, kernel, threads, bytes), "occupancy");
+  return room = static_cast<int64_t>(multiprocessors) * blocks_each;
+}
+
 // The same for a kernel with barriers of the grid: all of its blocks, `most` or as many as the device has room for, are
 // there at once.
 template <class Parameters>
 void launch_together(void (*kernel)(const Parameters), int64_t most, int threads, int shared_floats,
                      const Parameters& parameters, int64_t stream) {
   const int bytes = shared_floats * static_cast<int>(sizeof(float));
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
-  int device = 0, multiprocessors = 0, blocks_each = 0;
-  check(cudaGetDevice(&device), "device");
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "device");
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_each, kernel, threads, bytes), "occupancy");
-  const int64_t room = static_cast<int64_t>(multiprocessors) * blocks_each;
+  const auto* entry = reinterpret_cast<const void*>(kernel);
+  const int64_t room = room_for(entry, threads, bytes);
   const unsigned blocks = static_cast<unsigned>(most < room ? most : room);
   void* arguments[] = {const_cast<Parameters*>(&parameters)};
-  check(cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), blocks, threads, arguments, bytes,
-                                    reinterpret_cast<cudaStream_t>(stream)),
+  check(cudaLaunchCooperativeKernel(entry, blocks, threads, arguments, bytes, reinterpret_cast<cudaStream_t>(stream)),
         "kernel launch");
 }
 
