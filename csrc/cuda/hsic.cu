@@ -2,7 +2,7 @@
 // a barrier of the whole grid between two: centre the features; multiply tiles of both Gram matrices, of which half is
 // computed, over parts of their columns; add the parts up; multiply the gradients. Every sum has a fixed order. What
 // costs time with few rows is waiting: for memory, so that a thread asks for all that it needs before it uses any of
-// it, and for the grid, so that what fits into one tile needs no phase of its own to be centred.
+// it, and for the grid, so that few rows have no phase of their own to be centred.
 #include <stdexcept>
 #include <string>
 
@@ -13,44 +13,51 @@ namespace bdam {
 namespace hsic {
 namespace {
 
-// Features of kColumns columns minus their means, in float32, with zeros for the rows and columns that fill tiles.
-template <int kColumns>
-BDAM_DEVICE void centre(const Plan& plan, const Input& in, int first_column) {
+// use(r, row, column, feature minus the mean of its column, in float32) for kColumns columns, and zeros for the rows and
+// columns that fill tiles. A thread has kRows rows of a column, of which r counts. sums: floats of shared memory for
+// kWarps sums of every column.
+template <int kColumns, int kRows, class Use>
+BDAM_DEVICE void for_each_centred(const Plan& plan, const Input& in, int first_column, const Shared& sums, Use use) {
   constexpr int kLanes = kThreads / kColumns, kSums = kLanes < kWarps ? kLanes : kWarps;
   const int column = thread_index() % kColumns, lane = thread_index() / kColumns;
-  const Shared sums(0, kSums * kColumns);
   const bool exists = first_column + column < in.width;
+  float x[kRows];
+  // Means of differences to the first row: equal rows give exactly zero, and a common offset costs no accuracy.
+  float origin;
   with_type(in.features.dtype, [&](auto type) {
     using Type = decltype(type);
-    const int64_t stride = in.features.stride[0];
-    const auto* from =
-        in.features.as<typename Type::Bits>() + (exists ? first_column + column : 0) * in.features.stride[1];
-    // Means of differences to the first row: equal rows give exactly zero, and a common offset costs no accuracy.
-    const float origin = Type::value(from[0]);
-    float x[kMeanRows];
-    from += lane * stride;
+    const auto* from = in.features.as<typename Type::Bits>();
+    if (exists) from += (first_column + column) * in.features.stride[1];
+    origin = Type::value(*from);
+    from += lane * in.features.stride[0];
 #pragma unroll
-    for (int r = 0; r < kMeanRows; ++r, from += kLanes * stride) {
+    for (int r = 0; r < kRows; ++r, from += kLanes * in.features.stride[0]) {
       x[r] = lane + r * kLanes < plan.rows ? Type::value(*from) : origin;
     }
-    float sum = 0.0f;
-#pragma unroll
-    for (int r = 0; r < kMeanRows; ++r) sum += x[r] -= origin;
-    for (int mask = kColumns; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
-    barrier();  // the unit before is done with the sums
-    if (thread_index() % 32 < kColumns) sums.store(thread_index() * kSums / kThreads * kColumns + column, sum);
-    barrier();
-    float total = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) total += sums.load(i * kColumns + column);
-    const float mean = total * plan.per_row;
-    float* to = in.centred + static_cast<int64_t>(lane) * in.padded_width + first_column + column;
-#pragma unroll
-    for (int r = 0; r < kMeanRows; ++r, to += static_cast<int64_t>(kLanes) * in.padded_width) {
-      const int i = lane + r * kLanes;
-      if (i < plan.padded) *to = exists && i < plan.rows ? x[r] - mean : 0.0f;
-    }
   });
+  float sum = 0.0f;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) sum += x[r] -= origin;
+  for (int mask = kColumns; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
+  barrier();  // everyone is done with what is there
+  if (thread_index() % 32 < kColumns) sums.store(thread_index() * kSums / kThreads * kColumns + column, sum);
+  barrier();
+  float total = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) total += sums.load(i * kColumns + column);
+  const float mean = total * plan.per_row;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const int i = lane + r * kLanes;
+    use(r, i, first_column + column, exists && i < plan.rows ? x[r] - mean : 0.0f);
+  }
+}
+
+BDAM_DEVICE void centre(const Plan& plan, const Input& in, int unit) {
+  const auto store = [&](int, int i, int column, float x) {
+    if (i < plan.padded) in.centred[static_cast<int64_t>(i) * in.padded_width + column] = x;
+  };
+  for_each_centred<kMeanColumns, kMeanRows>(plan, in, unit * kMeanColumns, Shared(0, kThreads), store);
 }
 
 // A part of a tile of a Gram matrix, and of the tile that mirrors it.
@@ -60,20 +67,36 @@ BDAM_DEVICE void gram(const Plan& plan, const Input& in, int unit) {
   for (; column_tile > row_tile; ++row_tile) column_tile -= row_tile + 1;
   const int begin = part * plan.part_width, left = in.padded_width - begin;
   const int width = left < plan.part_width ? left : plan.part_width;
-  if (plan.tiles == 1) {
-    for (int column = begin; column < begin + width; column += kTile) centre<kTile>(plan, in, column);
-  }
-  const Rows a{in.centred, in.padded_width, row_tile * kTile, begin};
-  const Rows b{in.centred, in.padded_width, column_tile * kTile, begin};
+  const bool equal = row_tile == column_tile;
   Product product;
-  product.multiply(a, b, width, row_tile == column_tile);
+  if (plan.centred_first()) {
+    const Rows a{in.centred, in.padded_width, row_tile * kTile, begin};
+    const Rows b{in.centred, in.padded_width, column_tile * kTile, begin};
+    product.multiply(a, b, width, equal);
+  } else {
+    const Shared a(0, kOperandFloats), b(equal ? 0 : kOperandFloats, kOperandFloats);
+    for (int step = begin; step < begin + width; step += kStep) {
+      // Every unit needs the means of its columns over all rows; those on the diagonal tell the rest of them.
+      constexpr int kRows = kTile * kStep / kThreads;  // of a thread, in a tile
+      const auto store = [&](int r, int i, int column, float x) {
+        const int tile = r / kRows, at = Rows::at(column - step, i - tile * kTile);
+        if (tile == row_tile) a.store(at, x);
+        if (tile == column_tile && !equal) b.store(at, x);
+        if (tile == row_tile && equal) in.centred[static_cast<int64_t>(i) * in.padded_width + column] = x;
+      };
+      const Shared sums(2 * kOperandFloats, kThreads);
+      for_each_centred<kStep, kTogetherTiles * kRows>(plan, in, step, sums, store);
+      barrier();
+      product.multiply_step<Rows>(a, b);
+    }
+  }
 
   const int64_t stride = plan.padded;
   float* to = in.gram + part * stride * stride;
   product.for_each_pair([&](int row, int column, float first, float second) {
     const int i = row_tile * kTile + row, j = column_tile * kTile + column;
     *reinterpret_cast<Vec<2>*>(to + i * stride + j) = {first, second};
-    if (row_tile == column_tile) return;
+    if (equal) return;
     to[j * stride + i] = first;
     to[(j + 1) * stride + i] = second;
   });
@@ -222,10 +245,8 @@ BDAM_DEVICE void share(int of_x, int of_y, Visit visit) {
 
 BDAM_KERNEL(kThreads, 2) hsic_linear_kernel(BDAM_PARAMETER Plan plan) {
   const Input &x = plan.inputs[0], &y = plan.inputs[1];
-  if (plan.tiles > 1) {
-    share(x.mean_units(), y.mean_units(), [&](int which, int unit) {
-      centre<kMeanColumns>(plan, plan.inputs[which], unit * kMeanColumns);
-    });
+  if (plan.centred_first()) {
+    share(x.mean_units(), y.mean_units(), [&](int which, int unit) { centre(plan, plan.inputs[which], unit); });
     grid_barrier();
   }
   share(x.parts * plan.gram_tiles, y.parts * plan.gram_tiles,

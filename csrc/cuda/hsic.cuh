@@ -13,6 +13,7 @@ constexpr int kProductFloats = 4 * kOperandFloats;  // two steps of two operands
 constexpr int kMeanRows = 16;                       // of a thread that centres
 constexpr int kMeanColumns = 8;                     // of a unit
 constexpr int kMostRows = kMeanRows * kThreads / kMeanColumns;
+constexpr int kTogetherTiles = 2;                   // of rows, to which the units of the Gram matrices centre features
 constexpr int kSumColumns = 128;                    // of a row of the Gram matrices, which a warp adds up
 constexpr int kGramUnits = 132;                     // that the Gram matrices are cut into at most, or twice as many
 
@@ -73,10 +74,12 @@ struct Plan {
     products = take(static_cast<int64_t>(padded) * sums);
     return used;
   }
+  // Whether centring is a phase of its own.
+  BDAM_EVERYWHERE bool centred_first() const { return tiles > kTogetherTiles; }
   // The most units that a phase has.
   int units() const {
     int most = 0;
-    const int counts[3] = {tiles > 1 ? inputs[0].mean_units() + inputs[1].mean_units() : 0,
+    const int counts[3] = {centred_first() ? inputs[0].mean_units() + inputs[1].mean_units() : 0,
                            (inputs[0].parts + inputs[1].parts) * gram_tiles,
                            tiles * (inputs[0].column_tiles() + inputs[1].column_tiles())};
     for (int count : counts) most = count > most ? count : most;
@@ -177,7 +180,6 @@ struct Product {
     }
   }
 
- private:
   // Each step has accumulators of its own, since tensor cores truncate as they add.
   template <class Operand>
   BDAM_DEVICE void multiply_step(const Shared& left, const Shared& right) {
@@ -216,6 +218,7 @@ struct Product {
       }
     }
   }
+ private:
   BDAM_DEVICE static void each(Accumulator (&c)[2][2], const Left (&a)[2], const Right (&b)[2]) {
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
