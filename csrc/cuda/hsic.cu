@@ -13,9 +13,9 @@ namespace bdam {
 namespace hsic {
 namespace {
 
-// use(r, row, column, feature minus the mean of its column, in float32) for kColumns columns, and zeros for the rows and
-// columns that fill tiles. A thread has kRows rows of a column, of which r counts. sums: floats of shared memory for
-// kWarps sums of every column.
+// use(r, row, column, feature minus the mean of its column, in float32) for kColumns columns, and zeros for the rows
+// and columns that fill tiles. A thread has kRows rows of a column, which r counts. sums: kThreads floats of shared
+// memory.
 template <int kColumns, int kRows, class Use>
 BDAM_DEVICE void for_each_centred(const Plan& plan, const Input& in, int first_column, const Shared& sums, Use use) {
   constexpr int kLanes = kThreads / kColumns, kSums = kLanes < kWarps ? kLanes : kWarps;
@@ -68,7 +68,7 @@ BDAM_DEVICE void gram(const Plan& plan, const Input& in, int unit) {
   const int begin = part * plan.part_width, left = in.padded_width - begin;
   const int width = left < plan.part_width ? left : plan.part_width;
   const bool equal = row_tile == column_tile;
-  Product product;
+  Product<kTile> product;
   if (plan.centred_first()) {
     const Rows a{in.centred, in.padded_width, row_tile * kTile, begin};
     const Rows b{in.centred, in.padded_width, column_tile * kTile, begin};
@@ -84,10 +84,10 @@ BDAM_DEVICE void gram(const Plan& plan, const Input& in, int unit) {
         if (tile == column_tile && !equal) b.store(at, x);
         if (tile == row_tile && equal) in.centred[static_cast<int64_t>(i) * in.padded_width + column] = x;
       };
-      const Shared sums(2 * kOperandFloats, kThreads);
+      const Shared sums(kStageFloats, kThreads);
       for_each_centred<kStep, kTogetherTiles * kRows>(plan, in, step, sums, store);
       barrier();
-      product.multiply_step<Rows>(a, b);
+      product.multiply_step<Rows, Rows>(a, b);
     }
   }
 
@@ -194,26 +194,30 @@ struct Totals {
 };
 
 // A tile of the gradient of an input: the other's Gram matrix times the features. trace: that Gram matrix's.
+template <int kWidth>
 BDAM_DEVICE void gradient(const Plan& plan, const Input& in, const Input& other, int unit, float trace) {
   const int row_tile = unit % plan.tiles, column_tile = unit / plan.tiles;
-  const Columns weights{other.weights, plan.padded, row_tile * kTile};
-  const Columns features{in.centred, in.padded_width, column_tile * kTile};
-  Product product;
+  const Columns<kTile> weights{other.weights, plan.padded, row_tile * kTile};
+  const Columns<kWidth> features{in.centred, in.padded_width, column_tile * kWidth};
+  Product<kWidth> product;
   product.multiply(weights, features, plan.padded, false);
+  constexpr int kAcross = Product<kWidth>::kAcross;
+  const int first_row = row_tile * kTile + product.row, first_column = column_tile * kWidth + product.column;
   // What M(L) has besides, constant along a row but for the diagonal: centred features add up to zero.
   if (plan.unbiased) {
     float rest[2][2];
-    Vec<2> x[2][2][2];
+    Vec<2> x[2][2][kAcross];
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int i = row_tile * kTile + product.row + m * 16 + half * 8;
+        const int i = first_row + m * 16 + half * 8;
         rest[m][half] = trace * plan.per_q - other.squares[i] * plan.per_p;
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          const float* from = in.centred + static_cast<int64_t>(i) * in.padded_width + column_tile * kTile;
-          x[m][half][n] = *reinterpret_cast<const Vec<2>*>(from + product.column + n * 8);
+        for (int n = 0; n < kAcross; ++n) {
+          const int j = first_column + n * 8;
+          const float* from = in.centred + static_cast<int64_t>(i) * in.padded_width + j;
+          x[m][half][n] = j < in.padded_width ? *reinterpret_cast<const Vec<2>*>(from) : Vec<2>{};
         }
       }
     }
@@ -222,12 +226,12 @@ BDAM_DEVICE void gradient(const Plan& plan, const Input& in, const Input& other,
 #pragma unroll
       for (int v = 0; v < 4; ++v) {
 #pragma unroll
-        for (int n = 0; n < 2; ++n) product.sums[m][n][v] += rest[m][v / 2] * x[m][v / 2][n].v[v % 2];
+        for (int n = 0; n < kAcross; ++n) product.sums[m][n][v] += rest[m][v / 2] * x[m][v / 2][n].v[v % 2];
       }
     }
   }
   product.for_each_pair([&](int row, int column, float first, float second) {
-    const int i = row_tile * kTile + row, j = column_tile * kTile + column;
+    const int i = row_tile * kTile + row, j = column_tile * kWidth + column;
     float* to = in.gradient + static_cast<int64_t>(i) * in.width + j;
     if (i < plan.rows && j < in.width) to[0] = plan.factor * first;
     if (i < plan.rows && j + 1 < in.width) to[1] = plan.factor * second;
@@ -241,6 +245,14 @@ BDAM_DEVICE void share(int of_x, int of_y, Visit visit) {
     const int which = unit >= of_x;
     visit(which, unit - which * of_x);
   }
+}
+
+// All tiles of both gradients. traces: of the Gram matrices.
+template <int kWidth>
+BDAM_DEVICE void gradients(const Plan& plan, const float (&traces)[2]) {
+  share(plan.gradient_units(0, kWidth), plan.gradient_units(1, kWidth), [&](int which, int unit) {
+    gradient<kWidth>(plan, plan.inputs[which], plan.inputs[1 - which], unit, which ? traces[0] : traces[1]);
+  });
 }
 
 BDAM_KERNEL(kThreads, 2) hsic_linear_kernel(BDAM_PARAMETER Plan plan) {
@@ -264,9 +276,7 @@ BDAM_KERNEL(kThreads, 2) hsic_linear_kernel(BDAM_PARAMETER Plan plan) {
     for (int i = 0; i < 2; ++i) traces[i] = totals.squares[i];
     if (last && thread_index() == 0) *plan.value = totals.value(plan);
   }
-  share(plan.tiles * x.column_tiles(), plan.tiles * y.column_tiles(), [&](int which, int unit) {
-    gradient(plan, plan.inputs[which], plan.inputs[1 - which], unit, which ? traces[0] : traces[1]);
-  });
+  plan.wide ? gradients<kWideTile>(plan, traces) : gradients<kTile>(plan, traces);
 }
 
 }  // namespace
@@ -285,6 +295,7 @@ void hsic_linear(const Tensor& x, const Tensor& y, const Tensor& value, const Te
   }
   Plan plan(x.size[0], x.size[1], y.size[1]);
   plan.place(workspace.as<float>());
+  plan.choose_tiles(multiprocessors());
   plan.inputs[0].features = x;
   plan.inputs[1].features = y;
   plan.inputs[0].gradient = gradients.as<float>();

@@ -7,9 +7,12 @@ namespace bdam::hsic {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kTile = 64;                           // rows and columns of a product's tile
+constexpr int kWideTile = 96;                       // columns of the gradient's, where that is faster
 constexpr int kStep = 64;                           // what a product contracts at once
 constexpr int kOperandFloats = 64 * 72;             // of shared memory, for a step of an operand
-constexpr int kProductFloats = 4 * kOperandFloats;  // two steps of two operands
+constexpr int kWideFloats = 64 * 104;               // and of a wide one
+constexpr int kStageFloats = kOperandFloats + kWideFloats;
+constexpr int kProductFloats = 2 * kStageFloats;
 constexpr int kMeanRows = 16;                       // of a thread that centres
 constexpr int kMeanColumns = 8;                     // of a unit
 constexpr int kMostRows = kMeanRows * kThreads / kMeanColumns;
@@ -27,7 +30,7 @@ struct Input {
   float *centred = nullptr, *gram = nullptr, *weights = nullptr, *squares = nullptr, *gradient = nullptr;
 
   BDAM_EVERYWHERE int mean_units() const { return padded_width / kMeanColumns; }
-  BDAM_EVERYWHERE int column_tiles() const { return padded_width / kTile; }
+  BDAM_EVERYWHERE int column_tiles(int width) const { return divide_up(padded_width, width); }
 };
 
 struct Plan {
@@ -38,7 +41,7 @@ struct Plan {
   int sums;                                    // that a row's products are added up to
   float *products = nullptr, *value = nullptr;
   float factor = 0.0f, per_p = 0.0f, per_q = 0.0f;  // 2 / r, 1 / p and 1 / q of bdam_kernels/ops/hsic_forms.py
-  bool unbiased = false;
+  bool unbiased = false, wide = false;  // wide: tiles of the gradient
 
   Plan(int64_t n, int64_t x_width, int64_t y_width) : rows(static_cast<int>(n)), per_row(1.0f / n) {
     tiles = divide_up(n, kTile);
@@ -55,6 +58,13 @@ struct Plan {
       inputs[i].padded_width = divide_up(widths[i], kTile) * kTile;
       inputs[i].parts = divide_up(inputs[i].padded_width, part_width);
     }
+  }
+  // Takes the tiles of the gradient that leave less to the multiprocessor that has most.
+  void choose_tiles(int multiprocessors) {
+    const auto most = [&](int width) {
+      return divide_up(gradient_units(0, width) + gradient_units(1, width), multiprocessors) * width;
+    };
+    wide = most(kWideTile) < most(kTile);
   }
   // Puts the arrays into a workspace, and returns how many floats they take.
   int64_t place(float* workspace) {
@@ -76,12 +86,13 @@ struct Plan {
   }
   // Whether centring is a phase of its own.
   BDAM_EVERYWHERE bool centred_first() const { return tiles > kTogetherTiles; }
+  BDAM_EVERYWHERE int gradient_units(int input, int width) const { return tiles * inputs[input].column_tiles(width); }
   // The most units that a phase has.
   int units() const {
     int most = 0;
     const int counts[3] = {centred_first() ? inputs[0].mean_units() + inputs[1].mean_units() : 0,
                            (inputs[0].parts + inputs[1].parts) * gram_tiles,
-                           tiles * (inputs[0].column_tiles() + inputs[1].column_tiles())};
+                           gradient_units(0, kTile) + gradient_units(1, kTile)};
     for (int count : counts) most = count > most ? count : most;
     return most;
   }
@@ -110,23 +121,26 @@ struct Rows {
   }
 };
 
-// kTile columns of a matrix from `column` on, which run along the contraction.
+// kWidth columns of a matrix from `column` on, which run along the contraction; zeros instead of those beyond `stride`.
+template <int kWidth>
 struct Columns {
   const float* data;
   int stride, column;
 
-  BDAM_DEVICE static int at(int k, int i) { return k * (kTile + 8) + i; }
+  BDAM_DEVICE static int at(int k, int i) { return k * (kWidth + 8) + i; }
   BDAM_DEVICE void copy(int step, const Shared& to) const {
-    const int i = thread_index() % (kTile / 4) * 4, first = thread_index() / (kTile / 4);
+    const int first = opaque(thread_index());  // else the addresses of all groups are kept in registers
 #pragma unroll
-    for (int k = first; k < first + kStep; k += kThreads / (kTile / 4)) {
-      to.copy_async(at(k, i), data + static_cast<int64_t>(step + k) * stride + column + i, true);
+    for (int n = 0; n < kStep * kWidth / 4 / kThreads; ++n) {
+      const int group = first + n * kThreads, k = group / (kWidth / 4), i = group % (kWidth / 4) * 4;
+      const bool exists = column + i < stride;
+      to.copy_async(at(k, i), data + static_cast<int64_t>(step + k) * stride + (exists ? column + i : 0), exists);
     }
   }
 };
 
-// What TensorFloat-32 holds of every word, by truncation, and in `rest` what is left, of which tensor cores take as much:
-// at most 3 units of float32's last place are lost. A third of the instructions that rounding takes in split().
+// What TensorFloat-32 holds of every word, by truncation, and in `rest` what is left, of which tensor cores take as
+// much: at most 3 units of float32's last place are lost. A third of the instructions that rounding takes in split().
 template <class Operand>
 BDAM_DEVICE Operand truncated(Operand x, Operand& rest) {
 #pragma unroll
@@ -138,11 +152,13 @@ BDAM_DEVICE Operand truncated(Operand x, Operand& rest) {
   return x;
 }
 
-// A tile of a product of two operands. A warp has 32 x 16 of its elements, as two by two accumulators.
+// A tile of a product of two operands, kTile x kWidth. A warp has 32 x kWidth / 4 of its elements, as accumulators.
+template <int kWidth>
 struct Product {
-  const int row = thread_index() / 128 * 32 + thread_index() % 32 / 4;        // of accumulator 0's element 0
-  const int column = thread_index() / 32 % 4 * 16 + thread_index() % 4 * 2;
-  float sums[2][2][4] = {};
+  static constexpr int kAcross = kWidth / 32;                           // accumulators of a warp in a row
+  const int row = thread_index() / 128 * 32 + thread_index() % 32 / 4;  // of accumulator 0's element 0
+  const int column = thread_index() / 32 % 4 * (kWidth / 4) + thread_index() % 4 * 2;
+  float sums[2][kAcross][4] = {};
 
   // visit(row and column of the tile, sum, and that of the next column)
   template <class Visit>
@@ -152,7 +168,7 @@ struct Product {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
+        for (int n = 0; n < kAcross; ++n) {
           const float(&v)[4] = sums[m][n];
           visit(row + m * 16 + half * 8, column + n * 8, v[2 * half], v[2 * half + 1]);
         }
@@ -161,12 +177,12 @@ struct Product {
   }
 
   // equal: both operands are the same.
-  template <class Operand>
-  BDAM_DEVICE void multiply(const Operand& left, const Operand& right, int depth, bool equal) {
+  template <class A, class B>
+  BDAM_DEVICE void multiply(const A& left, const B& right, int depth, bool equal) {
     const auto copy = [&](int step) {
-      const int at = step / kStep % 2 * 2 * kOperandFloats;
+      const int at = step / kStep % 2 * kStageFloats;
       left.copy(step, Shared(at, kOperandFloats));
-      if (!equal) right.copy(step, Shared(at + kOperandFloats, kOperandFloats));
+      if (!equal) right.copy(step, Shared(at + kOperandFloats, kWideFloats));
     };
     barrier();  // everyone is done with what is there, and has written what is copied
     copy(0);
@@ -175,36 +191,36 @@ struct Product {
       barrier();
       // These are on their way while the ones before are multiplied.
       if (step + kStep < depth) copy(step + kStep);
-      const int at = step / kStep % 2 * 2 * kOperandFloats;
-      multiply_step<Operand>(Shared(at, kOperandFloats), Shared(equal ? at : at + kOperandFloats, kOperandFloats));
+      const int at = step / kStep % 2 * kStageFloats;
+      multiply_step<A, B>(Shared(at, kOperandFloats), Shared(equal ? at : at + kOperandFloats, kWideFloats));
     }
   }
 
   // Each step has accumulators of its own, since tensor cores truncate as they add.
-  template <class Operand>
+  template <class A, class B>
   BDAM_DEVICE void multiply_step(const Shared& left, const Shared& right) {
     const int t = thread_index() % 4, i = row, j = column - 2 * t + thread_index() % 32 / 4;
-    Accumulator partial[2][2];
+    Accumulator partial[2][kAcross];
 #pragma unroll 2
     for (int step = 0; step < kStep; step += 8) {
       const int k = step + t;
       Left a[2], a_rest[2];
-      Right b[2], b_rest[2];
+      Right b[kAcross], b_rest[kAcross];
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
-          a[m].w[w] = F32::bits(left.load(Operand::at(k + w / 2 * 4, i + m * 16 + w % 2 * 8)));
+          a[m].w[w] = F32::bits(left.load(A::at(k + w / 2 * 4, i + m * 16 + w % 2 * 8)));
         }
         a[m] = truncated(a[m], a_rest[m]);
       }
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
+      for (int n = 0; n < kAcross; ++n) {
 #pragma unroll
-        for (int w = 0; w < 2; ++w) b[n].w[w] = F32::bits(right.load(Operand::at(k + w * 4, j + n * 8)));
+        for (int w = 0; w < 2; ++w) b[n].w[w] = F32::bits(right.load(B::at(k + w * 4, j + n * 8)));
         b[n] = truncated(b[n], b_rest[n]);
       }
-      // Small terms first; four products that do not wait for each other in a row.
+      // Small terms first; products that do not wait for each other in a row.
       each(partial, a_rest, b);
       each(partial, a, b_rest);
       each(partial, a, b);
@@ -212,18 +228,18 @@ struct Product {
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
+      for (int n = 0; n < kAcross; ++n) {
 #pragma unroll
         for (int v = 0; v < 4; ++v) sums[m][n][v] += partial[m][n].v[v];
       }
     }
   }
  private:
-  BDAM_DEVICE static void each(Accumulator (&c)[2][2], const Left (&a)[2], const Right (&b)[2]) {
+  BDAM_DEVICE static void each(Accumulator (&c)[2][kAcross], const Left (&a)[2], const Right (&b)[kAcross]) {
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
-      for (int n = 0; n < 2; ++n) multiply_tf32(c[m][n], a[m], b[n]);
+      for (int n = 0; n < kAcross; ++n) multiply_tf32(c[m][n], a[m], b[n]);
     }
   }
 };
