@@ -40,7 +40,10 @@ def test_matches_the_definition(name: str, dtype: torch.dtype, options: dict) ->
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize(
     "shape",
-    [(4, 1, 1), (15, 3, 64), (16, 64, 1), (17, 65, 33), (64, 130, 20), (65, 16, 70), (130, 30, 5), (260, 3, 9)],
+    [
+        *((4, 1, 1), (15, 3, 64), (16, 64, 1), (17, 65, 33), (64, 130, 20), (65, 16, 70), (130, 30, 5), (260, 3, 9)),
+        *((6, 450, 70), (200, 400, 3), (6, 640, 192)),  # many parts, parts of several steps, wide tiles
+    ],
     ids=str,
 )
 def test_sizes_of_linear_kernels(name: str, shape: tuple, estimator: str) -> None:

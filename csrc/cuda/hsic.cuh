@@ -1,16 +1,24 @@
 // What the phases of hsic.cu share: where everything is, and the product of two tiles.
 #pragma once
 
-#include "primitives.cuh"
+#include "tensor_core.cuh"
 
 namespace bdam::hsic {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kTile = 64;                                         // rows and columns of a product's tile
-constexpr int kStep = 32;                                         // what a product contracts at once
-constexpr int kProductFloats = 2 * kStep * kTile;                 // of shared memory
-constexpr int kMeanColumns = 16, kMeanLanes = kThreads / kMeanColumns;
-constexpr int kGramUnits = 128;                                   // that the Gram matrices are cut into, about
+constexpr int kTile = 64;                           // rows and columns of a product's tile
+constexpr int kWideTile = 96;                       // columns of the gradient's, where that is faster
+constexpr int kStep = 64;                           // what a product contracts at once
+constexpr int kOperandFloats = 64 * 72;             // of shared memory, for a step of an operand
+constexpr int kWideFloats = 64 * 104;               // and of a wide one
+constexpr int kStageFloats = kOperandFloats + kWideFloats;
+constexpr int kProductFloats = 2 * kStageFloats;
+constexpr int kMeanRows = 16;                       // of a thread that centres
+constexpr int kMeanColumns = 8;                     // of a unit
+constexpr int kMostRows = kMeanRows * kThreads / kMeanColumns;
+constexpr int kTogetherTiles = 2;                   // of rows, to which the units of the Gram matrices centre features
+constexpr int kSumColumns = 128;                    // of a row of the Gram matrices, which a warp adds up
+constexpr int kGramUnits = 132;                     // that the Gram matrices are cut into at most, or twice as many
 
 BDAM_EVERYWHERE inline int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
@@ -18,33 +26,45 @@ struct Input {
   Tensor features;
   int width = 0, padded_width = 0;  // padded to whole tiles
   int parts = 0;                    // of the columns, by which the Gram matrix is computed
-  float *centred = nullptr, *gram = nullptr, *gradient = nullptr;
+  // weights: what the other input's features are multiplied by, transposed. squares: the Gram matrix's diagonal.
+  float *centred = nullptr, *gram = nullptr, *weights = nullptr, *squares = nullptr, *gradient = nullptr;
 
   BDAM_EVERYWHERE int mean_units() const { return padded_width / kMeanColumns; }
-  BDAM_EVERYWHERE int column_tiles() const { return padded_width / kTile; }
+  BDAM_EVERYWHERE int column_tiles(int width) const { return divide_up(padded_width, width); }
 };
 
 struct Plan {
   Input inputs[2];
   int rows, padded, tiles, gram_tiles;  // padded to whole tiles; tiles of a row; tiles of half a Gram matrix
+  float per_row;                        // 1 / rows
   int part_width;
+  int sums;                                    // that a row's products are added up to
   float *products = nullptr, *value = nullptr;
-  float factor = 0.0f, p = 0.0f, q = 0.0f;  // 2 / r, p and q of bdam_kernels/ops/hsic_forms.py
-  bool unbiased = false;
+  float factor = 0.0f, per_p = 0.0f, per_q = 0.0f;  // 2 / r, 1 / p and 1 / q of bdam_kernels/ops/hsic_forms.py
+  bool unbiased = false, wide = false;  // wide: tiles of the gradient
 
-  Plan(int64_t n, int64_t x_width, int64_t y_width) : rows(static_cast<int>(n)) {
+  Plan(int64_t n, int64_t x_width, int64_t y_width) : rows(static_cast<int>(n)), per_row(1.0f / n) {
     tiles = divide_up(n, kTile);
     padded = tiles * kTile;
     gram_tiles = tiles * (tiles + 1) / 2;
-    const int wanted = kGramUnits / (2 * gram_tiles) > 1 ? kGramUnits / (2 * gram_tiles) : 1;
+    sums = divide_up(padded, kSumColumns);
+    int wanted = kGramUnits / (2 * gram_tiles);
+    if (wanted < 2) wanted = 2 * kGramUnits / (2 * gram_tiles);
     const int64_t widest = x_width > y_width ? x_width : y_width;
-    part_width = divide_up(divide_up(widest, wanted), kStep) * kStep;
+    part_width = divide_up(divide_up(widest, wanted > 1 ? wanted : 1), kStep) * kStep;
     const int64_t widths[2] = {x_width, y_width};
     for (int i = 0; i < 2; ++i) {
       inputs[i].width = static_cast<int>(widths[i]);
       inputs[i].padded_width = divide_up(widths[i], kTile) * kTile;
       inputs[i].parts = divide_up(inputs[i].padded_width, part_width);
     }
+  }
+  // Takes the tiles of the gradient that leave less to the multiprocessor that has most.
+  void choose_tiles(int multiprocessors) {
+    const auto most = [&](int width) {
+      return divide_up(gradient_units(0, width) + gradient_units(1, width), multiprocessors) * width;
+    };
+    wide = most(kWideTile) < most(kTile);
   }
   // Puts the arrays into a workspace, and returns how many floats they take.
   int64_t place(float* workspace) {
@@ -54,19 +74,25 @@ struct Plan {
       used += floats;
       return begin;
     };
+    const int64_t area = static_cast<int64_t>(padded) * padded;
     for (Input& in : inputs) {
       in.centred = take(static_cast<int64_t>(padded) * in.padded_width);
-      in.gram = take(static_cast<int64_t>(in.parts) * padded * padded);
+      in.gram = take(in.parts * area);
+      in.weights = take(area);
+      in.squares = take(padded);
     }
-    products = take(padded);
+    products = take(static_cast<int64_t>(padded) * sums);
     return used;
   }
+  // Whether centring is a phase of its own.
+  BDAM_EVERYWHERE bool centred_first() const { return tiles > kTogetherTiles; }
+  BDAM_EVERYWHERE int gradient_units(int input, int width) const { return tiles * inputs[input].column_tiles(width); }
   // The most units that a phase has.
   int units() const {
     int most = 0;
-    const int counts[3] = {inputs[0].mean_units() + inputs[1].mean_units(),
+    const int counts[3] = {centred_first() ? inputs[0].mean_units() + inputs[1].mean_units() : 0,
                            (inputs[0].parts + inputs[1].parts) * gram_tiles,
-                           tiles * (inputs[0].column_tiles() + inputs[1].column_tiles())};
+                           gradient_units(0, kTile) + gradient_units(1, kTile)};
     for (int count : counts) most = count > most ? count : most;
     return most;
   }
@@ -77,95 +103,143 @@ BDAM_DEVICE float warp_sum(float x) {
   return x;
 }
 
-// Where element (k, i) of an operand is in shared memory: the exchange of groups of four lets a warp store whole rows
-// of either layout, and read vectors, without two lanes in one bank.
-BDAM_DEVICE int slot(int k, int i) { return k * kTile + (i ^ (k & 28)); }
-
-// A thread's share of kStep x kTile elements of an operand, on its way to shared memory.
-struct Fetched {
-  Vec<4> v[2];
-};
-
-// An operand whose rows run along the contraction: kTile rows of a matrix from `row` on, from `column` on.
+// Operands of a product: what of a matrix goes to shared memory for a step of the contraction, and where element (k, i)
+// of it is there. Rows have a length with which the 4 x 8 elements that a warp loads at once are in 32 banks.
+//
+// kTile rows of a matrix from `row` on, which run along the contraction from `column` on.
 struct Rows {
   const float* data;
   int stride, row, column;
 
-  BDAM_DEVICE void fetch(int step, Fetched& to) const {
-    const int group = thread_index() % (kStep / 4), first = thread_index() / (kStep / 4);
+  BDAM_DEVICE static int at(int k, int i) { return i * (kStep + 4) + k; }
+  BDAM_DEVICE void copy(int step, const Shared& to) const {
+    const int k = thread_index() % (kStep / 4) * 4, first = thread_index() / (kStep / 4);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int64_t at = static_cast<int64_t>(row + first + i * kStep) * stride + column + step + group * 4;
-      to.v[i] = *reinterpret_cast<const Vec<4>*>(data + at);
-    }
-  }
-  BDAM_DEVICE void store(const Fetched& from, const Shared& to) const {
-    const int group = thread_index() % (kStep / 4), first = thread_index() / (kStep / 4);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) to.store(slot(group * 4 + k, first + i * kStep), from.v[i].v[k]);
+    for (int i = first; i < first + kTile; i += kThreads / (kStep / 4)) {
+      to.copy_async(at(k, i), data + static_cast<int64_t>(row + i) * stride + column + step + k, true);
     }
   }
 };
 
-// An operand whose columns run along the contraction: kTile columns of a matrix from `column` on. With `off_diagonal`
-// it is a symmetric matrix without its diagonal, of which row k has `diagonal` times that element added.
+// kWidth columns of a matrix from `column` on, which run along the contraction; zeros instead of those beyond `stride`.
+template <int kWidth>
 struct Columns {
   const float* data;
   int stride, column;
-  float diagonal;
-  bool off_diagonal;
 
-  BDAM_DEVICE void fetch(int step, Fetched& to) const {
-    const int group = thread_index() % (kTile / 4), first = thread_index() / (kTile / 4);
+  BDAM_DEVICE static int at(int k, int i) { return k * (kWidth + 8) + i; }
+  BDAM_DEVICE void copy(int step, const Shared& to) const {
+    const int first = opaque(thread_index());  // else the addresses of all groups are kept in registers
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int k = step + first + i * (kStep / 2), at = column + group * 4;
-      to.v[i] = *reinterpret_cast<const Vec<4>*>(data + static_cast<int64_t>(k) * stride + at);
-      if (!off_diagonal) continue;
-      const float added = diagonal * data[static_cast<int64_t>(k) * (stride + 1)];
-#pragma unroll
-      for (int c = 0; c < 4; ++c) to.v[i].v[c] = at + c == k ? 0.0f : to.v[i].v[c] + added;
+    for (int n = 0; n < kStep * kWidth / 4 / kThreads; ++n) {
+      const int group = first + n * kThreads, k = group / (kWidth / 4), i = group % (kWidth / 4) * 4;
+      const bool exists = column + i < stride;
+      to.copy_async(at(k, i), data + static_cast<int64_t>(step + k) * stride + (exists ? column + i : 0), exists);
     }
-  }
-  BDAM_DEVICE void store(const Fetched& from, const Shared& to) const {
-    const int group = thread_index() % (kTile / 4), first = thread_index() / (kTile / 4);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) to.store<4>(slot(first + i * (kStep / 2), group * 4), from.v[i]);
   }
 };
 
-// A tile of a product of two operands; every thread has 4 x 4 of its elements.
-struct Product {
-  const int row = thread_index() / 16 * 4, column = thread_index() % 16 * 4;
-  float sums[4][4] = {};
+// What TensorFloat-32 holds of every word, by truncation, and in `rest` what is left, of which tensor cores take as
+// much: at most 3 units of float32's last place are lost. A third of the instructions that rounding takes in split().
+template <class Operand>
+BDAM_DEVICE Operand truncated(Operand x, Operand& rest) {
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof x.w / sizeof x.w[0]); ++i) {
+    const uint32_t large = x.w[i] & ~0x1fffu;
+    rest.w[i] = F32::bits(F32::value(x.w[i]) - F32::value(large));
+    x.w[i] = large;
+  }
+  return x;
+}
 
-  template <class Left, class Right>
-  BDAM_DEVICE void multiply(const Left& left, const Right& right, int depth) {
-    const Shared a(0, kStep * kTile), b(kStep * kTile, kStep * kTile);
-    Fetched next_left, next_right;
-    left.fetch(0, next_left);
-    right.fetch(0, next_right);
-    for (int step = 0; step < depth; step += kStep) {
-      barrier();  // everyone is done with what is there
-      left.store(next_left, a);
-      right.store(next_right, b);
-      barrier();
-      // These are on their way while the ones before are multiplied.
-      if (step + kStep < depth) {
-        left.fetch(step + kStep, next_left);
-        right.fetch(step + kStep, next_right);
-      }
-#pragma unroll 8
-      for (int k = 0; k < kStep; ++k) {
-        const Vec<4> u = a.load<4>(slot(k, row)), v = b.load<4>(slot(k, column));
+// A tile of a product of two operands, kTile x kWidth. A warp has 32 x kWidth / 4 of its elements, as accumulators.
+template <int kWidth>
+struct Product {
+  static constexpr int kAcross = kWidth / 32;                           // accumulators of a warp in a row
+  const int row = thread_index() / 128 * 32 + thread_index() % 32 / 4;  // of accumulator 0's element 0
+  const int column = thread_index() / 32 % 4 * (kWidth / 4) + thread_index() % 4 * 2;
+  float sums[2][kAcross][4] = {};
+
+  // visit(row and column of the tile, sum, and that of the next column)
+  template <class Visit>
+  BDAM_DEVICE void for_each_pair(Visit visit) const {
 #pragma unroll
-        for (int r = 0; r < 4; ++r) {
+    for (int m = 0; m < 2; ++m) {
 #pragma unroll
-          for (int c = 0; c < 4; ++c) sums[r][c] += u.v[r] * v.v[c];
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int n = 0; n < kAcross; ++n) {
+          const float(&v)[4] = sums[m][n];
+          visit(row + m * 16 + half * 8, column + n * 8, v[2 * half], v[2 * half + 1]);
         }
       }
+    }
+  }
+
+  // equal: both operands are the same.
+  template <class A, class B>
+  BDAM_DEVICE void multiply(const A& left, const B& right, int depth, bool equal) {
+    const auto copy = [&](int step) {
+      const int at = step / kStep % 2 * kStageFloats;
+      left.copy(step, Shared(at, kOperandFloats));
+      if (!equal) right.copy(step, Shared(at + kOperandFloats, kWideFloats));
+    };
+    barrier();  // everyone is done with what is there, and has written what is copied
+    copy(0);
+    for (int step = 0; step < depth; step += kStep) {
+      wait_for_copies();
+      barrier();
+      // These are on their way while the ones before are multiplied.
+      if (step + kStep < depth) copy(step + kStep);
+      const int at = step / kStep % 2 * kStageFloats;
+      multiply_step<A, B>(Shared(at, kOperandFloats), Shared(equal ? at : at + kOperandFloats, kWideFloats));
+    }
+  }
+
+  // Each step has accumulators of its own, since tensor cores truncate as they add.
+  template <class A, class B>
+  BDAM_DEVICE void multiply_step(const Shared& left, const Shared& right) {
+    const int t = thread_index() % 4, i = row, j = column - 2 * t + thread_index() % 32 / 4;
+    Accumulator partial[2][kAcross];
+#pragma unroll 2
+    for (int step = 0; step < kStep; step += 8) {
+      const int k = step + t;
+      Left a[2], a_rest[2];
+      Right b[kAcross], b_rest[kAcross];
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+          a[m].w[w] = F32::bits(left.load(A::at(k + w / 2 * 4, i + m * 16 + w % 2 * 8)));
+        }
+        a[m] = truncated(a[m], a_rest[m]);
+      }
+#pragma unroll
+      for (int n = 0; n < kAcross; ++n) {
+#pragma unroll
+        for (int w = 0; w < 2; ++w) b[n].w[w] = F32::bits(right.load(B::at(k + w * 4, j + n * 8)));
+        b[n] = truncated(b[n], b_rest[n]);
+      }
+      // Small terms first; products that do not wait for each other in a row.
+      each(partial, a_rest, b);
+      each(partial, a, b_rest);
+      each(partial, a, b);
+    }
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int n = 0; n < kAcross; ++n) {
+#pragma unroll
+        for (int v = 0; v < 4; ++v) sums[m][n][v] += partial[m][n].v[v];
+      }
+    }
+  }
+ private:
+  BDAM_DEVICE static void each(Accumulator (&c)[2][kAcross], const Left (&a)[2], const Right (&b)[kAcross]) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int n = 0; n < kAcross; ++n) multiply_tf32(c[m][n], a[m], b[n]);
     }
   }
 };

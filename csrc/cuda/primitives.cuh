@@ -17,8 +17,11 @@
 #include <cooperative_groups.h>
 
 #include <atomic>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #define BDAM_DEVICE __device__ __forceinline__
 #define BDAM_KERNEL(threads, blocks_per_multiprocessor) \
@@ -186,22 +189,44 @@ void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int s
   check(cudaGetLastError(), "kernel launch");
 }
 
+// What ask(the current device) said of something when it was first asked.
+template <class Ask>
+int remembered(const void* something, Ask ask) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, int> known;
+  int device = 0;
+  check(cudaGetDevice(&device), "device");
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find({something, device});
+  return found != known.end() ? found->second : known[{something, device}] = ask(device);
+}
+
+// Of the current device.
+inline int multiprocessors() {
+  return remembered(nullptr, [](int device) {
+    int count = 0;
+    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "device");
+    return count;
+  });
+}
+
 // The same for a kernel with barriers of the grid: all of its blocks, `most` or as many as the device has room for, are
-// there at once.
+// there at once. It is asked for room once, which takes longer than a launch; so a kernel always comes with the same
+// threads and shared memory.
 template <class Parameters>
 void launch_together(void (*kernel)(const Parameters), int64_t most, int threads, int shared_floats,
                      const Parameters& parameters, int64_t stream) {
   const int bytes = shared_floats * static_cast<int>(sizeof(float));
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
-  int device = 0, multiprocessors = 0, blocks_each = 0;
-  check(cudaGetDevice(&device), "device");
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "device");
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_each, kernel, threads, bytes), "occupancy");
-  const int64_t room = static_cast<int64_t>(multiprocessors) * blocks_each;
+  const auto* entry = reinterpret_cast<const void*>(kernel);
+  const int64_t room = static_cast<int64_t>(multiprocessors()) * remembered(entry, [&](int) {
+    int blocks_each = 0;
+    check(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_each, entry, threads, bytes), "occupancy");
+    return blocks_each;
+  });
   const unsigned blocks = static_cast<unsigned>(most < room ? most : room);
   void* arguments[] = {const_cast<Parameters*>(&parameters)};
-  check(cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), blocks, threads, arguments, bytes,
-                                    reinterpret_cast<cudaStream_t>(stream)),
+  check(cudaLaunchCooperativeKernel(entry, blocks, threads, arguments, bytes, reinterpret_cast<cudaStream_t>(stream)),
         "kernel launch");
 }
 

@@ -169,11 +169,13 @@ void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int s
   host::run(blocks, threads, shared_floats, false, [&] { kernel(parameters); });
 }
 
-// Three blocks are what this device has room for.
+// Of which each has room for one block.
+inline int multiprocessors() { return 3; }
+
 template <class Parameters>
 void launch_together(void (*kernel)(const Parameters), int64_t most, int threads, int shared_floats,
                      const Parameters& parameters, int64_t /*stream*/) {
-  host::run(most < 3 ? most : 3, threads, shared_floats, true, [&] { kernel(parameters); });
+  host::run(most < multiprocessors() ? most : multiprocessors(), threads, shared_floats, true, [&] { kernel(parameters); });
 }
 
 }  // namespace bdam
