@@ -120,8 +120,8 @@ def _hsic_linear(x: Shape, y: Shape, *_: Any, **__: Any) -> int:
 
 @register_flop_formula(torch.ops.bdam.hsic_gaussian_forward)
 def _hsic_gaussian_forward(x: Shape, y: Shape, *_: Any, **__: Any) -> int:
-    """The products below both Gram matrices, and their inner product."""
-    return 2 * x[0] ** 2 * (x[1] + y[1] + 1)
+    """The products below both Gram matrices, and their inner products with each other and themselves."""
+    return 2 * x[0] ** 2 * (x[1] + y[1] + 3)
 
 
 @register_flop_formula(torch.ops.bdam.hsic_gaussian_backward)

@@ -115,8 +115,8 @@ def test_hsic_of_few_samples() -> None:
 def test_hsic_with_gaussian_kernels() -> None:
     n, width = 8, 64
     gram = 2 * n * n * width
-    # Two Gram matrices and their inner product; both again, and two products of N x N weights with features.
-    expected = 2 * gram + 2 * n * n, 4 * gram
+    # Two Gram matrices and three inner products; both again, and two products of N x N weights with features.
+    expected = 2 * gram + 3 * 2 * n * n, 4 * gram
     assert counted(lambda *x: hsic(*x, kernel="rbf", sigma=1.0), (n, width), (n, width)) == expected
 
 

@@ -11,7 +11,9 @@ from helpers import assert_matches, device_of, require
 from hsic_cases import (
     ESTIMATORS,
     OPTIONS,
+    WIDTHS,
     check,
+    check_width,
     features,
     oracle,
     value_and_gradients,
@@ -61,6 +63,23 @@ def test_most_rows(name: str) -> None:
 @pytest.mark.parametrize("shape", [(2, 1, 1), (64, 32, 33), (65, 31, 129), (131, 5, 2)], ids=str)
 def test_sizes_of_gaussian_kernels(shape: tuple) -> None:
     check(*features(*shape), require("triton"), kernel="rbf")
+
+
+@pytest.mark.parametrize("ratio", WIDTHS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_widths_of_gaussian_kernels(normalize: bool, estimator: str, ratio: float) -> None:
+    check_width(require("triton"), ratio, 40, 32, torch.float32, estimator=estimator, normalize=normalize)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("ratio", WIDTHS[::2])
+def test_widths_of_gaussian_kernels_in_half_types(ratio: float, dtype: torch.dtype) -> None:
+    check_width(require("triton"), ratio, 40, 32, dtype, estimator="unbiased", normalize=True)
+
+
+def test_a_narrow_gaussian_kernel_of_more_rows() -> None:
+    check_width(require("triton"), 0.1, 130, 32, torch.float32, estimator="unbiased", normalize=True)
 
 
 @every_case
@@ -207,10 +226,10 @@ def test_operators_keep_their_contracts(name: str) -> None:
 def test_gaussian_operators_keep_their_contracts() -> None:
     device = device_of(require("triton"))
     x, y = (t.to(device) for t in features(9, 4, 3))
-    widths = torch.ones(2, device=device).unbind()
-    torch.library.opcheck(torch.ops.bdam.hsic_gaussian_forward.default, (x, y, *widths, "triton"))
-    terms = torch.randn(2, 9, device=device).unbind()
-    arguments = (x, y, *widths, torch.tensor(0.5, device=device), *terms, "triton")
+    kernels = torch.tensor([[1.0, -0.5, 0.6]] * 2, device=device)
+    torch.library.opcheck(torch.ops.bdam.hsic_gaussian_forward.default, (x, y, kernels, "triton"))
+    factors, terms = torch.randn(2, 2, device=device), torch.randn(2, 9, device=device)
+    arguments = (x, y, kernels, factors, terms, "triton")
     torch.library.opcheck(torch.ops.bdam.hsic_gaussian_backward.default, arguments)
 
 

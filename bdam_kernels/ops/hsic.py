@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from numbers import Real
 from typing import Literal
 
@@ -48,7 +47,8 @@ def hsic(
             of each (the mean of the two middle ones), as a constant; of N > 1024 rows, of 1024 evenly spaced ones.
         estimator: "biased" as above, or "unbiased" of Song et al. 2012, Eq. 5, which may be negative.
         normalize: divides by sqrt(HSIC(x, x) HSIC(y, y)), which gives centred kernel alignment. It is 0, with zero
-            gradient, if all rows of x or of y are equal.
+            gradient, if all rows of x or of y are equal, and else NaN where one of the two is not positive, as it is
+            of unbiased Gaussian kernels if no two rows are within 11 sigma of each other.
         process_group: makes the loss that of the rows of all ranks, which may differ in number but not be 0. Every
             rank gets the same value, and the gradient of this one loss by its own rows. DistributedDataParallel
             averages gradients over ranks: multiply the loss by the number of ranks to make up for that. Biased
@@ -77,19 +77,20 @@ def hsic(
         chosen = "closed"
     if chosen not in GPU_KERNELS:
         x, y = cast(x, dtype), cast(y, dtype)
-    inputs = (x, y)
-    widths = _widths(x, y, sigma) if kernel == "rbf" else None
+    if kernel == "rbf":
+        values = gaussian_hsic(x, y, *_widths(x, y, sigma), unbiased, normalize, chosen)
+    else:
+        pairs = ((x, y), (x, x), (y, y)) if normalize else ((x, y),)
+        values = tuple(_linear(*pair, unbiased, chosen) for pair in pairs)
+    return cast(_normalise(x, y, *values) if normalize else values[0], dtype)
 
-    def value(i: int, j: int) -> Tensor:
-        if widths is not None:
-            return gaussian_hsic(inputs[i], inputs[j], widths[i], widths[j], unbiased, chosen)
-        if chosen == "reference":
-            return reference.linear_hsic(inputs[i], inputs[j], unbiased)
-        if chosen in GPU_KERNELS:
-            return fused_linear_hsic(inputs[i], inputs[j], unbiased, chosen)
-        return linear_hsic(inputs[i], inputs[j], unbiased)
 
-    return _normalise(value) if normalize else value(0, 1)
+def _linear(x: Tensor, y: Tensor, unbiased: bool, chosen: str) -> Tensor:
+    if chosen == "reference":
+        return reference.linear_hsic(x, y, unbiased)
+    if chosen in GPU_KERNELS:
+        return fused_linear_hsic(x, y, unbiased, chosen)
+    return linear_hsic(x, y, unbiased)
 
 
 def _choose(x: Tensor, y: Tensor, kernel: str, backend: str | None) -> str:
@@ -105,12 +106,11 @@ def _choose(x: Tensor, y: Tensor, kernel: str, backend: str | None) -> str:
     return "closed" if chosen == "reference" and asked is None and not backends.forward_mode() else chosen
 
 
-def _normalise(value: Callable[[int, int], Tensor]) -> Tensor:
-    """Centred kernel alignment from HSIC of the inputs i and j."""
-    of_x, of_y = value(0, 0), value(1, 1)
-    constant = (of_x <= 0) | (of_y <= 0)
+def _normalise(x: Tensor, y: Tensor, of_both: Tensor, of_x: Tensor, of_y: Tensor) -> Tensor:
+    """Centred kernel alignment from HSIC of x and y, and of each with itself: NaN where rows differ, but not HSIC."""
+    constant = (x == x[:1]).all() | (y == y[:1]).all()
     norm = torch.where(constant, 1.0, of_x).sqrt() * torch.where(constant, 1.0, of_y).sqrt()
-    return torch.where(constant, 0.0, value(0, 1) / norm)
+    return torch.where(constant, 0.0, of_both / norm)
 
 
 def _median_distance(x: Tensor) -> Tensor:

@@ -101,11 +101,20 @@ def _expm1(x):
 
 
 @device
-def _gaussian_less_one(features, rows, others, n, STEP: tl.constexpr):
-    """exp(-|x_i - x_j|^2 / 2) - 1 for i in rows and j in others."""
+def _gaussian_input(x, row_stride, column_stride, width, shift, kernels, INDEX: tl.constexpr):
+    """Features as `_load` takes them, and the exponent and the level of their kernel's typical value."""
+    kernel = kernels + 3 * INDEX
+    return (x, row_stride, column_stride, width, shift, tl.load(kernel)), tl.load(kernel + 1), tl.load(kernel + 2)
+
+
+@device
+def _gaussian(features, exponent, level, rows, others, n, STEP: tl.constexpr):
+    """exp(-|x_i - x_j|^2 / 2), in the matrix's scale, less its level, for i in rows and j in others; else, and on the
+    diagonal, zero."""
     products, squares, other_squares = _gram(features, rows, others, n, STEP)
     exponents = products - (squares[:, None] + other_squares[None, :]) * 0.5
-    return _expm1(tl.where(rows[:, None] == others[None, :], 0.0, exponents))
+    there = (others < n)[None, :] & (rows[:, None] != others[None, :])
+    return tl.where(there, level * _expm1(exponents - exponent), 0.0)
 
 
 @kernel
@@ -163,26 +172,28 @@ def hsic_linear_kernel(
 
 @kernel
 def hsic_gaussian_forward_kernel(
-    x, x_row, x_column, x_width, y, y_row, y_column, y_width, n, x_shift, y_shift, x_scale, y_scale,
-    products, x_sums, y_sums,
+    x, x_row, x_column, x_width, y, y_row, y_column, y_width, n, x_shift, y_shift, kernels, products, sums,
     ROWS: tl.constexpr, WALK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    of_x = (x, x_row, x_column, x_width, x_shift, tl.load(x_scale))
-    of_y = (y, y_row, y_column, y_width, y_shift, tl.load(y_scale))
+    of_x, x_exponent, x_level = _gaussian_input(x, x_row, x_column, x_width, x_shift, kernels, 0)
+    of_y, y_exponent, y_level = _gaussian_input(y, y_row, y_column, y_width, y_shift, kernels, 1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    product, x_sum = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
-    y_sum = tl.zeros((ROWS,), tl.float32)
+    xx, xy, yy = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
+    x_sum, y_sum = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
     for start in tl.range(0, n, WALK):
         others = start + tl.arange(0, WALK)
-        there = (others < n)[None, :]
-        x_gram = tl.where(there, _gaussian_less_one(of_x, rows, others, n, STEP), 0.0)
-        y_gram = tl.where(there, _gaussian_less_one(of_y, rows, others, n, STEP), 0.0)
-        product += tl.sum(x_gram * y_gram, 1)
+        x_gram = _gaussian(of_x, x_exponent, x_level, rows, others, n, STEP)
+        y_gram = _gaussian(of_y, y_exponent, y_level, rows, others, n, STEP)
+        xx += tl.sum(x_gram * x_gram, 1)
+        xy += tl.sum(x_gram * y_gram, 1)
+        yy += tl.sum(y_gram * y_gram, 1)
         x_sum += tl.sum(x_gram, 1)
         y_sum += tl.sum(y_gram, 1)
-    tl.store(products + rows, product, rows < n)
-    tl.store(x_sums + rows, x_sum, rows < n)
-    tl.store(y_sums + rows, y_sum, rows < n)
+    tl.store(products + rows, xx, rows < n)
+    tl.store(products + n + rows, xy, rows < n)
+    tl.store(products + 2 * n + rows, yy, rows < n)
+    tl.store(sums + rows, x_sum, rows < n)
+    tl.store(sums + n + rows, y_sum, rows < n)
 
 
 @device
@@ -192,28 +203,28 @@ def _pair_sums(terms, rows, others, n):
 
 @kernel
 def hsic_gaussian_backward_kernel(
-    x, x_row, x_column, x_width, y, y_row, y_column, y_width, n, x_shift, y_shift, x_scale, y_scale,
-    scale, x_terms, y_terms, x_grad, y_grad,
+    x, x_row, x_column, x_width, y, y_row, y_column, y_width, n, x_shift, y_shift, kernels, factors, terms,
+    x_grad, y_grad,
     ROWS: tl.constexpr, WALK: tl.constexpr, STEP: tl.constexpr, SLICE: tl.constexpr,
 ):  # fmt: skip
     """A program has a slice of the columns of both gradients, as both take the same two matrices."""
     tiles = (n + ROWS - 1) // ROWS
     rows, first = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS), tl.program_id(0) // tiles * SLICE
-    of_x = (x, x_row, x_column, x_width, x_shift, tl.load(x_scale))
-    of_y = (y, y_row, y_column, y_width, y_shift, tl.load(y_scale))
-    scale = tl.load(scale)
+    of_x, x_exponent, x_level = _gaussian_input(x, x_row, x_column, x_width, x_shift, kernels, 0)
+    of_y, y_exponent, y_level = _gaussian_input(y, y_row, y_column, y_width, y_shift, kernels, 1)
+    xx, xy, yy = tl.load(factors), tl.load(factors + 1), tl.load(factors + 3)
     x_gradient, x_sums = tl.zeros((ROWS, SLICE), tl.float32), tl.zeros((ROWS,), tl.float32)
     y_gradient, y_sums = tl.zeros((ROWS, SLICE), tl.float32), tl.zeros((ROWS,), tl.float32)
     for start in tl.range(0, n, WALK, num_stages=1):
         others = start + tl.arange(0, WALK)
-        x_gram = _gaussian_less_one(of_x, rows, others, n, STEP)
-        y_gram = _gaussian_less_one(of_y, rows, others, n, STEP)
-        x_weights = scale * y_gram + _pair_sums(x_terms, rows, others, n)
-        y_weights = scale * x_gram + _pair_sums(y_terms, rows, others, n)
+        x_gram = _gaussian(of_x, x_exponent, x_level, rows, others, n, STEP)
+        y_gram = _gaussian(of_y, y_exponent, y_level, rows, others, n, STEP)
+        x_weights = xy * y_gram + xx * x_gram + _pair_sums(terms, rows, others, n)
+        y_weights = xy * x_gram + yy * y_gram + _pair_sums(terms + n, rows, others, n)
         # A row's own weight cancels: the better if it is not there.
         there = (others < n)[None, :] & (rows[:, None] != others[None, :])
-        x_weights = tl.where(there, x_weights * (x_gram + 1.0), 0.0)
-        y_weights = tl.where(there, y_weights * (y_gram + 1.0), 0.0)
+        x_weights = tl.where(there, x_weights * (x_gram + x_level), 0.0)
+        y_weights = tl.where(there, y_weights * (y_gram + y_level), 0.0)
         x_sums += tl.sum(x_weights, 1)
         y_sums += tl.sum(y_weights, 1)
         x_gradient += _dot(x_weights, _load(of_x, first, others, n, SLICE))
@@ -289,5 +300,5 @@ def variants() -> Iterator[Launch]:
         x = torch.empty(1, 1, dtype=dtype, device="meta")
         yield _means(x, x, floats, floats)
         yield _linear(x, x, *(floats,) * 4, 1.0, 1.0, 1.0, 0)
-        yield _gaussian_forward(x, x, *(floats,) * 7)
-        yield _gaussian_backward(x, x, *(floats,) * 7, x, x)
+        yield _gaussian_forward(x, x, *(floats,) * 5)
+        yield _gaussian_backward(x, x, *(floats,) * 5, x, x)

@@ -1,4 +1,4 @@
-// HSIC with Gaussian kernels: a task has a block of rows and walks all rows by blocks. Tiles of both kernel matrices
+// HSIC with Gaussian kernels, less a typical value each: a task has a block of rows and walks all rows by blocks. Tiles of both kernel matrices
 // exist in cache only, and every sum has a fixed order.
 
 #include <vector>
@@ -16,8 +16,21 @@ constexpr int64_t kRows = 128, kOthers = 64;  // of a task, and walked at once
 // One of the two inputs. The features are taken centred and divided by the kernel's width.
 struct Input {
   Tensor features;
-  const float* means;  // of the differences to the first row
-  float scale;
+  float scale, exponent, level;  // 1 / width, and of the typical value, level in the matrix's own scale
+  std::vector<float> means;      // of the differences to the first row, of some rows: distances need no exact ones
+
+  Input(const Tensor& x, const float* kernel)
+      : features(x), scale(kernel[0]), exponent(kernel[1]), level(kernel[2]), means(padded()) {
+    const int64_t step = std::max<int64_t>(rows() / 256, 1);
+    const float* origin = x.as<float>();
+    for (int64_t i = 0; i < rows(); i += step) {
+      for (int64_t k = 0; k < width(); k += kLanes) {
+        const vf difference = load(origin + i * x.stride[0] + k, width() - k) - load(origin + k, width() - k);
+        store(means.data() + k, load(means.data() + k) + difference);
+      }
+    }
+    for (float& mean : means) mean /= ceil_div(rows(), step);
+  }
 
   int64_t rows() const { return features.size[0]; }
   int64_t width() const { return features.size[1]; }
@@ -41,7 +54,7 @@ struct Block {
       vf squares = {};
       for (int64_t k = 0; k < in.width(); k += kLanes) {
         const int64_t n = in.width() - k;
-        const vf x = (load(from + k, n) - load(origin + k, n) - load(in.means + k, n)) * in.scale;
+        const vf x = (load(from + k, n) - load(origin + k, n) - load(in.means.data() + k, n)) * in.scale;
         store(to + k, x);
         squares += x * x;
       }
@@ -51,7 +64,8 @@ struct Block {
   MatrixView<float> view(const Input& in) { return {values.data(), count, in.width(), in.padded()}; }
 };
 
-// A tile of an input's kernel matrix less 1: of a task's rows with those of a block that it walks.
+// A tile of an input's kernel matrix less its level, zero on the diagonal: of a task's rows with those of a block that
+// it walks.
 struct KernelTile {
   const Input& in;
   Block rows, others;
@@ -71,9 +85,9 @@ struct KernelTile {
     const Right<float> right = pack_transposed(others.view(in), transposed.data());
     Prefetcher none;
     multiply(Left<float, false>{rows.values.data(), in.padded()}, right, rows.count, in.width(), others.count, none,
-             [out = values.data(), left = rows.half_squares.data(), top = others.half_squares.data()](
-                 int64_t i, int64_t j, vf product) {
-               store(out + i * kOthers + j, expm1(product - left[i] - load(top + j)));
+             [out = values.data(), left = rows.half_squares.data(), top = others.half_squares.data(),
+              exponent = in.exponent, level = in.level](int64_t i, int64_t j, vf product) {
+               store(out + i * kOthers + j, level * expm1(product - left[i] - load(top + j) - exponent));
              });
     for (int64_t i = 0; i < rows.count; ++i) {
       float* row = values.data() + i * kOthers;
@@ -85,32 +99,38 @@ struct KernelTile {
 };
 
 struct RowSums {
-  double products = 0, x = 0, y = 0;
+  vf xx = {}, xy = {}, yy = {}, x = {}, y = {};
 };
 
-void forward_rows(const Input& x, const Input& y, int64_t first, float* products, float* x_sums, float* y_sums) {
+void forward_rows(const Input& x, const Input& y, int64_t first, float* products, float* row_sums) {
   KernelTile k(x, first), l(y, first);
-  std::vector<RowSums> sums(k.rows.count);
+  std::vector<double> sums(5 * k.rows.count);
   for (int64_t start = 0; start < x.rows(); start += kOthers) {
     k.compute(start);
     l.compute(start);
     for (int64_t i = 0; i < k.rows.count; ++i) {
-      vf product = {}, x_sum = {}, y_sum = {};
+      RowSums row;
       for (int64_t j = 0; j < kOthers; j += kLanes) {
         const vf a = load(k.values.data() + i * kOthers + j), b = load(l.values.data() + i * kOthers + j);
-        product += a * b;
-        x_sum += a;
-        y_sum += b;
+        row.xx += a * a;
+        row.xy += a * b;
+        row.yy += b * b;
+        row.x += a;
+        row.y += b;
       }
-      sums[i].products += sum(product);
-      sums[i].x += sum(x_sum);
-      sums[i].y += sum(y_sum);
+      double* of_row = sums.data() + 5 * i;
+      of_row[0] += sum(row.xx);
+      of_row[1] += sum(row.xy);
+      of_row[2] += sum(row.yy);
+      of_row[3] += sum(row.x);
+      of_row[4] += sum(row.y);
     }
   }
   for (int64_t i = 0; i < k.rows.count; ++i) {
-    products[first + i] = static_cast<float>(sums[i].products);
-    x_sums[first + i] = static_cast<float>(sums[i].x);
-    y_sums[first + i] = static_cast<float>(sums[i].y);
+    for (int64_t s = 0; s < 5; ++s) {
+      float* to = s < 3 ? products + s * x.rows() : row_sums + (s - 3) * x.rows();
+      to[first + i] = static_cast<float>(sums[5 * i + s]);
+    }
   }
 }
 
@@ -123,8 +143,9 @@ struct Gradient {
   Gradient(const Input& in, const float* row_terms, const Tensor& to)
       : terms(row_terms), out(to), products(kRows * in.padded()) {}
 
-  // W = (scale other + terms of rows and columns) * (own + 1), and its product with the features.
-  void add(const KernelTile& own, const KernelTile& other, float scale) {
+  // W = (other_factor other + own_factor own + terms of rows and columns) * (own + level), and its product with the
+  // features.
+  void add(const KernelTile& own, const KernelTile& other, float own_factor, float other_factor) {
     float top[kOthers] = {};
     std::copy_n(terms + own.others.first, own.others.count, top);
     for (int64_t i = 0; i < own.rows.count; ++i) {
@@ -132,7 +153,8 @@ struct Gradient {
       float* row = weights.data() + i * kOthers;
       for (int64_t j = 0; j < own.others.count; j += kLanes) {
         const vf others = load(other.values.data() + i * kOthers + j), owns = load(own.values.data() + i * kOthers + j);
-        store(row + j, (scale * others + (left + load(top + j))) * (owns + 1.0f));
+        const vf weight = other_factor * others + own_factor * owns + (left + load(top + j));
+        store(row + j, weight * (owns + own.in.level));
       }
       // A row's own weight cancels: the better if it is not there.
       const int64_t same = own.rows.first + i - own.others.first;
@@ -160,33 +182,27 @@ struct Gradient {
   }
 };
 
-Input input_of(const Tensor& features, const Tensor& means, const Tensor& scale) {
-  return {features, means.as<float>(), *scale.as<float>()};
-}
-
 }  // namespace
 
-void hsic_gaussian_forward(const Tensor& x, const Tensor& y, const Tensor& x_means, const Tensor& y_means,
-                           const Tensor& x_scale, const Tensor& y_scale, const Tensor& products, const Tensor& x_sums,
-                           const Tensor& y_sums, int threads) {
-  const Input of_x = input_of(x, x_means, x_scale), of_y = input_of(y, y_means, y_scale);
-  parallel_for(threads, ceil_div(x.size[0], kRows), [&](int64_t task) {
-    forward_rows(of_x, of_y, task * kRows, products.as<float>(), x_sums.as<float>(), y_sums.as<float>());
-  });
+void hsic_gaussian_forward(const Tensor& x, const Tensor& y, const Tensor& kernels, const Tensor& products,
+                           const Tensor& sums, int threads) {
+  const Input of_x(x, kernels.as<float>()), of_y(y, kernels.as<float>() + 3);
+  parallel_for(threads, ceil_div(x.size[0], kRows),
+               [&](int64_t task) { forward_rows(of_x, of_y, task * kRows, products.as<float>(), sums.as<float>()); });
 }
 
-void hsic_gaussian_backward(const Tensor& x, const Tensor& y, const Tensor& x_means, const Tensor& y_means,
-                            const Tensor& x_scale, const Tensor& y_scale, const Tensor& scale, const Tensor& x_terms,
-                            const Tensor& y_terms, const Tensor& x_grad, const Tensor& y_grad, int threads) {
-  const Input of_x = input_of(x, x_means, x_scale), of_y = input_of(y, y_means, y_scale);
+void hsic_gaussian_backward(const Tensor& x, const Tensor& y, const Tensor& kernels, const Tensor& factors,
+                            const Tensor& terms, const Tensor& x_grad, const Tensor& y_grad, int threads) {
+  const Input of_x(x, kernels.as<float>()), of_y(y, kernels.as<float>() + 3);
+  const float *factor = factors.as<float>(), *x_terms = terms.as<float>(), *y_terms = x_terms + x.size[0];
   parallel_for(threads, ceil_div(x.size[0], kRows), [&](int64_t task) {
     KernelTile k(of_x, task * kRows), l(of_y, task * kRows);
-    Gradient of_k(of_x, x_terms.as<float>(), x_grad), of_l(of_y, y_terms.as<float>(), y_grad);
+    Gradient of_k(of_x, x_terms, x_grad), of_l(of_y, y_terms, y_grad);
     for (int64_t start = 0; start < x.size[0]; start += kOthers) {
       k.compute(start);
       l.compute(start);
-      of_k.add(k, l, *scale.as<float>());
-      of_l.add(l, k, *scale.as<float>());
+      of_k.add(k, l, factor[0], factor[1]);
+      of_l.add(l, k, factor[3], factor[2]);
     }
     of_k.write(k);
     of_l.write(l);

@@ -31,13 +31,11 @@ void hsic_forward(const Tensor& x, const Tensor& y, const Tensor& product, const
 void hsic_backward(const Tensor& grad, const Tensor& x_weights, const Tensor& y_weights, const Tensor& x_centred,
                    const Tensor& y_centred, const Tensor& grad_x, const Tensor& grad_y, double factor, int threads);
 
-void hsic_gaussian_forward(const Tensor& x, const Tensor& y, const Tensor& x_means, const Tensor& y_means,
-                           const Tensor& x_scale, const Tensor& y_scale, const Tensor& products, const Tensor& x_sums,
-                           const Tensor& y_sums, int threads);
+void hsic_gaussian_forward(const Tensor& x, const Tensor& y, const Tensor& kernels, const Tensor& products,
+                           const Tensor& sums, int threads);
 
-void hsic_gaussian_backward(const Tensor& x, const Tensor& y, const Tensor& x_means, const Tensor& y_means,
-                            const Tensor& x_scale, const Tensor& y_scale, const Tensor& scale, const Tensor& x_terms,
-                            const Tensor& y_terms, const Tensor& x_grad, const Tensor& y_grad, int threads);
+void hsic_gaussian_backward(const Tensor& x, const Tensor& y, const Tensor& kernels, const Tensor& factors,
+                            const Tensor& terms, const Tensor& x_grad, const Tensor& y_grad, int threads);
 
 // Streams a and b; out_a, and what is saved for it with suffix _a, is of q_a over k_b and v_b.
 void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
