@@ -123,8 +123,8 @@ def test_segments_of_every_layout(backend: str, states: int) -> None:
 
 @pytest.mark.parametrize("backend", ["cuda"])
 def test_blocks_of_twice_as_many_channels(backend: str) -> None:
-    """Which a call has whose blocks are enough for all multiprocessors, of which the host has one."""
-    check(make_inputs(2, 100, 70, 16, dtype=torch.bfloat16), require(backend))
+    """Which a call has whose blocks are enough for all multiprocessors, of which the host has three."""
+    check(make_inputs(5, 100, 36, 16, dtype=torch.bfloat16), require(backend))
 
 
 @pytest.mark.parametrize("backend", GPU_BACKENDS)

@@ -16,7 +16,6 @@
 #include <cuda_runtime.h>
 #include <cooperative_groups.h>
 
-#include <atomic>
 #include <map>
 #include <mutex>
 #include <stdexcept>
@@ -157,39 +156,7 @@ inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
-// An attribute of the current device, asked for once: asking takes microseconds.
-template <cudaDeviceAttr kAttribute>
-int attribute_of_device() {
-  constexpr int kDevices = 64;
-  static std::atomic<int> known[kDevices];
-  int device = 0;
-  check(cudaGetDevice(&device), "device");
-  int value = known[device % kDevices].load(std::memory_order_relaxed);
-  if (value) return value;
-  check(cudaDeviceGetAttribute(&value, kAttribute, device), "device");
-  known[device % kDevices].store(value, std::memory_order_relaxed);
-  return value;
-}
-
-inline int multiprocessors() { return attribute_of_device<cudaDevAttrMultiProcessorCount>(); }
-
-// Floats of shared memory that a block may have on the current device.
-inline int64_t shared_floats_of_device() {
-  return attribute_of_device<cudaDevAttrMaxSharedMemoryPerBlockOptin>() / static_cast<int64_t>(sizeof(float));
-}
-
-// Starts a kernel on a stream of the current device. Throws std::runtime_error if it cannot start.
-template <class Parameters>
-void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int shared_floats,
-            const Parameters& parameters, int64_t stream) {
-  if (blocks > INT32_MAX) throw std::runtime_error("too many blocks for one launch: " + std::to_string(blocks));
-  const int bytes = shared_floats * static_cast<int>(sizeof(float));
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
-  kernel<<<static_cast<unsigned>(blocks), threads, bytes, reinterpret_cast<cudaStream_t>(stream)>>>(parameters);
-  check(cudaGetLastError(), "kernel launch");
-}
-
-// What ask(the current device) said of something when it was first asked.
+// What ask(the current device) said of something when it was first asked: asking takes microseconds.
 template <class Ask>
 int remembered(const void* something, Ask ask) {
   static std::mutex mutex;
@@ -202,12 +169,30 @@ int remembered(const void* something, Ask ask) {
 }
 
 // Of the current device.
-inline int multiprocessors() {
-  return remembered(nullptr, [](int device) {
-    int count = 0;
-    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "device");
-    return count;
+template <cudaDeviceAttr kAttribute>
+int attribute() {
+  static const char key = 0;
+  return remembered(&key, [](int device) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, kAttribute, device), "device");
+    return value;
   });
+}
+inline int multiprocessors() { return attribute<cudaDevAttrMultiProcessorCount>(); }
+// Floats of shared memory that a block may have.
+inline int64_t shared_floats_of_device() {
+  return attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>() / static_cast<int64_t>(sizeof(float));
+}
+
+// Starts a kernel on a stream of the current device. Throws std::runtime_error if it cannot start.
+template <class Parameters>
+void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int shared_floats,
+            const Parameters& parameters, int64_t stream) {
+  if (blocks > INT32_MAX) throw std::runtime_error("too many blocks for one launch: " + std::to_string(blocks));
+  const int bytes = shared_floats * static_cast<int>(sizeof(float));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
+  kernel<<<static_cast<unsigned>(blocks), threads, bytes, reinterpret_cast<cudaStream_t>(stream)>>>(parameters);
+  check(cudaGetLastError(), "kernel launch");
 }
 
 // The same for a kernel with barriers of the grid: all of its blocks, `most` or as many as the device has room for, are

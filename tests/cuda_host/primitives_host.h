@@ -161,7 +161,6 @@ class Shared {
 };
 
 inline int64_t shared_floats_of_device() { return 227 * 256; }  // as an H100
-inline int multiprocessors() { return 1; }
 
 template <class Parameters>
 void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int shared_floats,
