@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdam_kernels.ops.causal_conv1d import causal_conv1d
@@ -14,6 +15,7 @@ from bdam_kernels.ops.cross_attention import bidirectional_cross_attention
 from bdam_kernels.ops.hsic import hsic
 from bdam_kernels.ops.pooled_cross_attention import pooled_bidirectional_cross_attention
 from bdam_kernels.ops.selective_scan import selective_scan
+from bdam_kernels.ops.steps import causal_conv1d_update, selective_state_update
 
 
 class HSICLoss(nn.Module):
@@ -203,26 +205,14 @@ class Mamba(nn.Module):
         """
         if hidden_states.shape[1] != 1:
             raise ValueError(f"step takes one token at a time, (B, 1, d_model), got {tuple(hidden_states.shape)}")
-        x, z = self.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
-        conv_state.copy_(torch.cat([conv_state[..., 1:], x.to(conv_state.dtype)], -1))
-        before = conv_state[..., : self.d_conv - 1]
-        x = causal_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu", initial_state=before)
-        dt, B, C = self.x_proj(x.transpose(1, 2)).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        y, last_state = selective_scan(
-            x,
-            (dt @ self.dt_proj.weight.T).transpose(1, 2),
-            -torch.exp(self.A_log.float()),
-            B.transpose(1, 2),
-            C.transpose(1, 2),
-            self.D.float(),
-            z,
-            self.dt_proj.bias.float(),
-            delta_softplus=True,
-            return_last_state=True,
-            initial_state=ssm_state,
+        x, z = self.in_proj(hidden_states[:, 0]).chunk(2, dim=1)
+        x = causal_conv1d_update(x, conv_state, self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu")
+        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=1)
+        dt = F.linear(dt, self.dt_proj.weight)
+        y = selective_state_update(
+            ssm_state, x, dt, self.A_log, B, C, self.D, z, self.dt_proj.bias, dt_softplus=True, log_A=True
         )
-        ssm_state.copy_(last_state)
-        return self.out_proj(y.transpose(1, 2)), conv_state, ssm_state
+        return self.out_proj(y).unsqueeze(1), conv_state, ssm_state
 
 
 def mamba_inner(

@@ -7,11 +7,12 @@ import sys
 
 import pytest
 import torch
-from helpers import assert_matches
+from helpers import assert_matches, device_of, require
 from torch import Tensor, nn
 
-from bdam_kernels import BidirectionalCrossAttention, HSICLoss, Mamba, hsic
+from bdam_kernels import BidirectionalCrossAttention, HSICLoss, Mamba, backend, hsic
 from bdam_kernels.compat import causal_conv1d_update, mamba_inner_fn, selective_state_update
+from bdam_kernels.ops import steps
 
 
 def naive_mamba(layer: Mamba, hidden_states: Tensor) -> Tensor:
@@ -72,6 +73,71 @@ def test_mamba_steps_are_the_sequence() -> None:
     assert_matches(torch.cat(steps, 1), layer(x).double(), "out")
     with pytest.raises(ValueError, match="one token at a time"):
         layer.step(x, *states)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+@pytest.mark.parametrize(("states", "width"), [(16, 4), (5, 3), (16, 1)])
+@torch.no_grad()
+def test_mamba_steps_in_triton(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, states: int, width: int) -> None:
+    monkeypatch.setattr(backend, "FORCED", require("triton"))
+    device = device_of("triton")
+    layer = Mamba(12, d_state=states, d_conv=width, bias=True, device=device, dtype=dtype)
+    double = Mamba(12, d_state=states, d_conv=width, bias=True).double()
+    double.load_state_dict(layer.state_dict())
+    x = torch.randn(3, 7, 12).to(dtype)
+    caches = layer.allocate_inference_cache(3)
+    outs = []
+    for t in range(7):
+        out, *returned = layer.step(x[:, t : t + 1].to(device), *caches)
+        assert all(a is b for a, b in zip(returned, caches, strict=True))
+        outs.append(out)
+    expected = naive_mamba(double, x.double())
+    # Of the half type, six roundings in a row: four projections, convolution, scan; the states are rounded too.
+    out = torch.cat(outs, 1).cpu().double()
+    if dtype == torch.float32:
+        assert_matches(out, expected, "out", dtype=dtype)
+    else:
+        assert (out - expected).abs().max() <= 6 * 2 * torch.finfo(dtype).eps * expected.abs().max()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton", "reference"])
+@pytest.mark.parametrize("length", [2, 3, 6])
+def test_steps_of_the_operators(backend: str, length: int) -> None:
+    device = device_of(require(backend))
+    x, weight, bias = (torch.randn(s).to(device) for s in ((3, 10), (5, 3), (5,)))
+    x = x[:, ::2]
+    state = torch.randn(5, 3, length).to(device).transpose(0, 1)
+    window = torch.cat([state, x[..., None]], -1)
+    out = steps.causal_conv1d_update(x, state, weight, bias, "silu", backend=backend)
+    expected = nn.functional.silu((window[..., -3:].double() * weight.double()).sum(-1) + bias.double())
+    assert_matches(out, expected, "conv")
+    assert torch.equal(state, window[..., 1:])
+
+    state, before = (torch.randn(3, 5, 4).to(device) for _ in range(2))
+    before.copy_(state)
+    A, B, C, dt = (torch.randn(s).to(device) for s in ((5, 4), (3, 4), (3, 4), (3, 5)))
+    out = steps.selective_state_update(state, x, dt, A, B, C, log_A=True, backend=backend)
+    decay = torch.exp(-dt[..., None].double() * A.double().exp())
+    expected = decay * before + (dt * x).double()[..., None] * B[:, None]
+    assert_matches(state, expected, "state")
+    assert_matches(out, (expected * C[:, None]).sum(-1), "out")
+
+
+@torch.no_grad()
+def test_steps_of_the_operators_reject_wrong_shapes() -> None:
+    device = device_of(require("triton"))
+    x, matrix, A, state = (torch.zeros(s, device=device) for s in ((3, 5), (3, 4), (5, 4), (3, 5, 4)))
+    with pytest.raises(ValueError, match=r"dt must be \(3, 5\), got \(3, 4\)"):
+        steps.selective_state_update(state, x, matrix, A, matrix, matrix, backend="triton")
+    with pytest.raises(ValueError, match="with S >= W - 1"):
+        steps.causal_conv1d_update(x, state[..., :2], A, backend="triton")
+
+
+def test_mamba_steps_are_differentiable() -> None:
+    layer, x = Mamba(12), torch.randn(3, 2, 12)
+    states = layer.allocate_inference_cache(3)
+    layer.step(x[:, :1], *states)[0].sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
 
 
 def test_mamba_under_autocast_and_compile() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cubins import Resources, cuobjdump, print_table, resources
 
-OPS = ("selective_scan", "causal_conv1d", "cross_attention", "pooled_cross_attention", "hsic")
+OPS = ("selective_scan", "causal_conv1d", "steps", "cross_attention", "pooled_cross_attention", "hsic")
 SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
 """Bytes of shared memory that a block may have."""
 
