@@ -1,18 +1,30 @@
 """Build of the native modules: CMake and Ninja over csrc/, once per instruction set, and CUDA where nvcc exists.
 
 Without a working compiler the package installs without native modules and runs on the reference backend.
-BDAM_STRICT_BUILD=1 makes a failed build an error.
+BDAM_STRICT_BUILD=1 makes a failed build an error, and a CUDA module that is missing although it was asked for: by
+BDAM_CUDA_ARCHITECTURES, which names chips as CMake does, or by a GPU at hand.
 """
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+# Kept between installs, which then compile what has changed.
+BUILD = ROOT / "build" / f"cmake-{sysconfig.get_config_var('SOABI')}"
+
+
+def cuda_is_useless() -> bool:
+    """Whether torch is installed and cannot load a CUDA module; read from a file, since build isolation hides torch."""
+    version = Path(sysconfig.get_path("purelib"), "torch", "version.py")
+    return version.exists() and re.search(r"^cuda\b.*= None$", version.read_text(), re.MULTILINE) is not None
 
 
 class CMakeBuild(build_ext):
@@ -22,14 +34,17 @@ class CMakeBuild(build_ext):
         return (ROOT if self.inplace else Path(self.build_lib).resolve()) / "bdam_kernels"
 
     def run(self) -> None:
-        build = Path(self.build_temp).resolve()
+        with_cuda = "BDAM_CUDA_ARCHITECTURES" in os.environ or not cuda_is_useless()
         configure = [
-            "cmake", "-S", str(ROOT / "csrc"), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={self.package_dir()}", f"-DPython_EXECUTABLE={sys.executable}",
+            "cmake", "-S", str(ROOT / "csrc"), "-B", str(BUILD), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+            # Build isolation brings another Ninja every time, and the build folder remembers the last.
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}", f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={self.package_dir()}",
+            f"-DPython_EXECUTABLE={sys.executable}", f"-DBDAM_CUDA={'ON' if with_cuda else 'OFF'}",
         ]  # fmt: skip
         try:
             subprocess.run(configure, check=True)
-            subprocess.run(["cmake", "--build", str(build)], check=True)
+            # Modules that compile are there even if another does not.
+            subprocess.run(["cmake", "--build", str(BUILD), "--", "-k", "0"], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             if os.environ.get("BDAM_STRICT_BUILD") == "1":
                 raise SystemExit(f"BDAM_STRICT_BUILD=1: the native kernels were not built: {error}") from None

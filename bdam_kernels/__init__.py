@@ -9,6 +9,8 @@ from bdam_kernels.ops.hsic import hsic
 from bdam_kernels.ops.pooled_cross_attention import pooled_bidirectional_cross_attention
 from bdam_kernels.ops.selective_scan import selective_scan
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BackendUnavailable",
     "BidirectionalCrossAttention",

@@ -1,15 +1,8 @@
-#include <pybind11/pybind11.h>
-
-#include "../tensor_caster.h"
+// The Python modules of the C++ kernels, one for each instruction set: compiled once, and linked to the kernels of each.
+#include "../python.h"
 #include "kernels.h"
-#include "simd.h"
 
-#define BDAM_CONCAT_(a, b) a##b
-#define BDAM_CONCAT(a, b) BDAM_CONCAT_(a, b)
-
-namespace py = pybind11;
-
-namespace {
+namespace bdam {
 
 // The largest instruction set of CMakeLists.txt that this processor runs.
 const char* best_isa() {
@@ -23,22 +16,38 @@ const char* best_isa() {
   return "baseline";
 }
 
+}  // namespace bdam
+
+namespace {
+
+PyMethodDef functions[] = {
+    BDAM_FUNCTION(best_isa),
+    BDAM_FUNCTION(selective_scan_forward),
+    BDAM_FUNCTION(selective_scan_backward),
+    BDAM_FUNCTION(causal_conv1d_forward),
+    BDAM_FUNCTION(causal_conv1d_backward),
+    BDAM_FUNCTION(cross_attention_forward),
+    BDAM_FUNCTION(cross_attention_backward),
+    BDAM_FUNCTION(pooled_cross_attention_forward),
+    BDAM_FUNCTION(pooled_cross_attention_backward),
+    BDAM_FUNCTION(hsic_forward),
+    BDAM_FUNCTION(hsic_backward),
+    BDAM_FUNCTION(hsic_gaussian_forward),
+    BDAM_FUNCTION(hsic_gaussian_backward),
+    {},
+};
+
+int import(PyObject* module) {
+  if (bdam::python::find_torch(bdam::python::kDlCpu)) return -1;
+  return PyModule_AddIntConstant(module, "lanes", bdam::lanes());
+}
+
+PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(&import)}, {}};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_cpu", nullptr, 0, functions, slots, nullptr, nullptr, nullptr};
+
 }  // namespace
 
-PYBIND11_MODULE(BDAM_CONCAT(_cpu_, BDAM_ISA), m) {
-  const auto unlocked = py::call_guard<py::gil_scoped_release>();
-  m.def("best_isa", &best_isa);
-  m.attr("lanes") = bdam::kLanes;
-  m.def("selective_scan_forward", &bdam::selective_scan_forward, unlocked);
-  m.def("selective_scan_backward", &bdam::selective_scan_backward, unlocked);
-  m.def("causal_conv1d_forward", &bdam::causal_conv1d_forward, unlocked);
-  m.def("causal_conv1d_backward", &bdam::causal_conv1d_backward, unlocked);
-  m.def("cross_attention_forward", &bdam::cross_attention_forward, unlocked);
-  m.def("cross_attention_backward", &bdam::cross_attention_backward, unlocked);
-  m.def("pooled_cross_attention_forward", &bdam::pooled_cross_attention_forward, unlocked);
-  m.def("pooled_cross_attention_backward", &bdam::pooled_cross_attention_backward, unlocked);
-  m.def("hsic_forward", &bdam::hsic_forward, unlocked);
-  m.def("hsic_backward", &bdam::hsic_backward, unlocked);
-  m.def("hsic_gaussian_forward", &bdam::hsic_gaussian_forward, unlocked);
-  m.def("hsic_gaussian_backward", &bdam::hsic_gaussian_backward, unlocked);
-}
+PyMODINIT_FUNC PyInit__cpu_baseline() { return PyModuleDef_Init(&definition); }
+PyMODINIT_FUNC PyInit__cpu_avx2() { return PyModuleDef_Init(&definition); }
+PyMODINIT_FUNC PyInit__cpu_avx512() { return PyModuleDef_Init(&definition); }
+PyMODINIT_FUNC PyInit__cpu_avx512_bf16() { return PyModuleDef_Init(&definition); }

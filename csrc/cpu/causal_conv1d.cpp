@@ -8,7 +8,6 @@
 #include "simd.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 namespace {
 
 using Row = std::vector<float>;
@@ -125,5 +124,4 @@ void causal_conv1d_backward(const Tensor& x, const Tensor& weight, const Tensor&
   });
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

@@ -16,7 +16,6 @@
 #include "philox.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 namespace attention {
 
 constexpr int64_t kBlockRows = 24;              // queries whose scores are in L1 together: whole tiles, even for pairs
@@ -113,12 +112,53 @@ inline void random_bits(uint64_t seed, uint32_t query, uint32_t head, uint32_t d
   }
 }
 
+// Where the scores of a block of queries go, times a factor.
+struct ToScores {
+  float* scores;
+  int64_t ld;
+  float factor;
+
+  void operator()(int64_t i, int64_t j, vf x) const { store(scores + i * ld + j, x * factor); }
+};
+
+// What a head does between its products, on operands of elements E whatever the type of its inputs: compiled once for
+// all of them.
+template <class E>
+class Weights {
+ protected:
+  static constexpr int kG = kGroup<E>;
+
+  Weights(const Direction& x, const Options& options, int64_t direction, int64_t index)
+      : x_(x), options_(options), direction_(direction), index_(index) {}
+
+  int64_t drops() const { return options_.dropout_threshold; }
+  const float* key_bias() const;
+  void weights(Left<E, false> query, Right<E> key, const float* bias, int64_t first_query, int64_t rows,
+               Prefetcher& prefetcher, float* scores, E* left, E* signed_p, float* factors) const;
+  template <bool kDropout>
+  void exponentials(int64_t first_query, int64_t rows, const float* scores, const float* maxima, E* left, E* signed_p,
+                    float* factors) const;
+  template <bool kDropout>
+  void grad_scores(int64_t rows, const float* grad_p, const float* factors, const E* signed_p, E* kept_p, E* left,
+                   E* right) const;
+  template <bool kDropout>
+  void pooled_grad_scores(int64_t rows, const float* grad_weights, const float* factors, const E* signed_p, E* left,
+                          E* right) const;
+
+  const Direction& x_;
+  const Options& options_;
+  const int64_t direction_, index_;
+  const int64_t queries_ = x_.query.size[2], keys_ = x_.key.size[2], width_ = x_.query.size[3];
+  const int64_t key_ld_ = pad_to_vectors(keys_), width_ld_ = pad_to_vectors(width_);
+  const int64_t key_depth_ = ceil_div(keys_, kG), width_depth_ = ceil_div(width_, kG);
+};
+
 // One head of one direction; inputs of type T, operands of elements E.
 template <class E, class T>
-class Head {
+class Head : Weights<E> {
  public:
   Head(const Direction& x, const Options& options, int64_t direction, int64_t index)
-      : x_(x), options_(options), direction_(direction), index_(index) {}
+      : Weights<E>(x, options, direction, index) {}
 
   void forward(const Head& next) const;
   void backward(const Head& next) const;
@@ -126,7 +166,10 @@ class Head {
   void pooled_backward(const Head& next) const;
 
  private:
-  static constexpr int kG = kGroup<E>;
+  using Base = Weights<E>;
+  using Base::kG, Base::x_, Base::options_, Base::index_, Base::queries_, Base::keys_, Base::width_;
+  using Base::key_ld_, Base::width_ld_, Base::key_depth_, Base::width_depth_;
+  using Base::drops, Base::key_bias, Base::weights;
 
   MatrixView<T> view(const Tensor& t) const {
     const int64_t batch = index_ / t.size[1], head = index_ % t.size[1];
@@ -139,7 +182,6 @@ class Head {
   }
   float* row_factors() const { return x_.row_factors.template as<float>() + index_ * queries_; }
   float* key_weights() const { return x_.key_weights.template as<float>() + index_ * keys_; }
-  int64_t drops() const { return options_.dropout_threshold; }
   int64_t blocks() const { return ceil_div(queries_, kBlockRows); }
   // Queries that are contracted at once, as equal chunks as can be; even.
   int64_t chunk_queries() const {
@@ -155,35 +197,17 @@ class Head {
     streaming ? stream(p, x, columns) : store(p, x, columns);
   }
 
-  const float* key_bias() const;
-  void weights(Left<E, false> query, Right<E> key, const float* bias, int64_t first_query, int64_t rows,
-               Prefetcher& prefetcher, float* scores, E* left, E* signed_p, float* factors) const;
-  template <bool kDropout>
-  void exponentials(int64_t first_query, int64_t rows, const float* scores, const float* maxima, E* left, E* signed_p,
-                    float* factors) const;
-  template <bool kDropout>
-  void grad_scores(int64_t rows, const float* grad_p, const float* factors, const E* signed_p, E* kept_p, E* left,
-                   E* right) const;
   void contract_chunk(Left<E, true> left, Right<E> right, int64_t begin, float* total, const MatrixView<T>& grad,
                       float factor, Prefetcher& prefetcher) const;
   void grad_mean_weights(float* grad_weights, float* grad_out) const;
-  template <bool kDropout>
-  void pooled_grad_scores(int64_t rows, const float* grad_weights, const float* factors, const E* signed_p, E* left,
-                          E* right) const;
 
-  const Direction& x_;
-  const Options& options_;
-  const int64_t direction_, index_;
-  const int64_t queries_ = x_.query.size[2], keys_ = x_.key.size[2], width_ = x_.query.size[3];
-  const int64_t key_ld_ = pad_to_vectors(keys_), width_ld_ = pad_to_vectors(width_);
-  const int64_t key_depth_ = ceil_div(keys_, kG), width_depth_ = ceil_div(width_, kG);
   const int64_t output_size_ = x_.query.size[0] * x_.query.size[1] * queries_ * width_;
   const bool streaming_ = output_size_ * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
 };
 
 // 0 for the keys that take part, -inf for padding.
-template <class E, class T>
-const float* Head<E, T>::key_bias() const {
+template <class E>
+const float* Weights<E>::key_bias() const {
   float* bias = scratch.take<float>(key_ld_);
   const Tensor& mask = x_.key_padding_mask;
   const uint8_t* padding = mask ? mask.as<uint8_t>() + index_ / x_.query.size[1] * mask.stride[0] : nullptr;
@@ -196,13 +220,12 @@ const float* Head<E, T>::key_bias() const {
 
 // P and r of a block of queries: P without dropped weights as a left operand, signed P as it is saved (either may be
 // null), r in factors.
-template <class E, class T>
-void Head<E, T>::weights(Left<E, false> query, Right<E> key, const float* bias, int64_t first_query, int64_t rows,
+template <class E>
+void Weights<E>::weights(Left<E, false> query, Right<E> key, const float* bias, int64_t first_query, int64_t rows,
                          Prefetcher& prefetcher, float* scores, E* left, E* signed_p, float* factors) const {
   const int64_t n = key_ld_;
   const float log2_scale = options_.scale * kLog2E;
-  multiply(query, key, rows, width_depth_, keys_, prefetcher,
-           [=](int64_t i, int64_t j, vf x) { store(scores + i * n + j, x * log2_scale); });
+  multiply(query, key, rows, width_depth_, keys_, prefetcher, ToScores{scores, n, log2_scale});
 
   const int64_t first_biased = x_.key_padding_mask ? 0 : n - kLanes;
   float maxima[kBlockRows] = {};
@@ -215,13 +238,13 @@ void Head<E, T>::weights(Left<E, false> query, Right<E> key, const float* bias, 
   }
   // Exponentials come in pairs of rows: one without a partner is its own.
   if (rows % 2) maxima[rows] = maxima[rows - 1];
-  const auto run = drops() ? &Head::exponentials<true> : &Head::exponentials<false>;
+  const auto run = drops() ? &Weights::exponentials<true> : &Weights::exponentials<false>;
   (this->*run)(first_query, rows, scores, maxima, left, signed_p, factors);
 }
 
-template <class E, class T>
+template <class E>
 template <bool kDropout>
-void Head<E, T>::exponentials(int64_t first_query, int64_t rows, const float* scores, const float* maxima, E* left,
+void Weights<E>::exponentials(int64_t first_query, int64_t rows, const float* scores, const float* maxima, E* left,
                               E* signed_p, float* factors) const {
   const int64_t n = key_ld_, bits_ld = ceil_div(n, 128) * 128;
   std::vector<uint32_t> bits(kDropout ? 2 * bits_ld : 0);
@@ -297,5 +320,4 @@ void for_heads(const Direction (&directions)[2], const Options& options, int thr
 }
 
 }  // namespace attention
-}  // namespace BDAM_ISA
 }  // namespace bdam

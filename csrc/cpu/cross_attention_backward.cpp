@@ -2,14 +2,13 @@
 #include "kernels.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 namespace attention {
 
 // dS of a block of queries as a left and as a right operand's rows (left may be null), and with dropout P without the
 // dropped weights. kept_p may be signed_p.
-template <class E, class T>
+template <class E>
 template <bool kDropout>
-void Head<E, T>::grad_scores(int64_t rows, const float* grad_p, const float* factors, const E* signed_p, E* kept_p,
+void Weights<E>::grad_scores(int64_t rows, const float* grad_p, const float* factors, const E* signed_p, E* kept_p,
                              E* left, E* right) const {
   const int64_t n = key_ld_;
   for (int64_t i = 0; i < rows; i += 2) {
@@ -92,10 +91,9 @@ void Head<E, T>::backward(const Head& next) const {
                 prefetcher, block_scores, nullptr, p, unused);
       }
       const Left<E, false> grad = {grad_left + first * width_ld_ / kG, width_ld_ / kG};
-      multiply(grad, value, rows, width_depth_, keys_, prefetcher,
-               [block_scores, n = key_ld_](int64_t i, int64_t j, vf x) { store(block_scores + i * n + j, x); });
+      multiply(grad, value, rows, width_depth_, keys_, prefetcher, ToScores{block_scores, key_ld_, 1.0f});
       E* const ds = ds_right + first / kG * key_ld_;
-      const auto run = drops() ? &Head::grad_scores<true> : &Head::grad_scores<false>;
+      const auto run = drops() ? &Base::template grad_scores<true> : &Base::template grad_scores<false>;
       (this->*run)(rows, block_scores, factors + first, p, drops() ? p_chunk + first / kG * key_ld_ : nullptr,
                    ds_left, ds);
       multiply(Left<E, false>{kG == 1 ? ds : ds_left, key_ld_ / kG}, key, rows, key_depth_, width_, prefetcher,
@@ -137,5 +135,4 @@ void cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor
                        [](const auto& head, const auto& next) { head.backward(next); });
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

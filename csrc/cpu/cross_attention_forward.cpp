@@ -2,7 +2,6 @@
 #include "kernels.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 namespace attention {
 
 template <class E, class T>
@@ -44,6 +43,8 @@ void Head<E, T>::forward(const Head& next) const {
 
 }  // namespace attention
 
+int lanes() { return kLanes; }
+
 void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                              const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
                              const Tensor& out_a, const Tensor& out_b, const Tensor& probabilities_a,
@@ -58,5 +59,4 @@ void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor&
                        [](const auto& head, const auto& next) { head.forward(next); });
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

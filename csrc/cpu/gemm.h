@@ -7,7 +7,6 @@
 #include "simd.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 
 // The register tile: its accumulators, a row of the right operand and one broadcast value fit in the register file.
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -291,5 +290,4 @@ Right<E> pack_transposed(const MatrixView<T>& m, E* buffer) {
   return {buffer, ld};
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

@@ -9,7 +9,6 @@
 #include "simd.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 namespace {
 
 // As parallel_for, but from call to call a thread keeps its share of the tasks, and so finds its data in its caches.
@@ -209,5 +208,4 @@ void hsic_backward(const Tensor& grad, const Tensor& x_weights, const Tensor& y_
   });
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

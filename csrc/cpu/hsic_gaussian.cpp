@@ -8,7 +8,6 @@
 #include "parallel.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 namespace {
 
 constexpr int64_t kRows = 128, kOthers = 64;  // of a task, and walked at once
@@ -209,5 +208,4 @@ void hsic_gaussian_backward(const Tensor& x, const Tensor& y, const Tensor& kern
   });
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

@@ -4,7 +4,8 @@
 #include "../tensor.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
+
+int lanes();  // floats in a vector
 
 void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
                             const Tensor& D, const Tensor& z, const Tensor& delta_bias, const Tensor& initial_state,
@@ -71,5 +72,4 @@ void pooled_cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const
                                      const Tensor& grad_k_b, const Tensor& grad_v_b, float scale,
                                      int dropout_threshold, int64_t seed, int threads);
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

@@ -6,7 +6,6 @@
 #include <cstdint>
 
 namespace bdam {
-inline namespace BDAM_ISA {
 
 // Calls task(i) for every i in [0, count). Tasks must write disjoint memory; the order is not defined.
 template <class Task>
@@ -34,5 +33,4 @@ void parallel_for_with_next(int threads, int64_t count, const Task& task) {
   work();
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

@@ -4,7 +4,6 @@
 #include "simd.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 
 // The 64-bit product of every lane with a constant, in two halves.
 inline void multiply_wide(vu a, uint32_t constant, vu& high, vu& low) {
@@ -31,5 +30,4 @@ inline void philox(vu (&word)[4], uint64_t key) {
   }
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

@@ -6,7 +6,6 @@
 #include "kernels.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 namespace attention {
 
 // Adds the rows of P without the dropped weights, each times its factor, to total; an even number of rows.
@@ -82,9 +81,9 @@ void Head<E, T>::grad_mean_weights(float* grad_weights, float* grad_out) const {
 }
 
 // dS of a block of queries as a left and as a right operand's rows (left may be null).
-template <class E, class T>
+template <class E>
 template <bool kDropout>
-void Head<E, T>::pooled_grad_scores(int64_t rows, const float* grad_weights, const float* factors, const E* signed_p,
+void Weights<E>::pooled_grad_scores(int64_t rows, const float* grad_weights, const float* factors, const E* signed_p,
                                     E* left, E* right) const {
   const int64_t n = key_ld_;
   for (int64_t i = 0; i < rows; i += 2) {
@@ -158,7 +157,8 @@ void Head<E, T>::pooled_backward(const Head& next) const {
       }
       if (rows % 2) factors[rows] = 0.0f;
       E* const ds = ds_right + first / kG * key_ld_;
-      const auto run = drops() ? &Head::pooled_grad_scores<true> : &Head::pooled_grad_scores<false>;
+      const auto run =
+          drops() ? &Base::template pooled_grad_scores<true> : &Base::template pooled_grad_scores<false>;
       (this->*run)(rows, grad_weights, factors, p, ds_left, ds);
       multiply(Left<E, false>{kG == 1 ? ds : ds_left, key_ld_ / kG}, key, rows, key_depth_, width_, prefetcher,
                [out = grad_query.row_range(begin + first, rows), scale, streaming = streaming_, width = width_](
@@ -215,5 +215,4 @@ void pooled_cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const
                        [](const auto& head, const auto& next) { head.pooled_backward(next); });
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

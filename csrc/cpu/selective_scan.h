@@ -16,7 +16,6 @@
 #include "tile.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 namespace scan {
 
 constexpr int kChunk = 32;  // steps whose h and decay fit in L2 together; a multiple of every kLanes
@@ -236,20 +235,19 @@ struct Task {
   }
 };
 
-// Calls body with the state block size and which of B and C are constant, as compile-time values.
+// Calls body with the state block size and which of B and C are constant, as compile-time values. Constant ones are rare:
+// they come with one block size, since each combination takes seconds to compile.
 template <class Body>
 void dispatch(const Scan& scan, const Body& body) {
   const bool const_B = scan.B.dims == 2, const_C = scan.C.dims == 2;
-  const auto with_flags = [&](auto nb) {
-    using False = std::false_type;
-    using True = std::true_type;
-    if (const_B) return const_C ? body(nb, True{}, True{}) : body(nb, True{}, False{});
-    return const_C ? body(nb, False{}, True{}) : body(nb, False{}, False{});
-  };
-  if (scan.A.size[1] <= 8) return with_flags(std::integral_constant<int, 8>{});
-  return with_flags(std::integral_constant<int, 16>{});
+  using False = std::false_type;
+  using True = std::true_type;
+  const std::integral_constant<int, 8> few;
+  const std::integral_constant<int, 16> many;
+  if (const_B) return const_C ? body(few, True{}, True{}) : body(few, True{}, False{});
+  if (const_C) return body(few, False{}, True{});
+  return scan.A.size[1] <= 8 ? body(few, False{}, False{}) : body(many, False{}, False{});
 }
 
 }  // namespace scan
-}  // namespace BDAM_ISA
 }  // namespace bdam

@@ -4,7 +4,6 @@
 #include "selective_scan.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 namespace scan {
 namespace {
 
@@ -245,5 +244,4 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
   });
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

@@ -1,7 +1,6 @@
 #include "selective_scan.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 namespace scan {
 namespace {
 
@@ -59,5 +58,4 @@ void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& 
   });
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

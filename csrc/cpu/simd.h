@@ -1,5 +1,4 @@
 // Vectors of floats through the compiler's vector extensions: one source for SSE2, AVX2, AVX-512 and NEON.
-// Everything lives in an inline namespace per instruction set, so that modules of several sets share a process.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +12,6 @@
 #include "../tensor.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
@@ -332,5 +330,4 @@ inline float sum(vf x) {
   return total;
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

@@ -6,7 +6,6 @@
 #include "simd.h"
 
 namespace bdam {
-inline namespace BDAM_ISA {
 
 // One (channel, time) matrix in memory. A negative stride_time walks the sequence from its end.
 struct Matrix {
@@ -59,9 +58,10 @@ __attribute__((always_inline)) inline void prefetch_tile(const Matrix& m, int64_
   }
 }
 
-// Reads `channels` <= kLanes channels from `channel`, and `steps` steps from `time`; other lanes are zero.
-inline void load_tile(const Matrix& m, int64_t channel, int64_t time, int channels, int64_t steps, float* tile,
-                      int64_t pitch = kLanes) {
+// Reads `channels` <= kLanes channels from `channel`, and `steps` steps from `time`; other lanes are zero. Both functions
+// are kept out of line, where they are compiled once: a call is nothing beside a tile.
+__attribute__((noinline)) inline void load_tile(const Matrix& m, int64_t channel, int64_t time, int channels,
+                                                int64_t steps, float* tile, int64_t pitch = kLanes) {
   with_type(m.dtype, m.data, [&](auto* data) {
     const auto* p = data + channel * m.stride_channel + time * m.stride_time;
     if (m.stride_time == 1 || m.stride_time == -1) {
@@ -81,8 +81,8 @@ inline void load_tile(const Matrix& m, int64_t channel, int64_t time, int channe
   });
 }
 
-inline void store_tile(const Matrix& m, int64_t channel, int64_t time, int channels, int64_t steps, const float* tile,
-                       int64_t pitch = kLanes) {
+__attribute__((noinline)) inline void store_tile(const Matrix& m, int64_t channel, int64_t time, int channels,
+                                                 int64_t steps, const float* tile, int64_t pitch = kLanes) {
   with_type(m.dtype, m.data, [&](auto* data) {
     auto* p = data + channel * m.stride_channel + time * m.stride_time;
     if (m.stride_time == 1 || m.stride_time == -1) {
@@ -102,5 +102,4 @@ inline void store_tile(const Matrix& m, int64_t channel, int64_t time, int chann
   });
 }
 
-}  // namespace BDAM_ISA
 }  // namespace bdam

@@ -1,21 +1,34 @@
-#include <pybind11/pybind11.h>
-
-#include "../tensor_caster.h"
+// The Python module of the CUDA kernels.
+#include "../python.h"
 #include "kernels.h"
 
-PYBIND11_MODULE(_cuda, m) {
-  const auto unlocked = pybind11::call_guard<pybind11::gil_scoped_release>();
-  m.attr("device") = bdam::kDevice;
-  m.def("cross_attention_forward", &bdam::cross_attention_forward, unlocked);
-  m.def("cross_attention_backward", &bdam::cross_attention_backward, unlocked);
-  m.def("pooled_cross_attention_forward", &bdam::pooled_cross_attention_forward, unlocked);
-  m.def("pooled_cross_attention_backward", &bdam::pooled_cross_attention_backward, unlocked);
-  m.def("hsic_linear_workspace", &bdam::hsic_linear_workspace);
-  m.def("hsic_linear", &bdam::hsic_linear, unlocked);
-  m.def("selective_scan_block_channels", &bdam::selective_scan_block_channels);
-  m.def("selective_scan_states", &bdam::selective_scan_states, unlocked);
-  m.def("selective_scan_forward", &bdam::selective_scan_forward, unlocked);
-  m.def("selective_scan_adjoints", &bdam::selective_scan_adjoints, unlocked);
-  m.def("selective_scan_backward", &bdam::selective_scan_backward, unlocked);
-  m.def("selective_scan_sums", &bdam::selective_scan_sums, unlocked);
+namespace {
+
+PyMethodDef functions[] = {
+    BDAM_FUNCTION(cross_attention_forward),
+    BDAM_FUNCTION(cross_attention_backward),
+    BDAM_FUNCTION(pooled_cross_attention_forward),
+    BDAM_FUNCTION(pooled_cross_attention_backward),
+    BDAM_FUNCTION(hsic_linear_workspace),
+    BDAM_FUNCTION(hsic_linear),
+    BDAM_FUNCTION(selective_scan_block_channels),
+    BDAM_FUNCTION(selective_scan_states),
+    BDAM_FUNCTION(selective_scan_forward),
+    BDAM_FUNCTION(selective_scan_adjoints),
+    BDAM_FUNCTION(selective_scan_backward),
+    BDAM_FUNCTION(selective_scan_sums),
+    {},
+};
+
+int import(PyObject* module) {
+  const bool on_host = std::string(bdam::kDevice) == "cpu";
+  if (bdam::python::find_torch(on_host ? bdam::python::kDlCpu : bdam::python::kDlCuda)) return -1;
+  return PyModule_AddStringConstant(module, "device", bdam::kDevice);
 }
+
+PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(&import)}, {}};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_cuda", nullptr, 0, functions, slots, nullptr, nullptr, nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__cuda() { return PyModuleDef_Init(&definition); }

@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
-import pybind11
-
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 KERNELS = ROOT / "csrc" / "cuda"
@@ -32,7 +30,7 @@ def build(name: str, sources: Iterable[Path], *flags: str) -> Path:
     shared = "".join([*flags, *(path.read_text() for path in headers)])
     language = ["-std=c++17", "-DBDAM_CUDA_HOST", "-Wall", "-Wno-unknown-pragmas"]
     compiler = ["g++", *language, "-O1", "-fPIC", "-fvisibility=hidden", *flags]
-    includes = [HERE, ROOT / "csrc", KERNELS, pybind11.get_include(), sysconfig.get_path("include")]
+    includes = [HERE, ROOT / "csrc", KERNELS, sysconfig.get_path("include")]
 
     def compile_one(source: Path) -> Path:
         made = _place(shared + source.read_text(), f"{source.stem}.o")

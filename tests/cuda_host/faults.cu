@@ -1,5 +1,5 @@
 // Kernels with one fault each, and one without, for the test that the host's primitives report what is wrong.
-#include <pybind11/pybind11.h>
+#include "python.h"
 
 #include <map>
 #include <string>
@@ -165,7 +165,10 @@ void run(const std::string& name) {
   launch(kernels.at(name), 2, kThreads, kFloats, None(), 0);
 }
 
+PyMethodDef functions[] = {BDAM_FUNCTION(run), {}};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_faults", nullptr, 0, functions, nullptr, nullptr, nullptr, nullptr};
+
 }  // namespace
 }  // namespace bdam
 
-PYBIND11_MODULE(_faults, m) { m.def("run", &bdam::run); }
+PyMODINIT_FUNC PyInit__faults() { return PyModuleDef_Init(&bdam::definition); }
