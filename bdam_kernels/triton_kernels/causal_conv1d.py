@@ -414,7 +414,7 @@ class _Plan(NamedTuple):
         """So many that enough warps wait for memory at a time to keep it busy, where it can be had without spills."""
         if self.channels_last or self.vector == 1 or width > 4 or edges:
             return 255
-        return 80 if backward else 64
+        return 80 if backward else 72
 
     def walk(self, batch: int, channels: int, times: int, backward: bool) -> tuple[int, int, int]:
         """Blocks of channels, blocks of times, and tiles that a program walks over."""
