@@ -259,7 +259,9 @@ def _draw_dropout(dropout_p: float) -> tuple[int, Tensor | None]:
     """Threshold of the weights' 16 random bits, and a seed for them."""
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must be at least 0 and below 1, got {dropout_p}")
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+    # Compilers cannot trace the question.
+    captures = not torch.compiler.is_compiling() and torch.cuda.is_available()
+    if captures and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             f"a CUDA graph would drop the same weights at every replay: capture with dropout_p = 0, got {dropout_p}"
         )

@@ -67,10 +67,14 @@ def _backward(
     return grads
 
 
+# Asked for once, as torch 2.11 cannot compile the question.
+_HAVE_AUTOCAST = frozenset(d for d in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(d))
+
+
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """Keeps autocast from rounding the products."""
     device = tensor.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if device in _HAVE_AUTOCAST and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 

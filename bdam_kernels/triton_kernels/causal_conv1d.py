@@ -405,7 +405,7 @@ class _Plan(NamedTuple):
         """edges: whether there is an initial state, or a gradient of the last one."""
         block_d, groups, group = self.tile(backward)
         return {
-            "WIDTH": width, "PADDED": next_power_of_2(width - 1), "SILU": silu, "EDGES": edges,
+            "WIDTH": width, "PADDED": next_power_of_2(max(width - 1, 1)), "SILU": silu, "EDGES": edges,
             "CHANNELS_LAST": self.channels_last, "VECTOR": self.vector,
             "BLOCK_D": block_d, "GROUPS": groups, "GROUP": group,
         }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,28 +16,36 @@ from bdam_kernels.triton_kernels.launch import DTYPES, INTERPRETED, Launch
 WIDTHS = {32: (32, 0), 64: (64, 0), 96: (64, 32), 128: (128, 0), 192: (128, 64), 256: (256, 0)}
 """Of heads, to which others are padded, in registers only, and of the two parts that a tile of rows has of them."""
 
-BLOCKS: dict[Any, dict[tuple[int, int], tuple[int, int, int, int]]] = {
+class Blocks(NamedTuple):
+    """Rows of a program, of what it walks at a time, how many of these are on their way at once, and warps."""
+
+    rows: int
+    walk: int
+    stages: int
+    warps: int
+
+
+BLOCKS: dict[Any, dict[tuple[int, int], Blocks]] = {
     kernels.cross_attention_forward_kernel: {
-        (2, 32): (64, 64, 16, 4), (2, 64): (64, 64, 16, 4), (2, 96): (64, 32, 32, 4),
-        (2, 128): (64, 32, 32, 4), (2, 192): (32, 32, 32, 4), (2, 256): (64, 32, 32, 8),
-        (4, 32): (64, 32, 16, 4), (4, 64): (64, 32, 16, 4), (4, 96): (32, 16, 16, 4),
-        (4, 128): (32, 32, 32, 4), (4, 192): (32, 16, 16, 8), (4, 256): (32, 16, 16, 8),
+        (2, 32): Blocks(64, 32, 3, 4), (2, 64): Blocks(64, 32, 3, 4), (2, 96): Blocks(64, 32, 2, 4),
+        (2, 128): Blocks(64, 32, 2, 4), (2, 192): Blocks(32, 32, 2, 4), (2, 256): Blocks(64, 32, 2, 8),
+        (4, 32): Blocks(64, 32, 2, 4), (4, 64): Blocks(64, 32, 2, 4), (4, 96): Blocks(32, 16, 2, 4),
+        (4, 128): Blocks(32, 32, 2, 4), (4, 192): Blocks(32, 16, 2, 8), (4, 256): Blocks(32, 16, 2, 8),
     },
     kernels.cross_attention_backward_query_kernel: {
-        (2, 32): (64, 64, 16, 4), (2, 64): (64, 64, 16, 4), (2, 96): (32, 32, 32, 4),
-        (2, 128): (32, 32, 32, 4), (2, 192): (32, 32, 32, 8), (2, 256): (32, 32, 32, 8),
-        (4, 32): (64, 32, 32, 4), (4, 64): (32, 32, 32, 4), (4, 96): (16, 16, 16, 4),
-        (4, 128): (32, 16, 16, 8), (4, 192): (32, 16, 16, 8), (4, 256): (32, 16, 16, 8),
+        (2, 32): Blocks(64, 32, 3, 4), (2, 64): Blocks(64, 32, 3, 4), (2, 96): Blocks(32, 32, 2, 4),
+        (2, 128): Blocks(32, 32, 2, 4), (2, 192): Blocks(32, 32, 2, 8), (2, 256): Blocks(32, 32, 2, 8),
+        (4, 32): Blocks(64, 32, 2, 4), (4, 64): Blocks(32, 32, 2, 4), (4, 96): Blocks(16, 16, 2, 4),
+        (4, 128): Blocks(32, 16, 2, 8), (4, 192): Blocks(32, 16, 2, 8), (4, 256): Blocks(32, 16, 2, 8),
     },
     kernels.cross_attention_backward_key_kernel: {
-        (2, 32): (64, 32, 32, 4), (2, 64): (64, 32, 32, 4), (2, 96): (32, 16, 16, 4),
-        (2, 128): (32, 32, 32, 4), (2, 192): (32, 16, 16, 8), (2, 256): (32, 32, 32, 8),
-        (4, 32): (64, 16, 16, 4), (4, 64): (32, 16, 16, 4), (4, 96): (16, 16, 16, 4),
-        (4, 128): (32, 16, 16, 8), (4, 192): (16, 16, 16, 8), (4, 256): (16, 16, 16, 8),
+        (2, 32): Blocks(64, 32, 3, 4), (2, 64): Blocks(64, 32, 3, 4), (2, 96): Blocks(32, 16, 2, 4),
+        (2, 128): Blocks(32, 32, 2, 4), (2, 192): Blocks(32, 16, 2, 8), (2, 256): Blocks(32, 32, 2, 8),
+        (4, 32): Blocks(64, 16, 2, 4), (4, 64): Blocks(32, 16, 2, 4), (4, 96): Blocks(16, 16, 2, 4),
+        (4, 128): Blocks(32, 16, 2, 8), (4, 192): Blocks(16, 16, 2, 8), (4, 256): Blocks(16, 16, 2, 8),
     },
 }  # fmt: skip
-"""Rows of a program, of what it walks and of the walk's tail, and warps, by bytes of the dtype and padded width: as
-large as leaves all in registers."""
+"""By bytes of the dtype and padded width: as large as leaves all in registers."""
 
 Args = tuple[Any, ...]
 
@@ -51,13 +59,13 @@ def parts(width: int) -> dict[str, int]:
     return {"BLOCK_D": first, "REST": rest}
 
 
-def _blocks(kernel: Any, dtype: torch.dtype, width: int) -> tuple[dict[str, int], int]:
-    """Rows of a program, of what it walks and of the walk's tail, and warps."""
-    rows, walk, tail, warps = BLOCKS[kernel][dtype.itemsize, padded_width(width)]
+def _blocks(kernel: Any, dtype: torch.dtype, width: int, dropout: bool) -> tuple[dict[str, int], int]:
+    """Constants of a kernel, and its warps."""
+    rows, walk, stages, warps = BLOCKS[kernel][dtype.itemsize, padded_width(width)]
     if INTERPRETED:
         # Whose time goes by operations, not by how many numbers each works on; dropout takes up to 64 keys.
         rows, walk = (64, 64) if kernel is kernels.cross_attention_backward_key_kernel else (256, 64)
-    return {"BLOCK": rows, "WALK": walk, "TAIL": tail}, warps
+    return {"BLOCK": rows, "WALK": walk, "STAGES": stages, "DROPOUT": dropout}, warps
 
 
 def strided(*tensors: Tensor) -> Args:
@@ -95,13 +103,15 @@ def launch_of_blocks(
 def _launch(kernel: Any, inputs: Args, options: Args, *others: Any) -> Launch:
     q_a = inputs[0]
     return launch_of_blocks(
-        kernel, _blocks(kernel, q_a.dtype, q_a.shape[3]), inputs[:6], inputs[6:], options, others
+        kernel, _blocks(kernel, q_a.dtype, q_a.shape[3], options[1] > 0), inputs[:6], inputs[6:], options, others
     )
 
 
 def _forward(*args: Any) -> Launch:
     inputs, (out_a, out_b, logs_a, logs_b), options = args[:8], args[8:12], args[12:]
-    outputs = (out_a, out_b, logs_a, logs_b, int(logs_a.numel() > 0))
+    save = logs_a is not None
+    logs = (logs_a, logs_b) if save else (out_a.new_empty(0, dtype=torch.float32),) * 2
+    outputs = (out_a, out_b, *logs, int(save))
     return _launch(kernels.cross_attention_forward_kernel, inputs, options, *outputs)
 
 
@@ -138,10 +148,10 @@ def cross_attention_backward(*args: Any) -> None:
 
 def variants() -> Iterator[Launch]:
     """A launch of every kernel that a call may choose, on tensors without memory."""
-    for dtype, width in product(DTYPES, WIDTHS):
+    for dtype, width, threshold in product(DTYPES, WIDTHS, (0, 1)):
         x = torch.empty(1, 1, 1, width, dtype=dtype, device="meta")
         logs = torch.empty(1, 1, 1, device="meta")
-        inputs, options = (*(x,) * 6, None, None), (1.0, 0, 0)
+        inputs, options = (*(x,) * 6, None, None), (1.0, threshold, 0)
         yield _forward(*inputs, x, x, logs, logs, *options)
         yield _backward_query(*inputs, x, x, logs, logs, x, x, logs, logs, x, x, *options)
         yield _backward_key(*inputs, logs, logs, x, x, logs, logs, x, x, x, x, *options)

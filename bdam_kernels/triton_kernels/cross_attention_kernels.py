@@ -1,7 +1,9 @@
 """Triton kernels of bidirectional cross-attention: online softmax, nothing of the size of the scores in memory.
 
 A program has a block of the queries (or, for their gradients, keys and values) of one head in one direction and walks
-the other stream: whole blocks of WALK rows, then TAIL rows at a time, so that 196 keys cost 208 or 224, not 256.
+the other stream, WALK rows at a time, of which STAGES are on their way at once. Measured on an H200 in bfloat16, 196
+and 577 tokens of width 64: three stages of 32 rows, and no code for a dropout that is not asked for, take two thirds of
+the time of two stages of 64 with a branch.
 """
 
 # mypy: disable-error-code="no-untyped-def, assignment"
@@ -36,14 +38,14 @@ from bdam_kernels.triton_kernels.launch import device, kernel
 @device
 def _attend(
     state, q, q_at, k_head, v_head, padding, start, sizes, dropout,
-    KEYS: tl.constexpr, BLOCK_D: tl.constexpr, REST: tl.constexpr,
+    KEYS: tl.constexpr, DROPOUT: tl.constexpr, BLOCK_D: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """Takes keys into the state: each query's largest score, sum of weights, and weighted sum of values."""
     largest, total, out = state
     length, width, _ = sizes
     scores, _ = scores_of_queries(q, q_at, k_head, padding, start, sizes, KEYS, BLOCK_D, REST)
     largest, total, weights, shrink = softmax_step(largest, total, scores)
-    if dropout[0] > 0:
+    if DROPOUT:
         weights = tl.where(dropout_keep(q_at[1], start, dropout, KEYS), weights, 0.0)
     v = load_rows(v_head, start + tl.arange(0, KEYS), length, width, BLOCK_D, REST)
     return largest, total, add_weighted(scale_rows(out, shrink[:, None], REST), weights, v, REST)
@@ -56,7 +58,8 @@ def cross_attention_forward_kernel(
     mask_a, mask_a_batch, mask_a_key, mask_a_length, mask_b, mask_b_batch, mask_b_key, mask_b_length,
     heads, length_a, length_b, width, scale, threshold, keep_scale, seed_low, seed_high,
     out_a, out_b, logs_a, logs_b, save,
-    BLOCK: tl.constexpr, WALK: tl.constexpr, TAIL: tl.constexpr, BLOCK_D: tl.constexpr, REST: tl.constexpr,
+    BLOCK: tl.constexpr, WALK: tl.constexpr, STAGES: tl.constexpr, DROPOUT: tl.constexpr,
+    BLOCK_D: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     first, of_b, batch, head = locate(length_a, length_b, heads, BLOCK)
     length, others = tl.where(of_b, length_b, length_a), tl.where(of_b, length_a, length_b)
@@ -75,12 +78,8 @@ def cross_attention_forward_kernel(
     q = load_rows(q_head, queries, length, width, BLOCK_D, REST)
     largest = tl.full((BLOCK,), -float("inf"), tl.float32)
     state = (largest, tl.zeros((BLOCK,), tl.float32), zero_rows(BLOCK, BLOCK_D, REST))
-    whole = others // WALK * WALK if TAIL < WALK else 0
-    if TAIL < WALK:
-        for start in tl.range(0, whole, WALK, num_stages=2):
-            state = _attend(state, q, q_at, k_head, v_head, padding, start, sizes, dropout, WALK, BLOCK_D, REST)
-    for start in tl.range(whole, others, TAIL, num_stages=1 if TAIL < WALK else 2):
-        state = _attend(state, q, q_at, k_head, v_head, padding, start, sizes, dropout, TAIL, BLOCK_D, REST)
+    for start in tl.range(0, others, WALK, num_stages=STAGES):
+        state = _attend(state, q, q_at, k_head, v_head, padding, start, sizes, dropout, WALK, DROPOUT, BLOCK_D, REST)
     largest, total, out = state
 
     out = scale_rows(out, (keep_scale / tl.where(total != 0, total, 1.0))[:, None], REST)
@@ -93,7 +92,7 @@ def cross_attention_forward_kernel(
 @device
 def _query_gradient(
     grad_q, q, q_at, grad_out, grad_out_at, log, delta, k_head, v_head, padding, start, sizes, dropout, keep_scale,
-    KEYS: tl.constexpr, BLOCK_D: tl.constexpr, REST: tl.constexpr,
+    KEYS: tl.constexpr, DROPOUT: tl.constexpr, BLOCK_D: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """grad_q with what some keys add to it."""
     length, width, _ = sizes
@@ -102,7 +101,7 @@ def _query_gradient(
     weights = tl.exp2(scores - log[:, None])
     v = load_rows(v_head, keys, length, width, BLOCK_D, REST)
     grad_weights = row_products(grad_out, grad_out_at, v, (v_head, keys, length), width, BLOCK_D, REST)
-    if dropout[0] > 0:
+    if DROPOUT:
         grad_weights = tl.where(dropout_keep(q_at[1], start, dropout, KEYS), grad_weights, 0.0)
     return add_weighted(grad_q, weights * (grad_weights * keep_scale - delta[:, None]), k, REST)
 
@@ -116,7 +115,8 @@ def cross_attention_backward_query_kernel(
     out_a, out_a_batch, out_a_head, out_a_row, out_b, out_b_batch, out_b_head, out_b_row, logs_a, logs_b,
     grad_a, grad_a_batch, grad_a_head, grad_a_row, grad_b, grad_b_batch, grad_b_head, grad_b_row,
     deltas_a, deltas_b, grad_q_a, grad_q_b,
-    BLOCK: tl.constexpr, WALK: tl.constexpr, TAIL: tl.constexpr, BLOCK_D: tl.constexpr, REST: tl.constexpr,
+    BLOCK: tl.constexpr, WALK: tl.constexpr, STAGES: tl.constexpr, DROPOUT: tl.constexpr,
+    BLOCK_D: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """grad_q, and for the other kernel delta: the product of a query's output and its gradient."""
     first, of_b, batch, head = locate(length_a, length_b, heads, BLOCK)
@@ -148,17 +148,10 @@ def cross_attention_backward_query_kernel(
     log = tl.load(tl.where(of_b, logs_b, logs_a) + row * length + queries, queries < length, other=float("inf"))
 
     grad_q = zero_rows(BLOCK, BLOCK_D, REST)
-    whole = others // WALK * WALK if TAIL < WALK else 0
-    if TAIL < WALK:
-        for start in tl.range(0, whole, WALK, num_stages=2):
-            grad_q = _query_gradient(
-                grad_q, q, q_at, grad_out, grad_out_at, log, delta, k_head, v_head, padding, start, sizes, dropout,
-                keep_scale, WALK, BLOCK_D, REST,
-            )  # fmt: skip
-    for start in tl.range(whole, others, TAIL, num_stages=1 if TAIL < WALK else 2):
+    for start in tl.range(0, others, WALK, num_stages=STAGES):
         grad_q = _query_gradient(
             grad_q, q, q_at, grad_out, grad_out_at, log, delta, k_head, v_head, padding, start, sizes, dropout,
-            keep_scale, TAIL, BLOCK_D, REST,
+            keep_scale, WALK, DROPOUT, BLOCK_D, REST,
         )  # fmt: skip
     grad_q = scale_rows(grad_q, scale * LN2, REST)
     grad_q_head = merged_head(grad_q_a, grad_q_b, of_b, batch, head, heads, length, width)
@@ -168,7 +161,7 @@ def cross_attention_backward_query_kernel(
 @device
 def _key_gradients(
     grad_k, grad_v, k, k_at, v, v_at, is_key, q_head, grad_head, logs, deltas, first, start, sizes, dropout, keep_scale,
-    KEYS: tl.constexpr, QUERIES: tl.constexpr, BLOCK_D: tl.constexpr, REST: tl.constexpr,
+    KEYS: tl.constexpr, QUERIES: tl.constexpr, DROPOUT: tl.constexpr, BLOCK_D: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """grad_k and grad_v with what some queries add to them; weights are (KEYS, QUERIES)."""
     length, width, _ = sizes
@@ -178,7 +171,7 @@ def _key_gradients(
     delta = tl.load(deltas + queries, queries < length, other=0.0)
     kept = weights
     grad_weights = row_products(v, v_at, grad_out, (grad_head, queries, length), width, BLOCK_D, REST)
-    if dropout[0] > 0:
+    if DROPOUT:
         keep = tl.trans(dropout_keep(queries, first, dropout, KEYS))
         grad_weights = tl.where(keep, grad_weights, 0.0)
         kept = tl.where(keep, weights, 0.0)
@@ -194,7 +187,8 @@ def cross_attention_backward_key_kernel(
     heads, length_a, length_b, width, scale, threshold, keep_scale, seed_low, seed_high, logs_a, logs_b,
     grad_a, grad_a_batch, grad_a_head, grad_a_row, grad_b, grad_b_batch, grad_b_head, grad_b_row,
     deltas_a, deltas_b, grad_k_a, grad_k_b, grad_v_a, grad_v_b,
-    BLOCK: tl.constexpr, WALK: tl.constexpr, TAIL: tl.constexpr, BLOCK_D: tl.constexpr, REST: tl.constexpr,
+    BLOCK: tl.constexpr, WALK: tl.constexpr, STAGES: tl.constexpr, DROPOUT: tl.constexpr,
+    BLOCK_D: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """grad_k and grad_v, by program of a block of keys."""
     first, of_b, batch, head = locate(length_a, length_b, heads, BLOCK)
@@ -220,17 +214,10 @@ def cross_attention_backward_key_kernel(
     logs = tl.where(of_b, logs_a, logs_b) + row * others
     deltas = tl.where(of_b, deltas_a, deltas_b) + row * others
     grad_k, grad_v = zero_rows(BLOCK, BLOCK_D, REST), zero_rows(BLOCK, BLOCK_D, REST)
-    whole = others // WALK * WALK if TAIL < WALK else 0
-    if TAIL < WALK:
-        for start in tl.range(0, whole, WALK, num_stages=2):
-            grad_k, grad_v = _key_gradients(
-                grad_k, grad_v, k, k_at, v, v_at, is_key, q_head, grad_head, logs, deltas, first, start, sizes, dropout,
-                keep_scale, BLOCK, WALK, BLOCK_D, REST,
-            )  # fmt: skip
-    for start in tl.range(whole, others, TAIL, num_stages=1 if TAIL < WALK else 2):
+    for start in tl.range(0, others, WALK, num_stages=STAGES):
         grad_k, grad_v = _key_gradients(
             grad_k, grad_v, k, k_at, v, v_at, is_key, q_head, grad_head, logs, deltas, first, start, sizes, dropout,
-            keep_scale, BLOCK, TAIL, BLOCK_D, REST,
+            keep_scale, BLOCK, WALK, DROPOUT, BLOCK_D, REST,
         )  # fmt: skip
     grad_k_head = merged_head(grad_k_a, grad_k_b, of_b, batch, head, heads, length, width)
     store_rows(grad_k_head, keys, length, width, BLOCK_D, REST, scale_rows(grad_k, scale * LN2, REST))

@@ -70,6 +70,9 @@ BDAM_DEVICE float exp2(float x) {
 
 BDAM_DEVICE float log2(float x) { return ::log2f(x); }
 
+// a * b, rounded before anything is added to it.
+BDAM_DEVICE float multiply_rounded(float a, float b) { return __fmul_rn(a, b); }
+
 // a / b, relative error 2 ulp for b below 2^126.
 BDAM_DEVICE float divide(float a, float b) { return __fdividef(a, b); }
 // exp(x) - 1, accurate near 0.

@@ -79,6 +79,7 @@ inline uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint6
 inline float exp2(float x) { return std::exp2(x); }
 inline float log2(float x) { return std::log2(x); }
 inline float divide(float a, float b) { return a / b; }
+inline float multiply_rounded(float a, float b) { return a * b; }
 inline float expm1(float x) { return std::expm1(x); }
 
 struct F32 {
