@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bdam_kernels.modules import Mamba, mamba_inner
+from bdam_kernels.ops.arguments import check_shape
 from bdam_kernels.ops.causal_conv1d import causal_conv1d
 from bdam_kernels.ops.selective_scan import selective_scan
 
@@ -63,16 +64,46 @@ def mamba_inner_fn(
     B_proj_bias: Tensor | None = None,
     C_proj_bias: Tensor | None = None,
     delta_softplus: bool = True,
+    checkpoint_lvl: int = 1,
+    b_rms_weight: Tensor | None = None,
+    c_rms_weight: Tensor | None = None,
+    dt_rms_weight: Tensor | None = None,
+    b_c_dt_rms_eps: float = 1e-6,
 ) -> Tensor:
     """A Mamba layer after its input projection: xz (B, 2D, L) -> (B, L, d_model), as in mamba_ssm.
 
-    Raises: ValueError if B or C is given: only the input-dependent form exists here.
+    Args:
+        checkpoint_lvl: has no effect; what backward recomputes here does not depend on it.
+        b_rms_weight, c_rms_weight: (N,) of root mean square norms of B and C over their N states, as FalconMamba has
+            them; None for no norm.
+        dt_rms_weight: of the norm of the step sizes over their rank R, before their projection, (R,); or of shape
+            (D,), as FalconMamba passes ones, which then scale the projected step sizes. (The kernels that FalconMamba
+            was trained with take this norm over the D projected ones; transformers' own code takes it as it is here,
+            in training and in generation.)
+        b_c_dt_rms_eps: is added to the mean squares of all three.
+    Raises: ValueError if B, C or a bias of theirs is given: only the input-dependent form exists here.
     """
     if any(t is not None for t in (B, C, B_proj_bias, C_proj_bias)):
         raise ValueError("mamba_inner_fn takes input-dependent B and C without biases only: pass None for them")
+    rank, states = delta_proj_weight.shape[1], A.shape[1]
+    if dt_rms_weight is not None and dt_rms_weight.shape != (rank,):
+        check_shape("dt_rms_weight", dt_rms_weight, (len(delta_proj_weight),))
+        delta_proj_weight = delta_proj_weight * dt_rms_weight[:, None].to(delta_proj_weight.dtype)
+        dt_rms_weight = dt_rms_weight.new_ones(rank)
+    for name, weight in (("b_rms_weight", b_rms_weight), ("c_rms_weight", c_rms_weight)):
+        if weight is not None:
+            check_shape(name, weight, (states,))
+
+    def norm(x: Tensor, weight: Tensor | None) -> Tensor:
+        if weight is None:
+            return x
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(0) + b_c_dt_rms_eps) * weight[:, None]).to(x.dtype)
+
     y = mamba_inner(
-        xz, conv1d_weight.squeeze(1), conv1d_bias, x_proj_weight, delta_proj_weight, A, D, delta_bias, delta_softplus
-    )
+        xz, conv1d_weight.squeeze(1), conv1d_bias, x_proj_weight, delta_proj_weight, A, D, delta_bias, delta_softplus,
+        lambda dt, B, C: (norm(dt, dt_rms_weight), norm(B, b_rms_weight), norm(C, c_rms_weight)),
+    )  # fmt: skip
     return torch.nn.functional.linear(y, out_proj_weight, out_proj_bias)
 
 
