@@ -225,6 +225,7 @@ def mamba_inner(
     D: Tensor | None,
     dt_bias: Tensor | None,
     delta_softplus: bool = True,
+    normalise: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """A Mamba layer between its input and its output projection.
 
@@ -234,6 +235,7 @@ def mamba_inner(
         x_proj_weight: (R + 2N, D), to the step size's rank R, B and C.
         dt_proj_weight, dt_bias: (D, R), (D,).
         A, D: (D, N), (D,).
+        normalise: of the step sizes before their projection, B and C, (R, B L), (N, B L) and (N, B L).
     Returns: (B, L, D).
     """
     batch, _, length = xz.shape
@@ -242,6 +244,8 @@ def mamba_inner(
     projected = x_proj_weight @ x.transpose(0, 1).flatten(1)
     states = A.shape[1]
     dt, B, C = projected.split([dt_proj_weight.shape[1], states, states])
+    if normalise is not None:
+        dt, B, C = normalise(dt, B, C)
 
     def as_scan(matrix: Tensor) -> Tensor:
         return matrix.unflatten(1, (batch, length)).transpose(0, 1)
