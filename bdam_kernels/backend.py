@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")
 
 FORCED = os.environ.get("BDAM_BACKEND") or None
@@ -119,15 +118,15 @@ def choose(requested: str | None, device: torch.device, kernels: Mapping[str, st
     Args:
         requested: a backend's name, or None for BDAM_BACKEND or else the best one that runs.
         device: where the inputs are.
-        kernels: the backends that the operator has besides "reference", each with "" or the reason why it cannot
-            take these inputs.
+        kernels: the backends that the operator has besides "reference", the best first, each with "" or the reason
+            why it cannot take these inputs.
     Raises: ValueError for an unknown name; BackendUnavailable if the named backend cannot serve the call.
     """
     name = requested or FORCED
     if forward_mode() and name in (None, *kernels):
         return _without_kernels(name)
     if name is None:
-        for candidate in PREFERENCE.get(device.type, ()):
+        for candidate in kernels:
             if not _reason(candidate, device, kernels):
                 return candidate
         return "reference"

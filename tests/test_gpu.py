@@ -184,7 +184,7 @@ def make_hsic_step(backend: str, kernel: str, rows: int) -> Callable[[], list[Te
     return step
 
 
-HSIC_CASES = [("cuda", "linear", 256), ("triton", "linear", 256), ("triton", "rbf", 300)]
+HSIC_CASES = [("cuda", "linear", 256)]
 every_hsic_case = pytest.mark.parametrize(("backend", "kernel", "rows"), HSIC_CASES)
 
 

@@ -247,9 +247,10 @@ def prepared(
 
 def _kernels(q: Tensor) -> dict[str, str]:
     """The backends that have kernels, each with "" or the reason why they do not take such queries."""
-    dtype, width = backends.dtype_reason(q), q.shape[3]
+    dtype, (_, _, length, width) = backends.dtype_reason(q), q.shape
     kernels = {"cpu": dtype}
-    for name, widest in cross_attention_gpu.WIDEST.items():
+    for name in cross_attention_gpu.preference(length, width, q.dtype):
+        widest = cross_attention_gpu.WIDEST[name]
         wide = "" if width <= widest else f"its kernels take heads up to {widest} wide, got {width}"
         kernels[name] = dtype or wide
     return kernels

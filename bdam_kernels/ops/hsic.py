@@ -15,8 +15,8 @@ from bdam_kernels import reference
 from bdam_kernels.ops.arguments import cast
 from bdam_kernels.ops.hsic_distributed import GlobalFeatureForm, gather_rows
 from bdam_kernels.ops.hsic_forms import centre, full_precision, linear_hsic
-from bdam_kernels.ops.hsic_gaussian import gaussian_hsic, gaussian_reason
-from bdam_kernels.ops.hsic_gpu import GPU_KERNELS, fused_linear_hsic, linear_reason
+from bdam_kernels.ops.hsic_gaussian import gaussian_hsic
+from bdam_kernels.ops.hsic_gpu import fused_linear_hsic, linear_reason
 
 _MEDIAN_ROWS = 1024
 
@@ -56,7 +56,7 @@ def hsic(
             and can be differentiated once. Everything else gathers the features of all ranks; its second
             derivatives take the other ranks' features as constants.
         backend: see `bdam_kernels.backends`; None takes the best kernel that there is for these inputs, else closed
-            forms. On a GPU kernels take up to 512 rows if linear, any number ("triton" only) if Gaussian, no float64.
+            forms. On a GPU a kernel takes up to 512 rows if linear, no float64; the rest is faster on cuBLAS.
             The biased linear form of a process group has no kernel: it takes closed forms.
     Returns: scalar, float32 (float64 if x or y is).
     Raises: ValueError for shapes that do not fit, fewer than 2 (unbiased: 4) rows or an unknown option; TypeError for
@@ -73,9 +73,9 @@ def hsic(
         x, y = gather_rows(x, process_group), gather_rows(y, process_group)
         chosen = _choose(x, y, kernel, backend)
     _check_rows(len(x), unbiased)
-    if chosen in GPU_KERNELS and not (x.numel() and y.numel()):
+    if chosen == "cuda" and not (x.numel() and y.numel()):
         chosen = "closed"
-    if chosen not in GPU_KERNELS:
+    if chosen != "cuda":
         x, y = cast(x, dtype), cast(y, dtype)
     if kernel == "rbf":
         values = gaussian_hsic(x, y, *_widths(x, y, sigma), unbiased, normalize, chosen)
@@ -88,7 +88,7 @@ def hsic(
 def _linear(x: Tensor, y: Tensor, unbiased: bool, chosen: str) -> Tensor:
     if chosen == "reference":
         return reference.linear_hsic(x, y, unbiased)
-    if chosen in GPU_KERNELS:
+    if chosen == "cuda":
         return fused_linear_hsic(x, y, unbiased, chosen)
     return linear_hsic(x, y, unbiased)
 
@@ -97,10 +97,9 @@ def _choose(x: Tensor, y: Tensor, kernel: str, backend: str | None) -> str:
     """Name of the backend, "closed" for closed forms on torch alone."""
     if kernel == "linear":
         reason = linear_reason(x, y)
-        kernels = {"cpu": "", "triton": reason, "cuda": reason}
+        kernels = {"cpu": "", "cuda": reason}
     else:
-        # Measured on an H200, N = 4096: stripes of matrices by cuBLAS are far faster than Triton's kernel.
-        kernels = {"cpu": ""} | ({"triton": gaussian_reason(x, y)} if backend == "triton" else {})
+        kernels = {"cpu": ""}
     chosen = backends.choose(backend, x.device, kernels)
     asked = backend or backends.FORCED
     return "closed" if chosen == "reference" and asked is None and not backends.forward_mode() else chosen

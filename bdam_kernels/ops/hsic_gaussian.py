@@ -38,24 +38,22 @@ _TILE = 2**21
 """Elements of a Gaussian kernel matrix that torch computes at once."""
 
 
-def gaussian_reason(x: Tensor, y: Tensor) -> str:
-    """"" if GPU kernels take these inputs, else why not."""
-    return backends.dtype_reason(x, y)
-
-
-def _empty_sums(x: Tensor, y: Tensor, kernels: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+def _empty_sums(x: Tensor, y: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(3, len(x), dtype=torch.float32), x.new_empty(2, len(x), dtype=torch.float32)
 
 
 @operator(
-    "hsic_gaussian_forward(Tensor x, Tensor y, Tensor kernels, str backend) -> (Tensor products, Tensor sums)",
+    "hsic_gaussian_forward(Tensor x, Tensor y, Tensor kernels) -> (Tensor products, Tensor sums)",
     fake=_empty_sums,
+    devices=("cpu",),
 )
-def _forward(x: Tensor, y: Tensor, kernels: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+def _forward(x: Tensor, y: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of the rows, off the diagonal, of K * K, K * L and L * L, (3, N), and of K and L, (2, N), in float32."""
-    sums = _empty_sums(x, y, kernels, backend)
-    _run("hsic_gaussian_forward", backend, x, y, kernels.contiguous(), *sums)
-    return sums
+    products, sums = _empty_sums(x, y, kernels)
+    backends.cpu().hsic_gaussian_forward(
+        unit_stride(x), unit_stride(y), kernels.contiguous(), products, sums, torch.get_num_threads()
+    )
+    return products, sums
 
 
 def _empty_gradients(x: Tensor, y: Tensor, *others: object) -> tuple[Tensor, Tensor]:
@@ -63,32 +61,18 @@ def _empty_gradients(x: Tensor, y: Tensor, *others: object) -> tuple[Tensor, Ten
 
 
 @operator(
-    "hsic_gaussian_backward(Tensor x, Tensor y, Tensor kernels, Tensor factors, Tensor terms, str backend) "
-    "-> (Tensor, Tensor)",
+    "hsic_gaussian_backward(Tensor x, Tensor y, Tensor kernels, Tensor factors, Tensor terms) -> (Tensor, Tensor)",
     fake=_empty_gradients,
+    devices=("cpu",),
 )
-def _backward(
-    x: Tensor, y: Tensor, kernels: Tensor, factors: Tensor, terms: Tensor, backend: str
-) -> tuple[Tensor, Tensor]:
+def _backward(x: Tensor, y: Tensor, kernels: Tensor, factors: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
     """(W x - diag(W 1) x) / sigma of the scaled features x, W_ij = (f_00 K_ij + f_01 L_ij + t_0i + t_0j)(K_ij + c),
     and the same for y; factors f are (2, 2), terms t (2, N)."""
     gradients, parameters = _empty_gradients(x, y), [t.contiguous() for t in (kernels, factors, terms)]
-    _run("hsic_gaussian_backward", backend, x, y, *parameters, *gradients)
+    backends.cpu().hsic_gaussian_backward(
+        unit_stride(x), unit_stride(y), *parameters, *gradients, torch.get_num_threads()
+    )
     return gradients
-
-
-def _run(name: str, backend: str, x: Tensor, y: Tensor, *others: Tensor) -> None:
-    """A kernel, which takes features centred: that leaves distances as they are, but keeps them accurate."""
-    if backend == "cpu":
-        getattr(backends.cpu(), name)(unit_stride(x), unit_stride(y), *others, torch.get_num_threads())
-        return
-    with backends.on_device_of(x):
-        backends.launch(getattr(backends.gpu_module(backend, "hsic"), name), x, y, _means(x), _means(y), *others)
-
-
-def _means(x: Tensor) -> Tensor:
-    """About the means of the differences to the first row, of some rows, in float32: distances need no exact ones."""
-    return (x[:: max(len(x) // 256, 1)] - x[0].float()).mean(0)
 
 
 def _distances(x: Tensor) -> Tensor:
@@ -175,11 +159,11 @@ class _GaussianForm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, kernels: Tensor, unbiased: bool, backend: str | None) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor, y: Tensor, kernels: Tensor, unbiased: bool, native: bool) -> tuple[Tensor, Tensor]:
         n = len(x)
         p, q, r = divisors(n, unbiased)
-        if backend:
-            products, sums = _forward(x, y, kernels, backend)
+        if native:
+            products, sums = _forward(x, y, kernels)
         else:
             products, sums = _forward_stripes(centre(x) * kernels[0, 0], centre(y) * kernels[1, 0], kernels)
         sums = sums.double()
@@ -195,7 +179,7 @@ class _GaussianForm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-        *tensors, ctx.unbiased, ctx.backend = inputs
+        *tensors, ctx.unbiased, ctx.native = inputs
         ctx.save_for_backward(*tensors, output[1])
 
     @staticmethod
@@ -208,8 +192,8 @@ class _GaussianForm(torch.autograd.Function):
         grads = (grad_values + grad_values.mT) / r
         terms = (grad_sums + grads @ (rest - sums * (2 / p))).to(kernels.dtype)
         factors = (2 * grads).to(kernels.dtype)
-        if ctx.backend and not wants_double_backward():
-            return *_backward(x, y, kernels, factors, terms, ctx.backend), None, None, None
+        if ctx.native and not wants_double_backward():
+            return *_backward(x, y, kernels, factors, terms), None, None, None
         wide_x, wide_y = (centre(t.to(kernels.dtype)) * k[0] for t, k in ((x, kernels[0]), (y, kernels[1])))
         grad_x, grad_y = _backward_stripes(wide_x, wide_y, kernels, factors, terms)
         return (grad_x * kernels[0, 0]).to(x.dtype), (grad_y * kernels[1, 0]).to(y.dtype), None, None, None
@@ -224,7 +208,7 @@ def gaussian_hsic(
         wide_x, wide_y = centre(x.double()) / x_sigma, centre(y.double()) / y_sigma
         pairs = ((wide_x, wide_y), (wide_x, wide_x), (wide_y, wide_y))
         return tuple(reference.gaussian_hsic(*pair, unbiased) for pair in (pairs if normalize else pairs[:1]))
-    has_kernel = chosen == "triton" or (chosen == "cpu" and x.dtype == torch.float32 and x.numel() and y.numel())
+    native = chosen == "cpu" and x.dtype == torch.float32 and bool(x.numel() and y.numel())
     kernels = _kernels(x, y, x_sigma, y_sigma, scaled=normalize and unbiased)
-    values, _ = apply(_GaussianForm, *apart(x, y), kernels, unbiased, chosen if has_kernel else None)
+    values, _ = apply(_GaussianForm, *apart(x, y), kernels, unbiased, native)
     return (values[0, 1], values[0, 0], values[1, 1]) if normalize else (values[0, 1],)

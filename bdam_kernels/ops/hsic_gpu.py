@@ -16,8 +16,6 @@ from bdam_kernels import backend as backends
 from bdam_kernels.operators import apply, operator
 from bdam_kernels.ops.hsic_forms import add_present, apart, centre, divisors, full_precision, gram_weights
 
-GPU_KERNELS = ("triton", "cuda")
-
 MOST_ROWS = 512
 """Rows that the kernels take: more are faster on cuBLAS, which the closed forms use."""
 

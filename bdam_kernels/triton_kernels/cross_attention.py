@@ -27,20 +27,20 @@ class Blocks(NamedTuple):
 
 BLOCKS: dict[Any, dict[tuple[int, int], Blocks]] = {
     kernels.cross_attention_forward_kernel: {
-        (2, 32): Blocks(64, 32, 3, 4), (2, 64): Blocks(64, 32, 3, 4), (2, 96): Blocks(64, 32, 2, 4),
+        (2, 32): Blocks(64, 32, 3, 4), (2, 64): Blocks(64, 32, 3, 4), (2, 96): Blocks(64, 32, 1, 4),
         (2, 128): Blocks(64, 32, 2, 4), (2, 192): Blocks(32, 32, 2, 4), (2, 256): Blocks(64, 32, 2, 8),
-        (4, 32): Blocks(64, 32, 2, 4), (4, 64): Blocks(64, 32, 2, 4), (4, 96): Blocks(32, 16, 2, 4),
+        (4, 32): Blocks(64, 32, 2, 4), (4, 64): Blocks(64, 32, 2, 4), (4, 96): Blocks(32, 16, 2, 8),
         (4, 128): Blocks(32, 32, 2, 4), (4, 192): Blocks(32, 16, 2, 8), (4, 256): Blocks(32, 16, 2, 8),
     },
     kernels.cross_attention_backward_query_kernel: {
-        (2, 32): Blocks(64, 32, 3, 4), (2, 64): Blocks(64, 32, 3, 4), (2, 96): Blocks(32, 32, 2, 4),
+        (2, 32): Blocks(64, 32, 3, 4), (2, 64): Blocks(64, 32, 3, 4), (2, 96): Blocks(32, 16, 2, 4),
         (2, 128): Blocks(32, 32, 2, 4), (2, 192): Blocks(32, 32, 2, 8), (2, 256): Blocks(32, 32, 2, 8),
-        (4, 32): Blocks(64, 32, 2, 4), (4, 64): Blocks(32, 32, 2, 4), (4, 96): Blocks(16, 16, 2, 4),
+        (4, 32): Blocks(64, 16, 2, 4), (4, 64): Blocks(32, 32, 2, 4), (4, 96): Blocks(16, 16, 2, 4),
         (4, 128): Blocks(32, 16, 2, 8), (4, 192): Blocks(32, 16, 2, 8), (4, 256): Blocks(32, 16, 2, 8),
     },
     kernels.cross_attention_backward_key_kernel: {
-        (2, 32): Blocks(64, 32, 3, 4), (2, 64): Blocks(64, 32, 3, 4), (2, 96): Blocks(32, 16, 2, 4),
-        (2, 128): Blocks(32, 32, 2, 4), (2, 192): Blocks(32, 16, 2, 8), (2, 256): Blocks(32, 32, 2, 8),
+        (2, 32): Blocks(64, 32, 3, 4), (2, 64): Blocks(64, 32, 3, 4), (2, 96): Blocks(32, 16, 1, 4),
+        (2, 128): Blocks(32, 32, 2, 4), (2, 192): Blocks(32, 16, 2, 8), (2, 256): Blocks(32, 16, 2, 8),
         (4, 32): Blocks(64, 16, 2, 4), (4, 64): Blocks(32, 16, 2, 4), (4, 96): Blocks(16, 16, 2, 4),
         (4, 128): Blocks(32, 16, 2, 8), (4, 192): Blocks(16, 16, 2, 8), (4, 256): Blocks(16, 16, 2, 8),
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +34,13 @@ device: Any = (lambda function: function) if INTERPRETED else triton.jit
 they are plain functions."""
 
 
+@cache
+def _capability() -> int:
+    """Of the GPU, as in sm_90."""
+    major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else (9, 0)
+    return 10 * major + minor
+
+
 class Launch(NamedTuple):
     """A kernel with all that it is launched with."""
 
@@ -49,8 +57,12 @@ class Launch(NamedTuple):
         """For the compiler."""
         return {"num_warps": self.num_warps, "maxnreg": self.registers}
 
+    def constants_on(self, capability: int) -> dict[str, Any]:
+        """Before sm_90 rows that are on their way cost registers: there, none are."""
+        return self.constants if capability >= 90 or "STAGES" not in self.constants else self.constants | {"STAGES": 1}
+
     def run(self) -> None:
-        self.kernel[(self.programs,)](*self.args, **self.constants, **self.options())
+        self.kernel[(self.programs,)](*self.args, **self.constants_on(_capability()), **self.options())
 
     def signature(self) -> dict[str, str]:
         """Types of the kernel's parameters, as the compiler names them."""
