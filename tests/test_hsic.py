@@ -277,8 +277,8 @@ def test_operators_keep_their_contracts() -> None:
     weights = torch.randn(2, 12, 12)
     torch.library.opcheck(torch.ops.bdam.hsic_backward.default, (torch.tensor(0.5), *weights, x, y, 0.1))
     kernels, terms = torch.tensor([[1.0, -0.5, 0.6]] * 2), torch.randn(2, 12)
-    torch.library.opcheck(torch.ops.bdam.hsic_gaussian_forward.default, (x, y, kernels, "cpu"))
-    arguments = (x, y, kernels, torch.randn(2, 2), terms, "cpu")
+    torch.library.opcheck(torch.ops.bdam.hsic_gaussian_forward.default, (x, y, kernels))
+    arguments = (x, y, kernels, torch.randn(2, 2), terms)
     torch.library.opcheck(torch.ops.bdam.hsic_gaussian_backward.default, arguments)
 
 

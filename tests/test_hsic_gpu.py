@@ -11,9 +11,7 @@ from helpers import assert_matches, device_of, require
 from hsic_cases import (
     ESTIMATORS,
     OPTIONS,
-    WIDTHS,
     check,
-    check_width,
     features,
     oracle,
     value_and_gradients,
