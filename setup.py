@@ -38,7 +38,7 @@ class CMakeBuild(build_ext):
         configure = [
             "cmake", "-S", str(ROOT / "csrc"), "-B", str(BUILD), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={self.package_dir()}", f"-DPython_EXECUTABLE={sys.executable}",
-            f"-DBDAM_CUDA={'ON' if with_cuda else 'OFF'}",
+            f"-DBDAM_CUDA={'ON' if with_cuda else 'OFF'}", f"-DBDAM_THIS_MACHINE={'ON' if self.inplace else 'OFF'}",
         ]  # fmt: skip
         # What CMake found the last time may be gone, or found now: a compiler, nvcc, the Ninja of an isolated build.
         (BUILD / "CMakeCache.txt").unlink(missing_ok=True)

@@ -44,8 +44,12 @@ def _module(name: str, compiler: str = "a C++ compiler") -> ModuleType:
 
 
 def usable_isas() -> tuple[str, ...]:
-    """Instruction sets of the C++ kernels that this processor has, the best last."""
-    return INSTRUCTION_SETS[: INSTRUCTION_SETS.index(_module("_cpu_baseline").best_isa()) + 1]
+    """Instruction sets of the C++ kernels that this processor has, the best last.
+
+    An editable install from a machine with fewer of them has no modules for the others.
+    """
+    best = INSTRUCTION_SETS.index(_module("_cpu_baseline").best_isa())
+    return tuple(isa for isa in INSTRUCTION_SETS[: best + 1] if importlib.util.find_spec(f"bdam_kernels._cpu_{isa}"))
 
 
 @cache
