@@ -22,7 +22,7 @@ print(module.device)
 
 
 def build(chip: str) -> Path:
-    """The CUDA module for a chip, as an install makes it; what is unchanged since the last time is not compiled again."""
+    """The CUDA module for a chip, as an install makes it, with what was compiled the last time."""
     folder = ROOT / "build" / chip
     commands = (
         ["-S", str(ROOT / "csrc"), "-B", str(folder), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",

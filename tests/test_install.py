@@ -1,4 +1,4 @@
-"""Installing without a compiler, with a strict build; what the built modules ask of a processor, and imports of time."""
+"""Installing without a compiler, with a strict build; what the built modules ask of a processor; imports."""
 
 from __future__ import annotations
 
