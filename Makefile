@@ -5,11 +5,12 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
+ALL_CHIPS := sm_80 sm_90 sm_100 sm_120
 INSTALL := $(PYTHON) -m pip install --quiet --no-index --no-deps --no-build-isolation
 KERNEL_TESTS := $(addprefix tests/test_,selective_scan.py causal_conv1d.py cross_attention_forms.py \
 	cross_attention.py pooled_cross_attention.py hsic.py hsic_rbf.py hsic_gpu.py)
 
-.PHONY: demo test test-suite test-isas test-triton test-cuda lint bench gpu clean
+.PHONY: demo test test-suite test-isas test-triton test-cuda test-chips lint bench gpu clean
 
 demo: $(VENV)/base
 	test -d data/synthetic || $(BIN)/python -m bdam_reid.data.synthetic data/synthetic --identities 800 --seed 0
@@ -40,6 +41,10 @@ test-cuda: $(VENV)/dev
 	BDAM_REQUIRE=cuda BDAM_CUDA_HOST=sanitized ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		$(BIN)/python -m pytest -q $(KERNEL_TESTS) -k "cuda and (layout or launches or strides or time_in)"
+
+# CUDA's and Triton's kernels compiled for every chip that they support: minutes each. The suite does one.
+test-chips: $(VENV)/dev
+	BDAM_CHIPS="$(ALL_CHIPS)" $(BIN)/python -m pytest tests/test_cuda_resources.py tests/test_triton_compile.py
 
 # On a machine with an NVIDIA GPU, with what is installed there and without a network: builds, tests and measures all that
 # runs on the GPU. PEERS takes wheels or source archives of mamba-ssm and causal-conv1d, to be measured beside it.

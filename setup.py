@@ -17,7 +17,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
-# Kept between installs, which then compile what has changed.
+# Kept between installs, so that the next one compiles only what has changed.
 BUILD = ROOT / "build" / f"cmake-{sysconfig.get_config_var('SOABI')}"
 
 
@@ -37,10 +37,13 @@ class CMakeBuild(build_ext):
         with_cuda = "BDAM_CUDA_ARCHITECTURES" in os.environ or not cuda_is_useless()
         configure = [
             "cmake", "-S", str(ROOT / "csrc"), "-B", str(BUILD), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-            # Build isolation brings another Ninja every time, and the build folder remembers the last.
-            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}", f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={self.package_dir()}",
-            f"-DPython_EXECUTABLE={sys.executable}", f"-DBDAM_CUDA={'ON' if with_cuda else 'OFF'}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={self.package_dir()}", f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DBDAM_CUDA={'ON' if with_cuda else 'OFF'}", f"-DBDAM_THIS_MACHINE={'ON' if self.inplace else 'OFF'}",
         ]  # fmt: skip
+        # What CMake found the last time may be gone, or found now: a compiler, nvcc, the Ninja of an isolated build.
+        (BUILD / "CMakeCache.txt").unlink(missing_ok=True)
+        for findings in BUILD.glob("CMakeFiles/[0-9]*"):
+            shutil.rmtree(findings)
         try:
             subprocess.run(configure, check=True)
             # Modules that compile are there even if another does not.

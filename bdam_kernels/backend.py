@@ -6,6 +6,7 @@ Backends are "cuda", "triton", "cpu" (C++) and "reference" (plain PyTorch, which
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -31,19 +32,23 @@ class BackendUnavailable(RuntimeError):
     """A backend was forced that cannot run on this machine, or not with these inputs."""
 
 
-def _module(name: str) -> ModuleType:
+def _module(name: str, compiler: str = "a C++ compiler") -> ModuleType:
     try:
         return importlib.import_module(f"bdam_kernels.{name}")
     except ImportError as error:
         raise BackendUnavailable(
-            f"the native module {name} cannot be loaded ({error}); install again where a C++ compiler is found, "
+            f"the native module {name} cannot be loaded ({error}); install again where {compiler} is found, "
             "with BDAM_STRICT_BUILD=1 to see why a build fails"
         ) from None
 
 
 def usable_isas() -> tuple[str, ...]:
-    """Instruction sets of the C++ kernels that this processor has, the best last."""
-    return INSTRUCTION_SETS[: INSTRUCTION_SETS.index(_module("_cpu_baseline").best_isa()) + 1]
+    """Instruction sets of the C++ kernels that this processor has, the best last.
+
+    An editable install from a machine with fewer of them has no modules for the others.
+    """
+    best = INSTRUCTION_SETS.index(_module("_cpu_baseline").best_isa())
+    return tuple(isa for isa in INSTRUCTION_SETS[: best + 1] if importlib.util.find_spec(f"bdam_kernels._cpu_{isa}"))
 
 
 @cache
@@ -68,14 +73,13 @@ def cpu() -> ModuleType:
 @cache
 def cuda() -> ModuleType:
     """The module of CUDA kernels. Raises: BackendUnavailable if it was not built."""
-    return _module("_cuda")
+    return _module("_cuda", "nvcc")
 
 
-def _triton() -> ModuleType:
-    try:
-        return importlib.import_module("triton")
-    except ImportError:
-        raise BackendUnavailable("the package triton is not installed") from None
+def _triton() -> None:
+    # Importing it takes as long as all the rest: that is left to the first call.
+    if importlib.util.find_spec("triton") is None:
+        raise BackendUnavailable("the package triton is not installed")
 
 
 def _cuda_reason() -> str:
@@ -86,12 +90,13 @@ def _cuda_reason() -> str:
     return ""
 
 
-def _find(load: Callable[[], ModuleType], device: Callable[[ModuleType], str]) -> tuple[str, str]:
+def _find(load: Callable[[], Any], device: Callable[[Any], str]) -> tuple[str, str]:
     """Device type of the tensors that a backend's kernels take, and "" or the reason why it does not run."""
     try:
         serves = device(load())
     except BackendUnavailable as error:
-        return "", str(error)
+        # Beside a torch without CUDA the CUDA module is not even built.
+        return "", _cuda_reason() if load is cuda and torch.version.cuda is None else str(error)
     return serves, _cuda_reason() if serves == "cuda" else ""
 
 

@@ -20,7 +20,7 @@ from bdam_reid.config import Config, EncoderConfig, demo, paper_icme
 from bdam_reid.data import Batch, Dataset, Query, Record, load_dataset, training_batches
 from bdam_reid.data.synthetic.writer import write_synthetic
 from bdam_reid.ranking import Gallery, Ranking
-from bdam_reid.train import Trainer
+from bdam_reid.trainer import Trainer
 from benchmarks.measure import Contender, error
 
 Contest = Callable[..., None]

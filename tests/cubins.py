@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
+
+CHIPS = os.environ.get("BDAM_CHIPS", "sm_90").split()
+"""The chips to compile for: one in every run of the tests, all of them in `make test-chips`."""
 
 
 class Resources(NamedTuple):

@@ -15,7 +15,8 @@ from tiny_run import restore_globals, tiny, train_alone, write_people
 
 from bdam_reid import pictures
 from bdam_reid.data import Query, Record
-from bdam_reid.evaluate import evaluate, main
+from bdam_reid.evaluate import main
+from bdam_reid.evaluator import evaluate
 from bdam_reid.probes import Features, ProbeScore, above_chance, attribute_columns, probe_attributes
 from bdam_reid.ranking import Gallery, Ranking, choose_beta
 from bdam_reid.report import describe, retrievals

@@ -1,7 +1,8 @@
-"""Installing without a compiler, with a strict build, and what the built modules ask of a processor."""
+"""Installing without a compiler, with a strict build; what the built modules ask of a processor; imports."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from helpers import require
 
 import bdam_kernels
+from bdam_kernels.backend import INSTRUCTION_SETS
 
 ROOT = Path(__file__).parents[1]
 MODULES = Path(bdam_kernels.__file__).parent
@@ -59,10 +61,40 @@ def test_without_a_compiler_everything_runs_on_the_reference(source: Path, tmp_p
     assert run.returncode == 0, run.stderr
 
 
+    assert not {"tests", "benchmarks", "csrc"} & {path.name for path in tmp_path.iterdir()}
+    assert all((tmp_path / package / "py.typed").exists() for package in ("bdam_kernels", "bdam_reid"))
+
+
 def test_strict_build_makes_a_failing_compiler_an_error(source: Path, tmp_path: Path) -> None:
     result = install(source, tmp_path, BDAM_STRICT_BUILD="1")
     assert result.returncode != 0
     assert "BDAM_STRICT_BUILD=1" in result.stdout + result.stderr
+
+
+def test_strict_build_makes_a_missing_nvcc_an_error_if_a_chip_is_named(source: Path, tmp_path: Path) -> None:
+    environment = {"CXX": os.environ.get("CXX", "g++"), "CUDACXX": "/bin/false", "BDAM_CUDA_ARCHITECTURES": "90"}
+    result = install(source, tmp_path, BDAM_STRICT_BUILD="1", **environment)
+    assert result.returncode != 0
+    assert "nvcc was not found" in result.stdout + result.stderr
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instruction sets of x86-64")
+def test_every_instruction_set_compiles(tmp_path: Path) -> None:
+    """An editable install leaves out what its processor has not: here the compiler reads that at least."""
+    require("cpu")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    configure = ["cmake", "-S", str(ROOT / "csrc"), "-B", str(tmp_path), "-G", "Ninja", "-DBDAM_CUDA=OFF"]
+    configure += ["-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", f"-DPython_EXECUTABLE={sys.executable}"]
+    subprocess.run(configure, env={**os.environ, "PATH": path}, check=True, capture_output=True)
+    compiled = json.loads((tmp_path / "compile_commands.json").read_text())
+    for isa in INSTRUCTION_SETS:
+        if list(MODULES.glob(f"_cpu_{isa}.*.so")):
+            continue
+        commands = [c["command"] for c in compiled if f"_cpu_{isa}.dir" in c["command"]]
+        assert commands
+        for command in commands:
+            read = subprocess.run(f"{command} -fsyntax-only", shell=True, cwd=tmp_path, capture_output=True, text=True)
+            assert read.returncode == 0, read.stderr
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instruction sets of x86-64")
@@ -108,3 +140,23 @@ def test_main_names_every_backend() -> None:
     for name, reason in bdam_kernels.backends().items():
         assert name in printed and reason in printed
     assert "threads" in printed
+
+
+def test_import_takes_nothing_heavy_along() -> None:
+    program = "import sys, torch; before = set(sys.modules); import bdam_kernels; print(*set(sys.modules) - before)"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert {name.split(".")[0] for name in printed.split()} == {"bdam_kernels"}
+
+
+@pytest.mark.parametrize(
+    "command", ["bdam_reid.train", "bdam_reid.evaluate", "bdam_reid.data.synthetic", "bdam_reid.studies.fusion"]
+)
+def test_help_does_not_wait_for_torch(command: str) -> None:
+    program = (
+        "import runpy, sys; sys.argv[1:] = ['--help']\n"
+        f"try: runpy.run_module({command!r}, run_name='__main__', alter_sys=True)\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--help" in done.stdout and done.stdout.endswith("False\n")

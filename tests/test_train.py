@@ -20,11 +20,12 @@ import torch
 from tiny_run import arguments, one_thread, restore_globals, tiny, train_alone, write_people
 
 from bdam_kernels import backend
-from bdam_reid import train as training
+from bdam_reid import trainer as training
 from bdam_reid.checkpoint import CheckpointError, load_state, load_weights
 from bdam_reid.config import Config, OptimConfig
 from bdam_reid.runs import load_config, read_curves
-from bdam_reid.train import learning_rate, main
+from bdam_reid.train import main
+from bdam_reid.trainer import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def finished(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(config: Config) -> Any:
     """Train in a process that is forked from one that has everything imported, and never trained itself."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bdam_reid.train"])
+    context.set_forkserver_preload(["bdam_reid.trainer"])
     process = context.Process(target=train_alone, args=(config,))
     process.start()
     return process

@@ -11,7 +11,7 @@ import torch
 
 from bdam_reid.config import Config, parse_config
 from bdam_reid.data.synthetic.writer import write_synthetic
-from bdam_reid.train import train
+from bdam_reid.trainer import train
 
 TINY = """
     --data.identities-per-batch 4 --data.images-per-identity 2 --data.image-height 32 --data.image-width 16

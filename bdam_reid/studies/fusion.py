@@ -14,10 +14,7 @@ from typing import Any, Literal
 import tyro
 from tqdm.auto import tqdm
 
-from bdam_reid.checkpoint import read_json, write_json
 from bdam_reid.config import Config, ConfigError, FusionConfig, demo
-from bdam_reid.runs import user_errors
-from bdam_reid.train import train
 
 FUSIONS: Mapping[str, FusionConfig] = {
     "mamba": FusionConfig(kind="mamba", layers=2),
@@ -45,8 +42,11 @@ class Study:
 def run_study(study: Study, base: Config) -> dict[str, Any]:
     """Train what the results file lacks, each run kept as soon as it ends; gives the content of that file.
 
-    Raises: ConfigError if the file is of another budget; and as `bdam_reid.train.train`.
+    Raises: ConfigError if the file is of another budget; and as `bdam_reid.trainer.train`.
     """
+    from bdam_reid.checkpoint import write_json
+    from bdam_reid.trainer import train
+
     base = replace(base, data=replace(base.data, root=study.root), optim=replace(base.optim, epochs=study.epochs))
     results = _open_results(study.results, base)
     wanted = [(kind, seed) for seed in study.seeds for kind in study.kinds]
@@ -62,6 +62,8 @@ def run_study(study: Study, base: Config) -> dict[str, Any]:
 
 
 def _open_results(path: Path, base: Config) -> dict[str, Any]:
+    from bdam_reid.checkpoint import read_json
+
     budget = {"preset": base.preset, "data": asdict(base.data), "optim": asdict(base.optim)}
     results = read_json(path) if path.exists() else {"budget": budget, "runs": []}
     if results["budget"] != budget:
@@ -71,6 +73,8 @@ def _open_results(path: Path, base: Config) -> dict[str, Any]:
 
 
 def _outcome(run: Path) -> dict[str, Any]:
+    from bdam_reid.checkpoint import read_json
+
     metrics, environment = read_json(run / "metrics.json"), read_json(run / "environment.json")
     kept = {name: environment[name] for name in ("commit", "packages", "device", "threads", "backend", "cpu_isa")}
     return {"metrics": metrics, "environment": kept}
@@ -79,6 +83,9 @@ def _outcome(run: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     study = tyro.cli(Study, args=arguments)
+    # After the arguments, here and above: help, or word of a mistake in them, does not wait for torch.
+    from bdam_reid.runs import user_errors
+
     with user_errors():
         run_study(study, demo())
 
