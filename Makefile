@@ -6,7 +6,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 ALL_CHIPS := sm_80 sm_90 sm_100 sm_120
-INSTALL := $(PYTHON) -m pip install --quiet --no-index --no-deps --no-build-isolation
 KERNEL_TESTS := $(addprefix tests/test_,selective_scan.py causal_conv1d.py cross_attention_forms.py \
 	cross_attention.py pooled_cross_attention.py hsic.py hsic_rbf.py hsic_gpu.py)
 
@@ -46,14 +45,10 @@ test-cuda: $(VENV)/dev
 test-chips: $(VENV)/dev
 	BDAM_CHIPS="$(ALL_CHIPS)" $(BIN)/python -m pytest tests/test_cuda_resources.py tests/test_triton_compile.py
 
-# On a machine with an NVIDIA GPU, with what is installed there and without a network: builds, tests and measures all that
-# runs on the GPU. PEERS takes wheels or source archives of mamba-ssm and causal-conv1d, to be measured beside it.
+# On a machine with an NVIDIA GPU, with what is installed there and without a network: builds, checks and measures all
+# that runs on the GPU, beside mamba-ssm and causal-conv1d where they are installed.
 gpu:
-	BDAM_STRICT_BUILD=1 $(INSTALL) --editable .
-	$(if $(PEERS),$(INSTALL) $(PEERS))
-	BDAM_REQUIRE=cpu,triton,cuda $(PYTHON) -m pytest -q $(KERNEL_TESTS) $(addprefix tests/test_,modules.py gpu.py triton_compile.py)
-	$(PYTHON) -m pytest -v benchmarks/test_gpu.py benchmarks/test_efficiency.py \
-		--benchmark-json=benchmarks/results/$$($(PYTHON) -m benchmarks.machine)
+	PYTHON=$(PYTHON) tools/gpu.sh build/gpu-run
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -62,7 +57,7 @@ lint: $(VENV)/dev
 # Measures everything, into the results file of this machine, and writes the tables and figures of all machines anew.
 # With SELECT="-k scan" only those benchmarks; the file keeps the others' figures.
 bench: $(VENV)/dev
-	$(BIN)/python -m pytest -v benchmarks $(SELECT) --benchmark-json=benchmarks/results/$$($(BIN)/python -m benchmarks.machine)
+	$(BIN)/python -m pytest -v benchmarks $(SELECT) --results=benchmarks/results/$$($(BIN)/python -m benchmarks.machine)
 	$(BIN)/python -m benchmarks.report
 
 $(VENV)/torch:

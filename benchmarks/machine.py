@@ -52,13 +52,14 @@ def contradictions(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str
 
 
 def commit() -> str:
-    """The commit of the source tree, with -dirty where files differ from it; of a tree without git, BDAM_COMMIT."""
+    """The commit of the source tree, with -dirty where files differ from it; BDAM_COMMIT where that says it, for trees
+    that were copied without their history."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     except FileNotFoundError:
         found = ""
-    return found or os.environ.get("BDAM_COMMIT", "unknown")
+    return os.environ.get("BDAM_COMMIT") or found or "unknown"
 
 
 def _version(package: str) -> str | None:

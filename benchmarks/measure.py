@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,7 +129,9 @@ def kernel_times(step: Step, calls: int = 3) -> dict[str, float]:
         for _ in range(calls):
             step()
         synchronize()
-    totals = {row.key[:100]: row.self_device_time_total / calls for row in profiler.key_averages()}
+    totals: dict[str, float] = defaultdict(float)
+    for row in profiler.key_averages():
+        totals[row.key[:100]] += row.self_device_time_total / calls
     return {name: _rounded(us) for name, us in sorted(totals.items(), key=lambda item: -item[1])[:12] if us > 0}
 
 

@@ -17,7 +17,7 @@ from benchmarks.compare import changes
 from benchmarks.figures import SUFFIXES, drawn_from, growth_numbers
 from benchmarks.machine import contradictions
 from benchmarks.measure import Budget, error, figures, in_turns, peak_memory
-from benchmarks.results import FOLDER, devices
+from benchmarks.results import FOLDER, add_entry, devices, load, ratio, summary
 from benchmarks.study import QUANTITIES, Curve, crossings, growth, scores
 
 
@@ -170,25 +170,70 @@ def test_scores_are_100_for_the_best_of_an_axis() -> None:
 
 
 def test_figures_of_one_run_are_added_to_those_of_another(tmp_path: Path) -> None:
-    option = SimpleNamespace(benchmark_json=tmp_path / "results.json")
-    config: Any = SimpleNamespace(option=option, getoption=lambda name: False)
+    path = tmp_path / "results.json"
+    options: dict[str, Any] = {"--results": path, "--small": False}
+    config: Any = SimpleNamespace(getoption=options.get)
 
-    def run(*names: str) -> list[tuple[str, str, str]]:
-        """A run of these benchmarks; gives the names, commits and sizes that the file then has."""
+    def run(*names: str) -> list[tuple[str, str]]:
+        """A run of these benchmarks; gives the names and sizes that the file then has."""
         conftest.pytest_configure(config)
-        output: dict[str, Any] = {"benchmarks": [{"name": n, "extra_info": {"size": names[-1]}} for n in names]}
-        conftest.pytest_benchmark_update_json(config, None, output)
-        option.benchmark_json.write_text(json.dumps(output))
-        return [(entry["name"], entry["commit"], entry["size"]) for entry in output["results"]]
+        for name in names:
+            add_entry(path, machine.describe(), {"name": name, "size": names[-1]})
+        return [(entry["name"], entry["size"]) for entry in load(path)["results"]]
 
-    commit = machine.commit()
-    assert run("a", "b") == [("a", commit, "b"), ("b", commit, "b")]
-    assert run("b", "c") == [("a", commit, "b"), ("b", commit, "c"), ("c", commit, "c")]
-    file = json.loads(option.benchmark_json.read_text())
-    assert file["threads"] == torch.get_num_threads()
-    option.benchmark_json.write_text(json.dumps({**file, "threads": 99}))
+    assert run("a", "b") == [("a", "b"), ("b", "b")]
+    assert run("b", "c") == [("a", "b"), ("b", "c"), ("c", "c")]
+    assert load(path)["threads"] == torch.get_num_threads() and [*tmp_path.iterdir()] == [path]
+    path.write_text(json.dumps({**load(path), "threads": 99}))
     with pytest.raises(pytest.UsageError, match="has figures of threads 99, got"):
         run("c")
-    config.getoption = lambda name: True
+    options["--small"] = True
     with pytest.raises(pytest.UsageError, match="takes no figures to keep"):
         run("c")
+    options |= {"--small": False, "--results": tmp_path / "nowhere" / "results.json"}
+    with pytest.raises(pytest.UsageError, match="must be in a folder that exists"):
+        run("c")
+
+
+def entry(**times: tuple[float, float]) -> dict[str, Any]:
+    """A benchmark of contenders that take so long, eagerly and in a graph."""
+    rows = {name: {"train": {"ms": ms, "graph_ms": graph}} for name, (ms, graph) in times.items()}
+    return {"op": "op", "size": "1", "peer": "peer", "target": 3, "graph_target": 5, "contenders": rows}
+
+
+def test_ours_is_held_against_the_best_peer() -> None:
+    measured = entry(cuda=(4.0, 1.0), triton=(2.0, 2.0), peer=(10.0, 9.0), **{"peer, compiled": (8.0, 3.0)})
+    assert ratio(measured, "train") == 4 and ratio(measured, "train", "graph_ms") == 3
+    eager, in_a_graph = summary(measured)
+    assert eager.endswith(": 4.00x peer, compiled, target 3x")
+    assert in_a_graph.endswith(": 3.00x peer, compiled, target 5x")
+
+
+def test_a_contender_that_fails_costs_its_own_figures_only(tmp_path: Path) -> None:
+    """In a run of its own, as it is to fail."""
+    test = tmp_path / "test_contest.py"
+    test.write_text(
+        "import torch\n"
+        "from benchmarks.measure import Contender\n"
+        "def fail():\n"
+        "    raise RuntimeError('on purpose')\n"
+        "def test_contest(contest):\n"
+        "    x = torch.ones(3, requires_grad=True)\n"
+        "    right, wrong = Contender(lambda: x * 2, [x]), Contender(lambda: x * 3, [x])\n"
+        "    failing = Contender(fail, [x])\n"
+        "    functions = {'cpu': failing, 'reference': wrong, 'peer': right, 'other': failing}\n"
+        "    contest(functions, expected=right.train, op='op', size='1', peer='peer')\n"
+    )
+    results = tmp_path / "results.json"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "benchmarks.conftest", f"--rootdir={report.ROOT}"]
+    run = subprocess.run(
+        [*command, str(test), f"--results={results}"], capture_output=True, text=True, cwd=report.ROOT
+    )
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "cpu, forward: RuntimeError: on purpose" in run.stdout and "reference, train: error 0.5" in run.stdout
+    assert "other" not in run.stdout.split("AssertionError", 1)[1].splitlines()[0]
+    (row,) = load(results)["results"]
+    assert {"forward", "train"} <= row["contenders"]["peer"].keys()
+    assert row["contenders"]["other"] == {
+        "failed, forward": "RuntimeError: on purpose", "failed, train": "RuntimeError: on purpose"
+    }  # fmt: skip
