@@ -46,11 +46,10 @@ def test_every_other_part_leaves_its_figures(tmp_path: Path) -> None:
     failed = {name: status for name, status in parts.items() if status and name not in tools}
     assert not failed, log
     rows = {entry["name"]: entry for entry in json.loads((out / "results.json").read_text())["results"]}
-    for name in (
-        "test_selective_scan_gpu[64-512-197]",
-        "test_cross_attention_gpu[128-12-196-64]",
-        "test_hsic_gpu[64]",
+    for name, ours in (
+        ("test_selective_scan_gpu[64-512-197]", {"cuda", "triton"}),
+        ("test_cross_attention_gpu[128-12-196-64]", {"cuda", "triton"}),
+        ("test_hsic_gpu[64]", {"cuda"}),
     ):
-        assert {"cuda", "triton"} <= rows[name]["contenders"].keys()
-        assert all("train" in rows[name]["contenders"][ours] for ours in ("cuda", "triton"))
+        assert ours <= {contender for contender, row in rows[name]["contenders"].items() if "train" in row}
     assert not [name for name in rows if "mamba_layer" in name or "decoding" in name]
