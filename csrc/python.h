@@ -28,7 +28,7 @@ struct DlTensor {
 struct DlExchange {
   uint32_t major, minor;
   const DlExchange* previous_version;
-  void *allocate, *import, *export_managed;
+  void *allocate, *from_python, *to_python;
   int (*view)(PyObject* tensor, DlTensor* view);  // other than 0 with Python's error set
   void* current_stream;
 };

@@ -22,12 +22,12 @@ PyMethodDef functions[] = {
     {},
 };
 
-int import(PyObject* module) {
+int initialise(PyObject* module) {
   if (bdam::python::find_torch(bdam::python::kDlCpu)) return -1;
   return PyModule_AddIntConstant(module, "lanes", bdam::lanes());
 }
 
-PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(&import)}, {}};
+PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(&initialise)}, {}};
 PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_cpu", nullptr, 0, functions, slots, nullptr, nullptr, nullptr};
 
 }  // namespace

@@ -20,13 +20,13 @@ PyMethodDef functions[] = {
     {},
 };
 
-int import(PyObject* module) {
+int initialise(PyObject* module) {
   const bool on_host = std::string(bdam::kDevice) == "cpu";
   if (bdam::python::find_torch(on_host ? bdam::python::kDlCpu : bdam::python::kDlCuda)) return -1;
   return PyModule_AddStringConstant(module, "device", bdam::kDevice);
 }
 
-PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(&import)}, {}};
+PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(&initialise)}, {}};
 PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_cuda", nullptr, 0, functions, slots, nullptr, nullptr, nullptr};
 
 }  // namespace
