@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -35,6 +36,12 @@ def require(backend: str) -> str:
     if reason:
         pytest.skip(reason)
     return backend
+
+
+without_the_real_packages = pytest.mark.skipif(
+    any(find_spec(package) for package in ("mamba_ssm", "causal_conv1d")),
+    reason="a real mamba_ssm or causal_conv1d is installed, beside which compat.install() refuses",
+)
 
 
 def device_of(backend: str) -> torch.device:

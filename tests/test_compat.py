@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from compat_models import FAMILIES
-from helpers import FACTOR, assert_matches, device_of, require
+from helpers import FACTOR, assert_matches, device_of, require, without_the_real_packages
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,6 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {mode: torch.load(folder / mode, weights_only=True) for mode in processes}
 
 
+@without_the_real_packages
 @pytest.mark.parametrize("family", FAMILIES)
 def test_models_are_the_same_with_and_without(models: dict[str, Any], family: str) -> None:
     """Logits, 12 greedy tokens with theirs, loss and gradients. Both are in float32: they may differ by two bounds."""
@@ -52,11 +53,13 @@ def test_models_are_the_same_with_and_without(models: dict[str, Any], family: st
         assert (tensor - expected[name]).abs().max() <= bound, name
 
 
+@without_the_real_packages
 def test_models_call_the_stand_ins(models: dict[str, Any]) -> None:
     called = {"mamba_inner_fn", "selective_scan_fn", "selective_state_update", "causal_conv1d_fn"}
     assert models["with"]["calls"].keys() == called | {"causal_conv1d_update"} and not models["without"]["calls"]
 
 
+@without_the_real_packages
 def test_a_late_install_names_every_model_that_it_is_too_late_for(models: dict[str, Any]) -> None:
     names = {"falcon_mamba", "mamba2", "jamba", "zamba", "zamba2", "bamba", "falcon_h1", "nemotron_h"}
     for name in names | {"mamba", "granitemoehybrid"}:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from helpers import assert_matches, device_of, require
+from helpers import assert_matches, device_of, require, without_the_real_packages
 from torch import Tensor, nn
 
 from bdam_kernels import BidirectionalCrossAttention, HSICLoss, Mamba, backend, hsic
@@ -288,6 +288,7 @@ else:
 """
 
 
+@without_the_real_packages
 def test_transformers_mamba_runs_on_these_operators(tmp_path) -> None:  # type: ignore[no-untyped-def]
     for program in (PROGRAM, PLAIN):
         run = subprocess.run(
