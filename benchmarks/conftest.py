@@ -178,3 +178,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for benchmark in benchmarks:
             for line in summary({"name": benchmark.name, **benchmark.extra_info}):
                 terminalreporter.write_line(line)
+
+
+def pytest_benchmark_group_stats(config: pytest.Config, benchmarks: object, group_by: str) -> list[object]:
+    """No table of pytest-benchmark's own: it knows nothing of contenders."""
+    return []
