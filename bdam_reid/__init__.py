@@ -1,1 +1,35 @@
-"""Text-to-image person re-identification with a bidirectional decoupled alignment module."""
+"""Person re-identification: methods that find a person by a sentence or a picture, one house for all of them.
+
+    import bdam_reid
+    retriever = bdam_reid.load("runs/demo")
+    gallery = retriever.embed_images(paths)
+    retriever.search(gallery, "a tall woman in a red coat", k=5)
+
+Nothing heavy is imported before `load` is called.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bdam_reid.config import Presets
+    from bdam_reid.search.retriever import Retriever
+
+__all__ = ["load"]
+
+
+def load(run: Path | str, *, device: str = "auto", presets: Presets | None = None) -> Retriever:
+    """Open a run folder to search with its best checkpoint; needs neither the data set nor a network.
+
+    Args:
+        run: folder that training wrote.
+        device: as torch names it; "auto" is the GPU where there is one.
+        presets: where the run's preset is looked up; those of this package by default.
+    Raises: CheckpointError, ConfigError if the folder is no run, or of something that this version does not know.
+    """
+    from bdam_reid.methods import PRESETS
+    from bdam_reid.search.retriever import open_run
+
+    return open_run(Path(run), device, PRESETS if presets is None else presets)

@@ -1,33 +1,80 @@
-"""Evaluation of a trained run: `python -m bdam_reid.evaluate RUN`."""
+"""Evaluation of a trained run: `python -m bdam_reid.evaluate RUN [--option value ...]`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
+from bdam_reid.config import ConfigError, Presets
+from bdam_reid.methods import PRESETS
 
-def main(arguments: Sequence[str] | None = None) -> None:
+if TYPE_CHECKING:
+    from bdam_reid.evaluation.evaluator import Evaluation
+
+
+@dataclass(frozen=True)
+class Options:
+    """Evaluate the best checkpoint of a run: metrics, gates, probes, and a page of pictures."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder that training wrote."""
+    root: Path | None = None
+    """Folder of the data set; that of the run if it is not given."""
+    split: tuple[str, ...] = ()
+    """Protocols to rank, such as val, test, clothing_change; without any, all but val."""
+    device: str = "auto"
+    """As torch names it; auto is the GPU where there is one."""
+    batch_size: int = 128
+    """Images or queries at a time."""
+    output: Path | None = None
+    """Folder of metrics.json and pictures; the run if it is not given."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Of the parts of an embedding, such as `identity 1 clothing 0`; without any, those that validation chose."""
+
+
+def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:
     """The command line."""
-
-    def parse(run: Annotated[Path, tyro.conf.Positional]) -> Path:
-        """Evaluate the best checkpoint of a run.
-
-        Args:
-            run: Folder that training wrote.
-        """
-        return run
-
-    run = tyro.cli(parse, args=arguments)
+    options = tyro.cli(Options, args=arguments)
     # After the arguments: help, or word of a mistake in them, does not wait for torch.
-    from bdam_reid.runs import user_errors
+    from bdam_reid.engine.errors import user_errors
 
     with user_errors():
-        from bdam_reid.evaluator import evaluate
+        evaluate_run(options, presets)
 
-        evaluate(run)
+
+def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
+    """Evaluate a run, write metrics.json and draw the page.
+
+    Raises: CheckpointError, ConfigError, DatasetError, ImageError.
+    """
+    from bdam_reid.data.datasets import load_dataset
+    from bdam_reid.engine.environment import find_device, repeat_bits
+    from bdam_reid.engine.run import load_best, load_config, log, start_log
+    from bdam_reid.evaluation.evaluator import evaluate
+    from bdam_reid.evaluation.page import draw_page
+    from bdam_reid.evaluation.ranking import Embedder
+    from bdam_reid.evaluation.tables import describe
+
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size must be at least 1, got {options.batch_size}")
+    run, output = options.run, options.output or options.run
+    config = load_config(run, presets)
+    device = find_device(options.device)
+    repeat_bits(device)
+    method, best = load_best(run, config)
+    start_log(run)
+    dataset = load_dataset(options.root or config.data.root)
+    embedder = Embedder(method.to(device), device, config.engine.mixed_precision, options.batch_size)
+    weights = options.weights or method.chosen_weights(best)
+    found = evaluate(embedder, dataset, weights, output, options.split)
+    log.info(f"best checkpoint, epoch {best['epoch']}, chosen on validation\n{describe(found.metrics)}")
+    page = draw_page(run, output, found)
+    log.info(f"figures in {output / 'metrics.json'}, pictures in {page.parent}: open {page}")
+    return found
 
 
 if __name__ == "__main__":

@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from bdam_reid.config import parse_config
+from bdam_reid.config import Config, Presets, check_config, parse_config
+from bdam_reid.methods import PRESETS
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:
     """The command line."""
-    config = parse_config(arguments)
+    config = parse_config(presets, arguments)
     # After the arguments: help, or word of a mistake in them, does not wait for torch.
-    from bdam_reid.runs import user_errors
+    from bdam_reid.engine.errors import user_errors
 
     with user_errors():
-        from bdam_reid.trainer import train
+        train(config, presets)
 
-        train(config)
+
+def train(config: Config, presets: Presets = PRESETS) -> Path:
+    """Train, or go on training, to the end, and evaluate the best checkpoint; gives the run folder.
+
+    Raises: ConfigError, DatasetError, CheckpointError, TrainingError.
+    """
+    from bdam_reid.data.datasets import load_dataset
+    from bdam_reid.engine.checkpoint import write_json
+    from bdam_reid.engine.environment import environment, make_accelerator
+    from bdam_reid.engine.run import load_best, log, open_run, start_log
+    from bdam_reid.engine.trainer import Trainer, make_method
+    from bdam_reid.evaluation.evaluator import evaluate, validator
+    from bdam_reid.evaluation.ranking import Embedder
+    from bdam_reid.evaluation.tables import describe
+
+    check_config(config)
+    accelerator = make_accelerator(config.engine)
+    device, precision = accelerator.device, config.engine.mixed_precision
+    surroundings = environment(device)
+    dataset = load_dataset(config.data.root)
+    run = open_run(config, presets)
+    start_log(run)
+    write_json(run / "environment.json", surroundings)
+    log.info(
+        f"{run}: {dataset.name} at {config.data.root}, on {device} "
+        f"with kernels of backend {surroundings['backend']}\n{dataset.report}"
+    )
+    method = make_method(config, run, dataset)
+    Trainer(config, run, method, dataset, accelerator, validator(dataset, device, precision)).fit()
+    best, state = load_best(run, config)
+    found = evaluate(Embedder(best.to(device), device, precision), dataset, best.chosen_weights(state), run)
+    log.info(f"best checkpoint, epoch {state['epoch']}, chosen on validation:\n{describe(found.metrics)}")
+    return run
 
 
 if __name__ == "__main__":

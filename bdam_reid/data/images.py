@@ -13,27 +13,36 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MEAN = STD = 0.5
+"""Of all images in the house; an encoder that was trained with others changes to its own."""
 
 
 class ImageError(ValueError):
     """An image file that cannot be read; the message names it."""
 
 
-def decode_image(path: Path | str, size: tuple[int, int]) -> Tensor:
-    """Read an image file as RGB and resize it.
+def decode_image(source: Path | str | Image.Image, size: tuple[int, int]) -> Tensor:
+    """Read an image file as RGB, or take a picture in memory, and resize it.
 
     Args:
+        source: path of the file, or the picture, which stays open.
         size: height and width.
     Returns: (3, H, W) uint8.
     Raises: ImageError if the file is missing, truncated, or no image.
     """
-    height, width = size
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+        if isinstance(source, Image.Image):
+            pixels = _pixels(source, size)
+        else:
+            with Image.open(source) as image:
+                pixels = _pixels(image, size)
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot read the image {path}: {error}") from error
+        raise ImageError(f"cannot read the image {source}: {error}") from error
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+def _pixels(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    height, width = size
+    return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
 
 
 def normalise(image: Tensor) -> Tensor:
@@ -41,11 +50,9 @@ def normalise(image: Tensor) -> Tensor:
     return image.to(torch.float32).div_(255 * STD).sub_(MEAN / STD)
 
 
-def load_image(path: Path | str, size: tuple[int, int]) -> Tensor:
-    """Read an image as (3, H, W) float32 of mean and standard deviation 0.5; raises ImageError as
-    `decode_image`.
-    """
-    return normalise(decode_image(path, size))
+def load_image(source: Path | str | Image.Image, size: tuple[int, int]) -> Tensor:
+    """An image as (3, H, W) float32 in [-1, 1], as all methods take them; raises ImageError as `decode_image`."""
+    return normalise(decode_image(source, size))
 
 
 def augment(image: Tensor, rng: Random) -> Tensor:

@@ -1,7 +1,7 @@
 """Accuracy of the three fusions: `python -m bdam_reid.studies.fusion`.
 
 Trains the demo with each kind of fusion at the drafts' sizes, with the same steps and seeds for all, and keeps what
-the official test split says of each run. Source: seeds 002 section 4.5 and Fig. 5.
+the official test split says of each run. Source: long, section 4.5 and Fig. 5.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, Literal
 import tyro
 from tqdm.auto import tqdm
 
-from bdam_reid.config import Config, ConfigError, FusionConfig, demo
+from bdam_reid.config import Config, ConfigError
+from bdam_reid.methods.bdam.config import BDAMConfig, FusionConfig, OptimConfig, demo
 
 FUSIONS: Mapping[str, FusionConfig] = {
     "mamba": FusionConfig(kind="mamba", layers=2),
@@ -42,29 +43,36 @@ class Study:
 def run_study(study: Study, base: Config) -> dict[str, Any]:
     """Train what the results file lacks, each run kept as soon as it ends; gives the content of that file.
 
-    Raises: ConfigError if the file is of another budget; and as `bdam_reid.trainer.train`.
+    Args:
+        study: what to train.
+        base: a config of BDAM, that of all runs but for what the study sets.
+    Raises: ConfigError if the file is of another budget; and as `bdam_reid.train.train`.
     """
-    from bdam_reid.checkpoint import write_json
-    from bdam_reid.trainer import train
+    from bdam_reid.engine.checkpoint import write_json
+    from bdam_reid.train import train
 
-    base = replace(base, data=replace(base.data, root=study.root), optim=replace(base.optim, epochs=study.epochs))
-    results = _open_results(study.results, base)
+    method = base.method
+    assert isinstance(method, BDAMConfig)
+    optim = replace(method.optim, epochs=study.epochs)
+    base = replace(base, data=replace(base.data, root=study.root))
+    results = _open_results(study.results, base, optim)
     wanted = [(kind, seed) for seed in study.seeds for kind in study.kinds]
     with tqdm(wanted, unit="run", disable=None) as bar:
         for kind, seed in bar:
             bar.set_postfix(kind=kind, seed=seed)
             if any((run["kind"], run["seed"]) == (kind, seed) for run in results["runs"]):
                 continue
-            config = replace(base, output=str(study.output / f"{kind}-{seed}"), seed=seed, fusion=FUSIONS[kind])
+            fused = replace(method, optim=optim, fusion=FUSIONS[kind])
+            config = replace(base, output=str(study.output / f"{kind}-{seed}"), seed=seed, method=fused)
             results["runs"].append({"kind": kind, "seed": seed, **_outcome(train(config))})
             write_json(study.results, results)
     return results
 
 
-def _open_results(path: Path, base: Config) -> dict[str, Any]:
-    from bdam_reid.checkpoint import read_json
+def _open_results(path: Path, base: Config, optim: OptimConfig) -> dict[str, Any]:
+    from bdam_reid.engine.checkpoint import read_json
 
-    budget = {"preset": base.preset, "data": asdict(base.data), "optim": asdict(base.optim)}
+    budget = {"preset": base.preset, "data": asdict(base.data), "optim": asdict(optim)}
     results = read_json(path) if path.exists() else {"budget": budget, "runs": []}
     if results["budget"] != budget:
         raise ConfigError(f"{path} holds runs of another budget, {results['budget']}: give another --results")
@@ -73,7 +81,7 @@ def _open_results(path: Path, base: Config) -> dict[str, Any]:
 
 
 def _outcome(run: Path) -> dict[str, Any]:
-    from bdam_reid.checkpoint import read_json
+    from bdam_reid.engine.checkpoint import read_json
 
     metrics, environment = read_json(run / "metrics.json"), read_json(run / "environment.json")
     kept = {name: environment[name] for name in ("commit", "packages", "device", "threads", "backend", "cpu_isa")}
@@ -84,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     study = tyro.cli(Study, args=arguments)
     # After the arguments, here and above: help, or word of a mistake in them, does not wait for torch.
-    from bdam_reid.runs import user_errors
+    from bdam_reid.engine.errors import user_errors
 
     with user_errors():
         run_study(study, demo())

@@ -1,0 +1,103 @@
+"""Texts to token ids: a WordPiece vocabulary trained on captions, and padding to batches."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from threading import Lock
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+_SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+REMEMBERED = 1 << 18
+"""Texts whose tokens are kept; a set has fewer, a server that is asked forever has not."""
+_normaliser = normalizers.BertNormalizer(lowercase=True)
+
+
+def train_wordpiece(captions: Iterable[str], vocab_size: int, path: Path) -> PreTrainedTokenizerFast:
+    """Train a BERT-style lower-case WordPiece tokenizer and save it to the folder `path`, whole or not at
+    all.
+
+    The same captions give the same vocabulary. `load_tokenizer` reads the folder back.
+
+    Args:
+        captions: training captions.
+        vocab_size: most entries of the vocabulary, [PAD], [UNK], [CLS], [SEP] and [MASK] among them; all
+            letters are in it, even if these alone are more.
+    """
+    texts = list(captions)
+    learner = _wordpiece({})
+    text = _normaliser.normalize_str(" ".join(texts))
+    # The trainer numbers the letters that continue a word in an order that differs from run to run, and
+    # breaks ties by these numbers: fixing them first makes the vocabulary reproducible.
+    letters = sorted({letter for letter in text if not letter.isspace()})
+    first = [*_SPECIAL.values(), *(f"##{letter}" for letter in letters)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=first, show_progress=False, min_frequency=2
+    )
+    learner.train_from_iterator(texts, trainer)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=_wordpiece(learner.get_vocab()), **_SPECIAL)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        wrapped.save_pretrained(temporary)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return wrapped
+
+
+def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = _normaliser
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    if vocabulary:
+        ends = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
+        tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer
+
+
+def load_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder (one of `train_wordpiece`, or of a pre-trained encoder) or a hub name."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(source))
+    return tokenizer
+
+
+class Tokenize:
+    """Turns texts into token ids, (B, L) int64, and a mask, (B, L) bool, True where there is a token.
+
+    L is the length of the longest text in tokens, at most `max_tokens`; longer texts are cut. Texts come back in every
+    epoch, so their tokens are remembered. Threads may share one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int):
+        if max_tokens < 3:
+            raise ValueError(f"max_tokens must be at least 3 ([CLS], a word, [SEP]), got {max_tokens}")
+        self.vocab_size = len(tokenizer)
+        self._tokenizer, self._max_tokens = tokenizer, max_tokens
+        self._known: dict[str, list[int]] = {}
+        self._lock = Lock()
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        with self._lock:
+            rows = self._rows(texts)
+        length = max(map(len, rows))
+        ids = torch.tensor([row + [self._tokenizer.pad_token_id] * (length - len(row)) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows])
+        return ids, torch.arange(length) < lengths[:, None]
+
+    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            tokens = self._tokenizer(new, truncation=True, max_length=self._max_tokens)["input_ids"]
+            self._known.update(zip(new, tokens, strict=True))
+        return [self._known[text] for text in texts]

@@ -1,0 +1,175 @@
+"""Training items and batches, the same at every run from the same seed.
+
+An item is a pure function of the seed and its `Draw`; an epoch's batches are a function of the seed and the epoch. A
+run can therefore go on at any batch of any epoch without replaying what came before. What is said of an image, and
+what a batch is, the method decides: it brings `describe` and `collate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from bdam_reid.data.images import ImageError, augment, decode_image, normalise
+from bdam_reid.data.records import DatasetError, Record
+from bdam_reid.data.samplers import Draw, IdentitySampler, indices_by_identity
+
+CACHE_BYTES = 512 * 2**20
+"""Decoded images are kept in memory if those of the whole training set fit into this."""
+
+D = TypeVar("D")
+"""What a method says of an image besides who it shows."""
+B = TypeVar("B")
+"""A method's batch."""
+
+
+@dataclass(frozen=True)
+class Item(Generic[D]):
+    """One training item: an image (3, H, W) in [-1, 1], the class index of who it shows, and what `describe` says.
+
+    `skipped` has the keys of images that could not be read and that this item stands in for.
+    """
+
+    image: Tensor
+    identity: int
+    description: D
+    skipped: tuple[str, ...] = ()
+
+
+def nothing(record: Record, rng: Random) -> None:
+    """The `describe` of methods that read nothing but images."""
+
+
+class TrainingSet(TorchDataset[Item[D]]):
+    """Training items of records.
+
+    An image that cannot be read is replaced by another one of the same person, or of another person if there is none,
+    and counted in `skipped`.
+
+    Args:
+        records: training records; their identities become class indices in the order of their numbers.
+        image_size: height and width.
+        augment: whether images are varied.
+        seed: of all that is drawn for an item.
+        describe: (record, random numbers of the item) -> description; a module-level function or a partial of one,
+            so that worker processes can have it. It draws before the image is varied.
+    Raises: DatasetError if more than half of the images cannot be read.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        image_size: tuple[int, int],
+        augment: bool,
+        seed: int,
+        describe: Callable[[Record, Random], D],
+    ):
+        self.records = tuple(records)
+        self.classes = {person: i for i, person in enumerate(sorted({r.identity for r in self.records}))}
+        self.skipped: set[str] = set()
+        self._image_size, self._augment, self._seed, self._describe = image_size, augment, seed, describe
+        self._by_identity = indices_by_identity(self.records)
+        height, width = image_size
+        self._keeps_images = 3 * height * width * len(self.records) <= CACHE_BYTES
+        self._images: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, draw: Draw) -> Item[D]:
+        rng = Random(f"{self._seed}/{draw.epoch}/{draw.index}/{draw.repeat}")
+        index, pixels, skipped = self._readable(draw.index)
+        record = self.records[index]
+        image = normalise(pixels)
+        description = self._describe(record, rng)
+        return Item(
+            image=augment(image, rng) if self._augment else image,
+            identity=self.classes[record.identity],
+            description=description,
+            skipped=skipped,
+        )
+
+    def skip(self, keys: Iterable[str]) -> None:
+        """Count images that cannot be read."""
+        self.skipped.update(keys)
+        if 2 * len(self.skipped) > len(self.records):
+            raise DatasetError(
+                f"{len(self.skipped)} of {len(self.records)} training images cannot be read, such as "
+                f"{min(self.skipped)}: the set is damaged, unpack it again"
+            )
+
+    def _readable(self, index: int) -> tuple[int, Tensor, tuple[str, ...]]:
+        """The index and pixels of the wanted image or of what stands in for it, and the keys that were
+        skipped on the way.
+        """
+        skipped: list[str] = []
+        for candidate in self._candidates(index):
+            if self.records[candidate].key in self.skipped:
+                skipped.append(self.records[candidate].key)
+                continue
+            try:
+                return candidate, self._pixels(candidate), tuple(skipped)
+            except ImageError:
+                skipped.append(self.records[candidate].key)
+                self.skip(skipped)
+        raise DatasetError(f"none of {len(self.records)} training images can be read: unpack the set again")
+
+    def _candidates(self, index: int) -> Iterator[int]:
+        same = self._by_identity[self.records[index].identity]
+        at = same.index(index)
+        yield from same[at:] + same[:at]
+        yield from ((index + step) % len(self.records) for step in range(1, len(self.records)))
+
+    def _pixels(self, index: int) -> Tensor:
+        if index in self._images:
+            return self._images[index]
+        pixels = decode_image(self.records[index].path, self._image_size)
+        if self._keeps_images:
+            self._images[index] = pixels
+        return pixels
+
+
+@dataclass(frozen=True)
+class Batches(Generic[D, B]):
+    """What a stage trains on: items, which of them make a batch, and what a batch is made of them."""
+
+    items: TrainingSet[D]
+    sampler: IdentitySampler
+    collate: Callable[[Sequence[Item[D]]], B]
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.sampler)
+
+    def batches(self, epoch: int, start: int = 0, workers: int = 0) -> Iterator[B]:
+        """The batches of an epoch from number `start` on; the random state of the caller is left alone.
+
+        Worker processes are worth it only where the images do not fit into memory decoded (see CACHE_BYTES): each
+        keeps its own.
+        """
+        draws = self.sampler.batches(epoch, start)
+        if workers == 0:
+            yield from (self.collate([self.items[draw] for draw in batch]) for batch in draws)
+            return
+        # A loader draws a seed for its workers from torch's global generator unless it has its own.
+        loader: DataLoader[Any] = DataLoader(
+            self.items,
+            batch_sampler=list(draws),
+            collate_fn=list,
+            num_workers=workers,
+            generator=torch.Generator(),
+        )
+        try:
+            for items in loader:
+                self.items.skip(key for item in items for key in item.skipped)
+                yield self.collate(items)
+        except DatasetError as error:
+            # A worker's error comes with its traceback in the message, which ends in the message that was meant.
+            raise DatasetError(str(error).rsplit("DatasetError: ", 1)[-1].strip()) from error

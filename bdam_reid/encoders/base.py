@@ -1,0 +1,158 @@
+"""What image and text encoders have in common: loading a published one, and the sizes of one from scratch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, BertModel, CLIPVisionModel, PreTrainedModel, ViTModel
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import logging
+
+from bdam_reid.encoders.config import EncoderConfig
+
+IMAGE_MODELS: Mapping[str, type[PreTrainedModel]] = {
+    "vit": ViTModel,
+    "clip": CLIPVisionModel,
+    "clip_vision_model": CLIPVisionModel,
+}
+TEXT_MODELS: Mapping[str, type[PreTrainedModel]] = {"bert": BertModel}
+WITH_POOLER: tuple[type[PreTrainedModel], ...] = (ViTModel, BertModel)
+PREPROCESSOR = "preprocessor_config.json"
+
+
+class Encoder(nn.Module):
+    """A transformers model; a frozen one has no gradients and no dropout, and stays in evaluation mode."""
+
+    def __init__(self, model: PreTrainedModel, frozen: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.frozen = frozen
+        self.width: int = model.config.hidden_size
+        if frozen:
+            self.model.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Switch dropout on or off."""
+        super().train(mode and not self.frozen)
+        return self
+
+
+def sizes(kind: str, config: EncoderConfig) -> dict[str, Any]:
+    """The sizes of an encoder from scratch as transformers calls them. Raises: ValueError if they do not fit."""
+    if config.width % config.heads:
+        raise ValueError(f"{kind} encoder's heads must divide its width {config.width}, got {config.heads} heads")
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": 4 * config.width,
+        "attn_implementation": "sdpa",
+    }
+
+
+def save_architecture(name: str, folder: Path) -> None:
+    """Keep in `folder` all of a published encoder but its weights, whole or not at all; what is there stays.
+
+    From it and a checkpoint the encoder can be had without a network.
+
+    Args:
+        name: a hub name or folder; empty, for an encoder from scratch, keeps nothing.
+    Raises: ValueError if there is no such encoder.
+    """
+    if not name or folder.exists():
+        return
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        check_name(name)
+        AutoConfig.from_pretrained(name, trust_remote_code=False).save_pretrained(temporary)
+    except (OSError, ValueError) as error:
+        raise ValueError(_explained("an", name, error, (*IMAGE_MODELS, *TEXT_MODELS))) from error
+    if processor := preprocessor(name):
+        (temporary / PREPROCESSOR).write_text(json.dumps(processor), encoding="utf-8")
+    temporary.replace(folder)
+
+
+def preprocessor(name: str) -> Mapping[str, Any]:
+    """What a published encoder says of the images that it wants; empty if it says nothing."""
+    try:
+        processor, _ = BaseImageProcessor.get_image_processor_dict(name)
+    except (OSError, ValueError):
+        return {}
+    return {key: processor[key] for key in ("image_mean", "image_std") if key in processor}
+
+
+def load(
+    kind: str, name: str, models: Mapping[str, type[PreTrainedModel]], architecture: Path | None
+) -> PreTrainedModel:
+    """A published encoder in float32, or, with random weights, the one whose architecture was saved in a folder.
+
+    Raises: ValueError if it cannot be loaded, or is of none of the types of `models`.
+    """
+    verbosity = logging.get_verbosity()
+    # The library warns of weights that the encoder does not want; those that the file lacks are looked for.
+    logging.set_verbosity_error()
+    try:
+        return _from_pretrained(name, models) if architecture is None else _from_folder(architecture, models)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(_explained(kind, name, error, tuple(models))) from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for the name of a folder that does not exist, rather than look for it on the hub."""
+    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ValueError("there is no such folder")
+
+
+def _explained(kind: str, name: str, error: Exception, types: tuple[str, ...]) -> str:
+    reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+    return (
+        f"{kind} encoder {name!r} could not be loaded ({reason}): give a Hugging Face hub name (needs "
+        f"network or a filled cache) or a folder with config.json and model.safetensors, of type "
+        f"{' or '.join(types)}"
+    )
+
+
+def _from_folder(folder: Path, models: Mapping[str, type[PreTrainedModel]]) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    model_class, options = _class_of(config.model_type, models)
+    if model_class is CLIPVisionModel and config.model_type == "clip":
+        config = config.vision_config
+    config._attn_implementation = "sdpa"
+    return model_class(config, **options)
+
+
+def _from_pretrained(name: str, models: Mapping[str, type[PreTrainedModel]]) -> PreTrainedModel:
+    check_name(name)
+    model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
+    model_class, options = _class_of(model_type, models)
+    loaded: Any = model_class.from_pretrained(
+        name,
+        use_safetensors=True,
+        trust_remote_code=False,
+        attn_implementation="sdpa",
+        output_loading_info=True,
+        **options,
+    )
+    model, report = loaded
+    if absent := sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"]))):
+        raise ValueError(f"its file lacks {len(absent)} of its weights, {absent[0]} among them")
+    return model.float()
+
+
+def _class_of(
+    model_type: str, models: Mapping[str, type[PreTrainedModel]]
+) -> tuple[type[PreTrainedModel], dict[str, Any]]:
+    if model_type not in models:
+        raise ValueError(f"its type is {model_type!r}")
+    model_class = models[model_type]
+    return model_class, {"add_pooling_layer": False} if model_class in WITH_POOLER else {}

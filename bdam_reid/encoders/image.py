@@ -1,0 +1,86 @@
+"""Image encoders from transformers: pre-trained ones by name or folder, or small ones from sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPVisionModel, PreTrainedModel, ViTConfig, ViTModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from bdam_reid.data.images import MEAN, STD
+from bdam_reid.encoders.base import IMAGE_MODELS, Encoder, load, preprocessor, sizes
+from bdam_reid.encoders.config import EncoderConfig
+
+
+class ImageEncoder(Encoder):
+    """Vision transformer that gives the patch tokens, without [CLS].
+
+    A pre-trained encoder sees images of another size than its own through interpolated position embeddings, and in
+    the mean and standard deviation that it was trained with.
+
+    Args:
+        config: what to load or build.
+        image_size: (height, width) of the images in pixels.
+        architecture: folder of `save_architecture`, if there is one and the weights will come from a checkpoint.
+    Raises: ValueError if the encoder cannot be loaded, or the images do not fit it.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self, config: EncoderConfig, image_size: tuple[int, int], architecture: Path | None = None
+    ) -> None:
+        name = config.pretrained
+        model = load("image", name, IMAGE_MODELS, architecture) if name else _vit(config, image_size)
+        super().__init__(model, config.frozen)
+        patch, native = _pair(model.config.patch_size), _pair(model.config.image_size)
+        rows, columns = image_size[0] // patch[0], image_size[1] // patch[1]
+        if rows == 0 or columns == 0:
+            raise ValueError(f"images (height, width) must hold a patch of {patch}, got {image_size}")
+        self.patches = rows * columns
+        self.interpolate = image_size != native
+        if self.interpolate and (native[0] != native[1] or patch[0] != patch[1]):
+            raise ValueError(
+                f"image encoder {name!r} is made for images of {native} in patches of {patch}, and only "
+                f"square ones can be used at another size: set the image size to that, got {image_size}"
+            )
+        mean, std = _mean_and_std(preprocessor(str(architecture or name)) if name else {}, model)
+        self.as_they_are = (mean, std) == ([MEAN] * 3, [STD] * 3)
+        # Not persistent: they belong to the encoder's name, and checkpoints have the names of its weights only.
+        self.register_buffer("scale", STD / torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", (MEAN - torch.tensor(mean).view(3, 1, 1)) / STD * self.scale, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) in [-1, 1] -> patch tokens (B, L, width), row by row."""
+        if not self.as_they_are:
+            images = images * self.scale + self.shift
+        output = self.model(pixel_values=images, interpolate_pos_encoding=self.interpolate)
+        return output.last_hidden_state[:, -self.patches :]
+
+
+def _vit(config: EncoderConfig, image_size: tuple[int, int]) -> PreTrainedModel:
+    return ViTModel(
+        ViTConfig(
+            **sizes("image", config),
+            image_size=image_size,
+            patch_size=(config.patch_height, config.patch_width),
+        ),
+        add_pooling_layer=False,
+    )
+
+
+def _mean_and_std(processor: Mapping[str, Any], model: PreTrainedModel) -> tuple[list[float], list[float]]:
+    """Of the three channels in [0, 1]; an encoder that comes without them has those of its kind."""
+    clip = isinstance(model, CLIPVisionModel)
+    mean: Sequence[float] = processor.get("image_mean", OPENAI_CLIP_MEAN if clip else [MEAN] * 3)
+    std: Sequence[float] = processor.get("image_std", OPENAI_CLIP_STD if clip else [STD] * 3)
+    return list(mean), list(std)
+
+
+def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,0 +1,1 @@
+"""Training, whatever the method: stages, checkpoints, the run folder."""

@@ -1,0 +1,120 @@
+"""Where a run is computed: device, precision, backend of the kernels, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from bdam_kernels import backend
+from bdam_reid.config import ConfigError, EngineConfig
+
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "bdam-kernels")
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def make_accelerator(config: EngineConfig) -> Accelerator:
+    """Device and precision of training; on a CPU only algorithms that give the same bits every time.
+
+    Raises: ConfigError for a precision that the device has not, or several processes.
+    """
+    precision = config.mixed_precision
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("--engine.mixed-precision fp16 needs a GPU: take bf16 or no")
+    accelerator = Accelerator(mixed_precision=precision)
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            f"training runs in one process, got {accelerator.num_processes}: start it without a launcher"
+        )
+    repeat_bits(accelerator.device)
+    return accelerator
+
+
+def repeat_bits(device: torch.device) -> None:
+    """On a CPU, let the whole process use only algorithms that give the same bits every time."""
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name, as torch has them; "auto" is the GPU where there is one.
+
+    Raises: ConfigError if there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--device must be a device of this machine, such as cpu, got {name!r} ({reason})") from error
+
+
+@contextmanager
+def inference(model: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
+    """The model in evaluation mode, without gradients, in the precision of the run.
+
+    A CPU computes in bfloat16 what was trained in float16, which it may not have.
+    """
+    model.eval()
+    dtype = torch.bfloat16 if device.type == "cpu" else _DTYPES.get(precision)
+    with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=precision != "no"):
+        yield
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a result may depend on besides the config: versions, machine, kernels. No host and no user."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "backend": chosen_backend(device),
+        "backends": backend.backends(),
+        "cpu_isa": backend.cpu_isa() if not backend.backends()["cpu"] else "",
+        "commit": _commit(),
+    }
+
+
+def chosen_backend(device: torch.device) -> str:
+    """The backend of the kernels: the forced one, or the first choice of those that run on `device`.
+
+    Raises: BackendUnavailable, ConfigError if the forced one cannot run.
+    """
+    if backend.FORCED and backend.FORCED not in backend.backends():
+        known = ", ".join(backend.backends())
+        raise ConfigError(f"BDAM_BACKEND must be one of {known}, got {backend.FORCED!r}")
+    # Of an operator that has every kernel: no more is known before the first call.
+    return backend.choose(None, device, dict.fromkeys(("cuda", "triton", "cpu"), ""))
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """The commit of the source tree, "+" where files differ from it; empty outside of a repository."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,247 @@
+"""The trainer of all methods: walks their stages, and knows no method and no metric.
+
+Everything that is random comes from the config's seed. A run that is killed, at any moment, goes on from its last
+checkpoint when the same command is given again, and on a CPU ends with the very same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.tensorboard import SummaryWriter
+from tqdm.auto import tqdm
+
+from bdam_reid.config import Config
+from bdam_reid.data.records import Dataset
+from bdam_reid.engine.checkpoint import (
+    CheckpointError,
+    load_into,
+    load_state,
+    load_weights,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
+from bdam_reid.engine.errors import TrainingError
+from bdam_reid.engine.run import log
+from bdam_reid.methods.method import Method, Stage
+
+
+class Validation(NamedTuple):
+    """What validation says of a model."""
+
+    score: tuple[float, ...]
+    """Compared in order; greater is better."""
+    metrics: Mapping[str, float]
+    """Logged as val/NAME."""
+    weights: Mapping[str, float]
+    """Of the parts of an embedding, with which the model ranks best; logged as part/NAME."""
+
+
+@dataclass
+class Progress:
+    """Where a run is."""
+
+    stage: int = 0
+    epoch: int = 0
+    """Epochs of the stage that are done."""
+    batch: int = 0
+    """Batches of the epoch that are done."""
+    step: int = 0
+    """Steps of all stages that are done."""
+    best: dict[str, Any] | None = None
+    """What is kept of the best checkpoint: its validation, and where it was."""
+
+
+def make_method(config: Config, run: Path, dataset: Dataset) -> Method:
+    """The method of a run with the weights that it starts from; the seed decides them."""
+    random.seed(config.seed)
+    np.random.seed(config.seed)
+    torch.manual_seed(config.seed)
+    config.method.prepare(config.data, dataset, run)
+    return config.method.build(config.data, run, fresh=not (run / "last").exists())
+
+
+class Trainer:
+    """One run: a method, its stages, the optimizer of the present one, and its place in them.
+
+    Args:
+        config: of the run; only seed, output and engine are read.
+        run: the run folder.
+        method: as `make_method` gives it.
+        dataset: to train on.
+        accelerator: device and precision.
+        validate: scores the method, which it leaves in evaluation mode.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run: Path,
+        method: Method,
+        dataset: Dataset,
+        accelerator: Accelerator,
+        validate: Callable[[Method], Validation],
+    ) -> None:
+        self.engine, self.run, self.accelerator, self.validate = config.engine, run, accelerator, validate
+        self.method = method
+        self.model = accelerator.prepare(method)
+        self.stages = method.stages(dataset, config.seed)
+        self.progress = Progress()
+        if (run / "last").exists():
+            self._resume()
+        else:
+            self._begin_stage()
+
+    @property
+    def stage(self) -> Stage:
+        """The present one."""
+        return self.stages[self.progress.stage]
+
+    def fit(self) -> None:
+        """Train to the end, from wherever the run is."""
+        steps, done = sum(map(steps_of, self.stages)), self.progress.step
+        with (
+            SummaryWriter(str(self.run / "tensorboard"), purge_step=done + 1) as board,
+            tqdm(total=steps, initial=done, unit="step", disable=None, smoothing=0.05) as bar,
+        ):
+            self._fit_stage(board, bar)
+            while self.progress.stage + 1 < len(self.stages):
+                self.progress.stage, self.progress.epoch = self.progress.stage + 1, 0
+                self._begin_stage()
+                self._fit_stage(board, bar)
+
+    def _begin_stage(self) -> None:
+        """Freeze what the present stage does not train, and make its optimizer."""
+        stage = self.stage
+        trained = {id(parameter) for group in stage.groups for parameter in group["params"]}
+        for parameter in self.method.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        self.optimizer = self.accelerator.prepare(stage.optimizer(stage.groups))
+        self.first_step = sum(map(steps_of, self.stages[: self.progress.stage]))
+        self.method.begin_stage(stage)
+
+    def _fit_stage(self, board: SummaryWriter, bar: tqdm) -> None:
+        stage, progress = self.stage, self.progress
+        while progress.epoch < stage.epochs:
+            self._fit_epoch(board, bar)
+            last = progress.epoch == stage.epochs
+            if stage.validates and (last or progress.epoch % self.engine.validate_every == 0):
+                self._validate(board)
+            self._save(board)
+
+    def _fit_epoch(self, board: SummaryWriter, bar: tqdm) -> None:
+        stage, progress = self.stage, self.progress
+        began, first, total = time.perf_counter(), progress.step, math.nan
+        # A GPU outruns the decoding of images by one process; a CPU has no cores to spare for others.
+        workers = min(8, os.cpu_count() or 1) if self.accelerator.device.type == "cuda" else 0
+        for batch in stage.batches.batches(progress.epoch, progress.batch, workers):
+            scalars = self.step(batch.to(self.accelerator.device))
+            total = scalars["loss/total"]
+            for name, value in scalars.items():
+                board.add_scalar(name, value, progress.step)
+            bar.set_postfix(epoch=progress.epoch + 1, loss=f"{total:.3f}", refresh=False)
+            bar.update()
+            if self.engine.save_every and progress.step % self.engine.save_every == 0:
+                self._save(board)
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        rate = (progress.step - first) / (time.perf_counter() - began)
+        name = f"stage {stage.name}  " * (len(self.stages) > 1)
+        log.info(
+            f"{name}epoch {progress.epoch}/{stage.epochs}  "
+            f"step {progress.step}/{sum(map(steps_of, self.stages))}  loss {total:.3f}  {rate:.1f} steps/s"
+        )
+
+    def step(self, batch: Any) -> dict[str, float]:
+        """One update of the model by a batch on its device; gives the scalars to report."""
+        stage, progress = self.stage, self.progress
+        step = progress.step - self.first_step
+        rate = stage.learning_rate(step, steps_of(stage))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("factor", 1.0)
+        self.model.train()
+        with self.accelerator.autocast():
+            losses = self.model(batch, step)
+        if not torch.isfinite(losses.total):
+            raise TrainingError(
+                f"the loss is {losses.total.item()} at step {progress.step} ("
+                + ", ".join(f"{name} {loss.item():.3g}" for name, loss in losses.parts.items())
+                + "): lower the learning rate or limit the gradient norm, with a new --output"
+            )
+        self.optimizer.zero_grad()
+        self.accelerator.backward(losses.total)
+        if stage.clip_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), stage.clip_norm)
+        self.optimizer.step()
+        progress.step, progress.batch = progress.step + 1, progress.batch + 1
+        parts = {f"loss/{name}": loss for name, loss in losses.parts.items()}
+        scalars = {"loss/total": losses.total, **parts, **losses.scalars}
+        # One transfer for all: each would wait for the GPU.
+        values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
+        return {"lr": rate, **dict(zip(scalars, values, strict=True))}
+
+    def _validate(self, board: SummaryWriter) -> None:
+        """Score the model, and keep its checkpoint if it is the best so far."""
+        progress = self.progress
+        score, metrics, weights = self.validate(self.method)
+        for name, value in metrics.items():
+            board.add_scalar(f"val/{name}", value, progress.step)
+        for name, value in weights.items():
+            board.add_scalar(f"part/{name}", value, progress.step)
+        best = progress.best is None or list(score) > progress.best["score"]
+        figures = "  ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        chosen = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        log.info(f"validation  {figures}  weights {chosen}{', best so far' * best}")
+        if best:
+            progress.best = {
+                "score": list(score),
+                "metrics": dict(metrics),
+                "weights": dict(weights),
+                "stage": self.stage.name,
+                "epoch": progress.epoch,
+                "step": progress.step,
+            }
+            save_checkpoint(self.run, "best", self.method.state_dict(), progress.best)
+
+    def _save(self, board: SummaryWriter) -> None:
+        # TensorBoard's files reach the disk before the checkpoint: the curves of a resumed run have no gap.
+        board.flush()
+        scaler = self.accelerator.scaler
+        state = {
+            "progress": asdict(self.progress),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else {},
+            "random": random_state(),
+        }
+        save_checkpoint(self.run, "last", self.method.state_dict(), state)
+
+    def _resume(self) -> None:
+        state = load_state(self.run / "last")
+        if "stage" not in state["progress"]:
+            raise CheckpointError(
+                f"{self.run} was trained by an older version, whose checkpoints say less: it can be evaluated, "
+                "but not be trained on. Give another --output"
+            )
+        load_into(self.method, load_weights(self.run / "last"), self.run / "last")
+        self.progress = Progress(**state["progress"])
+        self._begin_stage()
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        set_random_state(state["random"])
+        log.info(f"going on from step {self.progress.step}/{sum(map(steps_of, self.stages))}")
+
+
+def steps_of(stage: Stage) -> int:
+    """All of a stage."""
+    return stage.epochs * len(stage.batches)

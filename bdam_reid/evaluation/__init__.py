@@ -1,0 +1,1 @@
+"""Evaluation, whatever the method: protocols, ranking, metrics, probes, tables, pictures."""

@@ -1,0 +1,225 @@
+"""Pictures of a run as PNG files: retrieved images, gates, training curves, probes."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+RIGHT, WRONG, INK, GREY = "#2e9e5b", "#d1453b", "#22303c", "#8a97a3"
+BLUE, ORANGE, GREEN, PURPLE, BROWN = "#2f6fb2", "#d9822b", "#2e9e5b", "#8e5bb0", "#a08c6a"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, BROWN, RIGHT, WRONG, GREY)
+"""Colours of curves, in the order of their names."""
+WIDTH = 12.5
+"""Of every picture, in inches."""
+STYLE: Any = {
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6eaee",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": "white",
+    "savefig.dpi": 130,
+}
+
+Curve = tuple[Sequence[float], Sequence[float]]
+"""Steps and values."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """A query and the images that came back first."""
+
+    text: str
+    query: Path | None
+    """Image to search with, if the query has one."""
+    images: tuple[Path, ...]
+    right: tuple[bool, ...]
+    first_rank: int | None
+    """Rank of the first right image, from 1; None if the gallery has none."""
+
+
+def draw_retrievals(retrievals: Sequence[Retrieval], title: str, path: Path) -> None:
+    """Two queries a row: the text, below it the images in order, right ones framed green, wrong ones red."""
+    head, text_height, image_height, gap = 0.55, 0.92, 2.3, 0.3
+    rows = math.ceil(len(retrievals) / 2)
+    height = head + rows * (text_height + image_height + gap)
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(WIDTH, height))
+        figure.text(0.1 / WIDTH, 1 - 0.3 / height, title, color=INK, weight="bold", size=13, va="center")
+        for index, retrieval in enumerate(retrievals):
+            row, column = divmod(index, 2)
+            left = (0.1 + column * WIDTH / 2) / WIDTH
+            top = head + row * (text_height + image_height + gap)
+            _draw_query(figure, retrieval, left, 1 - top / height)
+            if retrieval.query:
+                corner = (left + 5.5 / WIDTH, 1 - (top + 0.86) / height)
+                _draw_image(figure.add_axes((*corner, 0.42 / WIDTH, 0.86 / height)), retrieval.query)
+            for place, (image, right) in enumerate(zip(retrieval.images, retrieval.right, strict=True)):
+                corner = (left + 1.2 * place / WIDTH, 1 - (top + text_height + image_height) / height)
+                axes = figure.add_axes((*corner, 1.12 / WIDTH, image_height / height))
+                _draw_image(axes, image)
+                _frame(axes, right, place + 1)
+        _save(figure, path)
+
+
+def _draw_query(figure: Figure, retrieval: Retrieval, left: float, top: float) -> None:
+    rank = retrieval.first_rank
+    found = "no right image in the gallery" if rank is None else f"first right image at rank {rank}"
+    lines = textwrap.wrap(retrieval.text, 92)
+    text = "\n".join(lines if len(lines) <= 4 else [*lines[:3], lines[3][:88] + " …"])
+    figure.text(left, top, found, va="top", color=RIGHT if rank == 1 else GREY, size=8, weight="bold")
+    figure.text(
+        left,
+        top - 0.19 / figure.get_figheight(),
+        text,
+        va="top",
+        color=INK,
+        size=9,
+        linespacing=1.3,
+        parse_math=False,
+    )
+
+
+def _draw_image(axes: Axes, path: Path) -> None:
+    with Image.open(path) as image:
+        axes.imshow(np.asarray(image.convert("RGB")), aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+
+
+def _frame(axes: Axes, right: bool, rank: int) -> None:
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=RIGHT if right else WRONG, linewidth=3.5)
+    axes.text(
+        0.06, 0.97, str(rank), transform=axes.transAxes, va="top", size=8, color="white", weight="bold",
+        bbox={"boxstyle": "round,pad=0.25", "facecolor": RIGHT if right else WRONG, "edgecolor": "none"},
+    )  # fmt: skip
+
+
+def draw_gates(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
+    """Histograms of weights in [0, 1], a panel for each gate (long, Fig. 3).
+
+    Args:
+        panels: one-dimensional weights by gate and name.
+    """
+    bins = np.linspace(0, 1, 61)
+    with plt.rc_context(STYLE):
+        figure, row = plt.subplots(1, len(panels), figsize=(WIDTH, 3.1), squeeze=False, layout="constrained")
+        for axes, (title, series) in zip(row[0], panels.items(), strict=True):
+            for (label, values), colour in zip(series.items(), SERIES, strict=False):
+                share = np.full(len(values), 100 / len(values))
+                caption = f"{label}:  {values.mean():.3f} ± {values.std():.3f}"
+                axes.hist(values, bins=bins, weights=share, color=colour, alpha=0.6, label=caption)
+                axes.axvline(float(values.mean()), color=colour, linewidth=1.2, linestyle="--")
+            axes.set(title=f"Weights of the {title}", xlabel="weight", ylabel="share, %", xlim=(0, 1))
+            axes.margins(y=0.35)
+            axes.legend(loc="upper left")
+        _save(figure, path)
+
+
+def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
+    """Losses, task weights where there are any, and validation metrics over the steps.
+
+    Args:
+        curves: named "loss/…", "weight/…", "val/…".
+    """
+    titles = {"loss": "Losses", "weight": "Task weights", "val": "Validation, %"}
+    panels = {
+        group: {name.removeprefix(f"{group}/"): c for name, c in curves.items() if name.startswith(f"{group}/")}
+        for group in titles
+    }
+    if not panels["weight"]:
+        del panels["weight"]
+    with plt.rc_context(STYLE):
+        figure, row = plt.subplots(1, len(panels), figsize=(WIDTH, 3.7), layout="constrained")
+        for axes, (group, series) in zip(row, panels.items(), strict=True):
+            for index, (label, (steps, values)) in enumerate(series.items()):
+                dense, colour = len(steps) > 40, INK if label == "total" else SERIES[index % len(SERIES)]
+                if dense:
+                    axes.plot(steps, values, color=colour, linewidth=0.5, alpha=0.25)
+                axes.plot(
+                    steps, _smooth(values) if dense else values, color=colour, linewidth=1.6,
+                    label=label, marker="" if dense else "o", markersize=3, zorder=10 - index,
+                )  # fmt: skip
+            axes.set(title=titles[group], xlabel="step")
+            if group == "loss":
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter("")
+            if series:
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
+        _save(figure, path)
+
+
+def _smooth(values: Sequence[float]) -> np.ndarray:
+    """Running mean over a twentieth of the curve, over what there is of it at the ends."""
+    width = max(1, len(values) // 20)
+    kernel = np.ones(width)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+
+
+def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
+    """Bars of linear probe accuracy, a panel for each group of attributes.
+
+    Args:
+        scores: group -> attribute -> {"chance", a feature's name, ..., "images"}, all but images in percent.
+    """
+    groups = {group: rows for group, rows in scores.items() if rows}
+    with plt.rc_context(STYLE):
+        figure, row = plt.subplots(
+            1, len(groups), figsize=(WIDTH, 3.8), width_ratios=[len(rows) for rows in groups.values()],
+            sharey=True, squeeze=False, layout="constrained",
+        )  # fmt: skip
+        for axes, (group, rows) in zip(row[0], groups.items(), strict=True):
+            _draw_bars(axes, rows)
+            axes.set(title=f"{group} attributes, read by a linear probe, accuracy in %", ylim=(0, 100))
+        handles, labels = row[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        _save(figure, path)
+
+
+def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
+    places = np.arange(len(rows))
+    features = [key for key in next(iter(rows.values())) if key not in ("chance", "images")]
+    width = 0.8 / len(features)
+    for number, (key, colour) in enumerate(zip(features, SERIES, strict=False)):
+        shift = (number - (len(features) - 1) / 2) * width
+        values = [row[key] for row in rows.values()]
+        axes.bar(places + shift, values, 0.95 * width, color=colour, label=f"from the {key} feature")
+    chance = [row["chance"] for row in rows.values()]
+    axes.hlines(
+        chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="always the majority class"
+    )
+    axes.set_xticks(places, [name.replace("_", " ") for name in rows], rotation=35, ha="right")
+    axes.grid(False, axis="x")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path)
+    plt.close(figure)

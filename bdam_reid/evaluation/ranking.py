@@ -1,0 +1,154 @@
+"""Ranking galleries by queries with a trained method.
+
+A similarity is the inner product of two embeddings, part by part, weighted and added up in the order of the parts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bdam_reid.data.images import ImageError, load_image
+from bdam_reid.data.records import DatasetError, Protocol, Query, Record
+from bdam_reid.engine.environment import inference
+from bdam_reid.evaluation.metrics import Metrics, retrieval
+from bdam_reid.methods.method import Method
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Similarities of Q queries and the G gallery images that could be read."""
+
+    queries: tuple[Query, ...]
+    gallery: tuple[Record, ...]
+    similarity: Mapping[str, Tensor]
+    """Of each part, (Q, G) float32 on the CPU."""
+    junk: Tensor | None = None
+    """(Q, G) bool, True where an entry does not count for a query; None if all count."""
+
+    @property
+    def query_ids(self) -> Tensor:
+        """(Q,)."""
+        return torch.tensor([query.identity for query in self.queries])
+
+    @property
+    def gallery_ids(self) -> Tensor:
+        """(G,)."""
+        return torch.tensor([record.identity for record in self.gallery])
+
+    def scores(self, weights: Mapping[str, float]) -> Tensor:
+        """What the gallery is ranked by, (Q, G); a part that `weights` lacks has none."""
+        first, *others = ((weights.get(name, 0.0), part) for name, part in self.similarity.items())
+        total = first[0] * first[1]
+        for weight, part in others:
+            total = total + weight * part
+        return total
+
+    def metrics(self, weights: Mapping[str, float]) -> Metrics:
+        """Retrieval metrics at some weights of the parts."""
+        return retrieval(self.scores(weights), self.query_ids, self.gallery_ids, self.junk)
+
+    def chance(self) -> float:
+        """R-1 of a random ranking, in percent, over the queries that have a positive."""
+        positive = self.query_ids[:, None] == self.gallery_ids
+        counts = torch.ones_like(positive) if self.junk is None else ~self.junk
+        shares = (positive & counts).float().sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+        return float(100 * shares[shares > 0].mean())
+
+
+def alone(part: str) -> dict[str, float]:
+    """The weights with which one part ranks alone."""
+    return {part: 1.0}
+
+
+def choose_weights(
+    ranking: Ranking, choices: Sequence[Mapping[str, float]]
+) -> tuple[Mapping[str, float], Metrics]:
+    """Of some weights of the parts those of the best R-1, then mAP, on a validation split; the first of equals."""
+    rated = [(weights, ranking.metrics(weights)) for weights in choices]
+    return max(rated, key=lambda pair: (pair[1].r1, pair[1].map))
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Embeds with a method in evaluation mode, in batches.
+
+    Gallery images that cannot be read are left out; more than half of them is an error.
+    """
+
+    method: Method
+    device: torch.device
+    precision: str = "no"
+    """"no", "bf16" or "fp16"."""
+    batch_size: int = 128
+
+    def rank(self, protocol: Protocol) -> Ranking:
+        """Similarities of all queries of a protocol to all of its gallery. Raises: DatasetError, ImageError."""
+        records, gallery = self.gallery(protocol.gallery)
+        queries = self.queries(protocol.queries)
+        return Ranking(
+            queries=protocol.queries,
+            gallery=records,
+            similarity={
+                name: queries[:, part].contiguous() @ gallery[:, part].contiguous().T
+                for name, part in self.method.parts.items()
+            },
+            junk=protocol.junk(protocol.queries, records) if protocol.junk else None,
+        )
+
+    def gallery(self, records: Sequence[Record]) -> tuple[tuple[Record, ...], Tensor]:
+        """The G records whose images can be read, and their embeddings (G, E), float32 on the CPU."""
+        readable, found = self._collect(records, lambda images: {"": self.method.embed_images(images)})
+        return readable, found[""]
+
+    def probed(self, records: Sequence[Record]) -> tuple[tuple[Record, ...], dict[str, Tensor]]:
+        """The G records whose images can be read, and what probes read of them, (G, D) each, float32 on the CPU."""
+        return self._collect(records, self.method.probed)
+
+    def analyse(self, records: Sequence[Record]) -> Mapping[str, Mapping[str, Tensor]]:
+        """What the method itself reports of the images."""
+        with inference(self.method, self.device, self.precision):
+            return self.method.analyse(self._batches(records))
+
+    def queries(self, queries: Sequence[Query]) -> Tensor:
+        """Embeddings (Q, E), float32 on the CPU. Raises: ValueError as the method's `embed_queries`; ImageError."""
+        embedded = []
+        with inference(self.method, self.device, self.precision):
+            for at in range(0, len(queries), self.batch_size):
+                embedded.append(self.method.embed_queries(queries[at : at + self.batch_size]).float().cpu())
+        return torch.cat(embedded)
+
+    def _collect(
+        self, records: Sequence[Record], compute: Callable[[Tensor], Mapping[str, Tensor]]
+    ) -> tuple[tuple[Record, ...], dict[str, Tensor]]:
+        readable: list[Record] = []
+        kept: dict[str, list[Tensor]] = defaultdict(list)
+        with inference(self.method, self.device, self.precision):
+            for images, of in self._batches(records):
+                readable += of
+                for name, value in compute(images).items():
+                    kept[name].append(value.float().cpu())
+        return tuple(readable), {name: torch.cat(values) for name, values in kept.items()}
+
+    def _batches(self, records: Sequence[Record]) -> Iterator[tuple[Tensor, list[Record]]]:
+        """Images (B, 3, H, W) on the device, and their records, in order."""
+        unreadable = 0
+        for at in range(0, len(records), self.batch_size):
+            images, readable = [], []
+            for record in records[at : at + self.batch_size]:
+                try:
+                    images.append(load_image(record.path, self.method.image_size))
+                    readable.append(record)
+                except ImageError:
+                    unreadable += 1
+                    if 2 * unreadable > len(records):
+                        raise DatasetError(
+                            f"{unreadable} of {len(records)} gallery images cannot be read, such as "
+                            f"{record.key}: the set is damaged, unpack it again"
+                        ) from None
+            if readable:
+                yield torch.stack(images).to(self.device), readable

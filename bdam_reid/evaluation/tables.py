@@ -1,0 +1,84 @@
+"""What an evaluation found, as tables of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bdam_reid.evaluation.probes import GROUPS
+
+RATES = {"r1": "R-1", "r5": "R-5", "r10": "R-10", "map": "mAP", "minp": "mINP"}
+_TITLE = 34
+
+
+def describe(metrics: Mapping[str, Any]) -> str:
+    """All of metrics.json as tables of text."""
+    parts = [metrics_table(metrics)]
+    if "gates" in metrics:
+        parts.append(_gate_table(metrics["gates"]))
+    if "probes" in metrics:
+        parts.append(_probe_table(metrics["probes"]))
+    return "\n\n".join(parts)
+
+
+def protocols(metrics: Mapping[str, Any]) -> list[str]:
+    """Names of the protocols that metrics.json has."""
+    return [name for name in metrics if f"{name}_chance_r1" in metrics]
+
+
+def title(protocol: str) -> str:
+    """A protocol's name as it is read."""
+    return protocol.replace("_", " ")
+
+
+def weights_text(weights: Mapping[str, float]) -> str:
+    """Weights of parts in words."""
+    return ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> str:
+    """The retrieval metrics: a line for each protocol with the parts weighted, one with the first alone, one for chance."""
+    head = "".join(f"{name:>7}" for name in RATES.values())
+    lines = [
+        f"{'weights of the parts':<{_TITLE}}{weights_text(metrics['weights'])}",
+        f"{'retrieval, %':<{_TITLE}}{head}  queries  gallery",
+    ]
+    for name in protocols(metrics):
+        for key, how in _rows(metrics, name):
+            row = metrics[key]
+            rates = "".join(f"{row[rate]:7.2f}" for rate in RATES)
+            lines.append(f"{f'{title(name)}{how}':<{_TITLE}}{rates}{row['queries']:>9}{row['gallery']:>9}")
+        lines.append(f"{f'{title(name)}, by chance':<{_TITLE}}{metrics[f'{name}_chance_r1']:7.2f}")
+        if left_out := metrics[name]["queries_without_positive"]:
+            lines.append(f"  left out: {left_out} queries whose person is not in the gallery")
+    return "\n".join(lines)
+
+
+def _rows(metrics: Mapping[str, Any], protocol: str) -> Iterator[tuple[str, str]]:
+    yield protocol, ""
+    for part in metrics["weights"]:
+        if f"{protocol}_{part}" in metrics:
+            yield f"{protocol}_{part}", f", {part} alone"
+
+
+def _gate_table(gates: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    lines = [f"{'weights':<{_TITLE}}{'mean':>7}{'std':>7}"]
+    for group, series in gates.items():
+        for name, row in series.items():
+            lines.append(f"{f'{group}, {name}':<{_TITLE}}{row['mean']:7.3f}{row['std']:7.3f}")
+    return "\n".join(lines)
+
+
+def _probe_table(probes: Mapping[str, Any]) -> str:
+    features = list(probes[f"{GROUPS[0]}_above_chance"])
+    head = "".join(f"{name:>10}" for name in ("chance", *features, "images"))
+    lines = [f"{'linear probe, accuracy %':<{_TITLE}}{head}"]
+    for group in GROUPS:
+        for name, row in probes[group].items():
+            rates = "".join(f"{row[key]:10.1f}" for key in ("chance", *features))
+            lines.append(f"{f'{group}: {name}':<{_TITLE}}{rates}{row['images']:>10}")
+        mean = probes[f"{group}_above_chance"]
+        if all(value is not None for value in mean.values()):
+            rates = "".join(f"{mean[name]:10.1f}" for name in features)
+            lines.append(f"{f'{group}: above chance':<{_TITLE}}{'':>10}{rates}")
+    return "\n".join(lines)

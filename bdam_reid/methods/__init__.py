@@ -1,0 +1,8 @@
+"""The methods: a folder each, behind one contract (method.py), and the presets of all of them."""
+
+from __future__ import annotations
+
+from bdam_reid.config import Presets
+from bdam_reid.methods.bdam import config as bdam
+
+PRESETS: Presets = {**bdam.PRESETS}

@@ -1,0 +1,157 @@
+"""Bidirectional decoupled alignment module: patch tokens become identity and clothing features."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bdam_kernels import BidirectionalCrossAttention
+from bdam_reid.methods.bdam.config import DecouplingConfig
+
+
+class Disentangled(NamedTuple):
+    """What the module makes of an image."""
+
+    identity: Tensor
+    """Gated identity feature f_id, (B, D)."""
+    clothing: Tensor
+    """Gated clothing feature f_clo, (B, D)."""
+    pooled_clothing: Tensor
+    """Clothing feature before the gate, (B, D)."""
+    gate: Tensor | None
+    """g in (0, 1), (B, D); None without a gate."""
+    tokens: Tensor | None
+    """Tokens of the identity stream before pooling and gate, (B, L, D); None where the last layer pools."""
+
+
+class SelfAttentionLayer(nn.Module):
+    """x -> LayerNorm(x + dropout(attention(x))), no feed-forward part.
+
+    Attention weights are not dropped, so that the fused attention kernels apply.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+        return self.norm(x + self.dropout(self.out(attended)))
+
+
+class CrossAttentionLayer(nn.Module):
+    """Each stream attends to the other's state before the layer, then residual and LayerNorm."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = BidirectionalCrossAttention(width, heads)
+        self.dropout = nn.Dropout(dropout)
+        self.identity_norm = nn.LayerNorm(width)
+        self.clothing_norm = nn.LayerNorm(width)
+
+    def forward(self, identity: Tensor, clothing: Tensor) -> tuple[Tensor, Tensor]:
+        """Two (B, L, D) -> two (B, L, D)."""
+        to_identity, to_clothing = self.attention(identity, clothing)
+        return (
+            self.identity_norm(identity + self.dropout(to_identity)),
+            self.clothing_norm(clothing + self.dropout(to_clothing)),
+        )
+
+
+class PooledCrossAttentionLayer(nn.Module):
+    """The mean over tokens of x + attention(LayerNorm(x)), each stream attending to the other's state.
+
+    With the LayerNorm before the attention, all that follows is linear, and the mean is taken inside the attention.
+    Dropout acts on the mean of the attention's outputs, with one mask for all tokens: a mask for each would need the
+    output of each.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = BidirectionalCrossAttention(width, heads)
+        self.dropout = nn.Dropout(dropout)
+        self.identity_norm = nn.LayerNorm(width)
+        self.clothing_norm = nn.LayerNorm(width)
+
+    def forward(self, identity: Tensor, clothing: Tensor) -> tuple[Tensor, Tensor]:
+        """Two (B, L, D) -> two (B, D)."""
+        to_identity, to_clothing = self.attention.pooled(self.identity_norm(identity), self.clothing_norm(clothing))
+        return (
+            identity.mean(dim=1) + self.dropout(to_identity),
+            clothing.mean(dim=1) + self.dropout(to_clothing),
+        )
+
+
+class Decoupling(nn.Module):
+    """Two streams of self-attention, cross-attention between them, average pooling, and a gate.
+
+    g = sigmoid(W [pooled_id; pooled_clo] + b), f_id = g pooled_id, f_clo = (1 - g) pooled_clo; without the
+    gate (an ablation) both pooled features are given as they are. With `pooled_last` the last cross-attention does the
+    pooling (a variant of this project's).
+    Source: icme section III-B, long section 3.2.
+
+    Args:
+        width: D of the tokens.
+        config: depths, heads, dropout, gate, form of the last layer.
+    Raises: ValueError if the heads do not divide the width.
+    """
+
+    def __init__(self, width: int, config: DecouplingConfig) -> None:
+        super().__init__()
+        if width % config.heads:
+            raise ValueError(f"BDAM's heads must divide the image width {width}, got {config.heads} heads")
+        self.projection = nn.Linear(width, 2 * width)
+        self.identity_layers = _self_attention(width, config)
+        self.clothing_layers = _self_attention(width, config)
+        kinds: list[type[nn.Module]] = [CrossAttentionLayer] * config.cross_layers
+        if config.pooled_last:
+            kinds[-1] = PooledCrossAttentionLayer
+        self.cross_layers = nn.ModuleList(kind(width, config.heads, config.dropout) for kind in kinds)
+        self.pooled_last = config.pooled_last
+        self.gate = nn.Linear(2 * width, width) if config.gate else None
+
+    def forward(self, tokens: Tensor) -> Disentangled:
+        """tokens (B, L, D) -> features."""
+        identity, clothing = self.projection(tokens).chunk(2, dim=-1)
+        identity = self.identity_layers(identity)
+        clothing = self.clothing_layers(clothing)
+        for layer in self.cross_layers:
+            identity, clothing = layer(identity, clothing)
+        if self.pooled_last:
+            last_tokens, pooled_identity, pooled_clothing = None, identity, clothing
+        else:
+            last_tokens, pooled_identity, pooled_clothing = identity, identity.mean(dim=1), clothing.mean(dim=1)
+        if self.gate is None:
+            return Disentangled(pooled_identity, pooled_clothing, pooled_clothing, gate=None, tokens=last_tokens)
+        gate = self.gate(torch.cat((pooled_identity, pooled_clothing), dim=-1)).sigmoid()
+        return Disentangled(
+            identity=gate * pooled_identity,
+            clothing=(1 - gate) * pooled_clothing,
+            pooled_clothing=pooled_clothing,
+            gate=gate,
+            tokens=last_tokens,
+        )
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Weights of the last layer in which the streams meet, whose gradients cost least to compare.
+
+        These are the output projections of the last cross-attention, or, where there is none, the dual
+        projection.
+        """
+        if not len(self.cross_layers):
+            return list(self.projection.parameters())
+        attention = cast(CrossAttentionLayer | PooledCrossAttentionLayer, self.cross_layers[-1]).attention
+        return [*attention.out_a.parameters(), *attention.out_b.parameters()]
+
+
+def _self_attention(width: int, config: DecouplingConfig) -> nn.Sequential:
+    return nn.Sequential(*(SelfAttentionLayer(width, config.heads, config.dropout) for _ in range(config.self_layers)))

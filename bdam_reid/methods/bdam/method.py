@@ -1,0 +1,167 @@
+"""BDAM as a method of the house."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+from transformers import PreTrainedTokenizerBase
+
+from bdam_reid.captions.splitter import split_caption
+from bdam_reid.config import ConfigError, DataConfig
+from bdam_reid.data.records import Dataset, Query, Record
+from bdam_reid.data.tokens import Tokenize, load_tokenizer, train_wordpiece
+from bdam_reid.methods.bdam.batches import Batch, make_batches
+from bdam_reid.methods.bdam.config import BDAMConfig
+from bdam_reid.methods.bdam.gates import gate_weights
+from bdam_reid.methods.bdam.gradnorm import GradNorm
+from bdam_reid.methods.bdam.losses import full, task_names, total_loss, unweighted_losses
+from bdam_reid.methods.bdam.network import Network, save_architectures
+from bdam_reid.methods.method import Losses, Method, Stage
+from bdam_reid.methods.schedules import warm_up_and_anneal
+
+BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+"""Weights of the clothing similarity that validation chooses from."""
+
+
+class BDAM(Network, Method):
+    """Text-to-image person re-identification with disentangled identity and clothing features.
+
+    score = cos(image identity, text identity) + beta cos(image clothing, text clothing)
+
+    Args:
+        config: of the method.
+        data: sizes of images and texts, and how they become batches.
+        tokenize: of the run's tokenizer.
+        architectures: as `Network` has it.
+    Raises: ValueError if an encoder cannot be loaded, or sizes do not fit each other.
+    """
+
+    def __init__(
+        self, config: BDAMConfig, data: DataConfig, tokenize: Tokenize, architectures: Path | None = None
+    ) -> None:
+        super().__init__(config, data, tokenize.vocab_size, architectures)
+        self.gradnorm = GradNorm(task_names(config.loss), config.loss)
+        self.config, self.data, self.tokenize = config, data, tokenize
+        self.image_size = data.image_size
+        width = self.text_encoder.width
+        self.parts = {"identity": slice(0, width), "clothing": slice(width, 2 * width)}
+        self.weights = _weights(0.5)
+
+    def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
+        """One stage: everything at once."""
+        optim = self.config.optim
+        return [
+            Stage(
+                name="all",
+                groups=[{"params": [p for p in self.parameters() if p.requires_grad]}],
+                epochs=optim.epochs,
+                optimizer=partial(Adam, lr=optim.lr, weight_decay=optim.weight_decay, fused=True),
+                learning_rate=partial(warm_up_and_anneal, rate=optim.lr, warmup_steps=optim.warmup_steps),
+                batches=make_batches(dataset.train, self.data, self.tokenize, seed),
+                clip_norm=optim.clip_norm,
+            )
+        ]
+
+    def losses(self, batch: Batch, step: int) -> Losses:
+        """Losses of a batch, after an update of the task weights by them."""
+        config = self.config.loss
+        image, text, fused, fusion_weights = self.features(batch)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            parts = unweighted_losses(config, image, text, fused, batch.identities)
+            if config.gradnorm_every and step % config.gradnorm_every == 0:
+                self.gradnorm.update(parts, self.shared_parameters())
+            total = total_loss(config, parts, self.gradnorm)
+            weights = zip(self.gradnorm.tasks, self.gradnorm.weights(), strict=True)
+            scalars = {f"weight/{name}": weight for name, weight in weights}
+            scalars["gate/fusion_image"] = full(fusion_weights[:, 0]).mean()
+            if image.gate is not None:
+                scalars["gate/identity"] = full(image.gate).mean()
+        return Losses(total, parts, scalars)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) in [-1, 1] -> (B, 2 E), both parts unit vectors."""
+        features = self.encode_image(images)
+        return torch.cat((features.identity_embedding, features.clothing_embedding), dim=1)
+
+    def embed_queries(self, queries: Sequence[Query]) -> Tensor:
+        """Queries with a text, split into identity and clothing by rules -> (B, 2 E), both parts unit vectors."""
+        texts = [query.text for query in queries if query.text is not None and query.image is None]
+        if len(texts) < len(queries):
+            raise ValueError("BDAM searches by a sentence alone, got a query with an image or without a text")
+        device = next(self.parameters()).device
+        parts = zip(*(split_caption(text) for text in texts), strict=True)
+        features = self.encode_text(*(x.to(device) for part in parts for x in self.tokenize(part)))
+        return torch.cat((features.identity_embedding, features.clothing_embedding), dim=1)
+
+    def weight_choices(self) -> Sequence[Mapping[str, float]]:
+        """The clothing part at each of BETAS."""
+        return [_weights(beta) for beta in BETAS]
+
+    def chosen_weights(self, best: Mapping[str, Any]) -> Mapping[str, float]:
+        """Old runs have the weight of the clothing part alone."""
+        return _weights(best["beta"]) if "beta" in best else super().chosen_weights(best)
+
+    def probed(self, images: Tensor) -> Mapping[str, Tensor]:
+        """The gated features f_id and f_clo, (B, D) each."""
+        features = self.encode_image(images)
+        return {"identity": features.identity, "clothing": features.clothing}
+
+    def analyse(self, gallery: Iterable[tuple[Tensor, Sequence[Record]]]) -> Mapping[str, Mapping[str, Tensor]]:
+        """The weights of the gates."""
+        return gate_weights(self, self.tokenize, gallery)
+
+
+def _weights(beta: float) -> dict[str, float]:
+    return {"identity": 1.0, "clothing": beta}
+
+
+def prepare(config: BDAMConfig, data: DataConfig, dataset: Dataset, folder: Path) -> None:
+    """Write the tokenizer into a run folder: the text encoder's own, else one trained on the texts of the set; and the
+    architectures of published encoders. What is there stays.
+
+    Raises: ConfigError if the text encoder's tokenizer or a published encoder cannot be had.
+    """
+    if not (folder / "tokenizer").exists():
+        if config.text.pretrained:
+            _keep(_pretrained_tokenizer(config.text.pretrained), folder / "tokenizer")
+        else:
+            texts = [text for r in dataset.train for text in (*r.captions, *(r.texts or ()))]
+            train_wordpiece(texts, data.vocab_size, folder / "tokenizer")
+    try:
+        save_architectures(config, folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def build(config: BDAMConfig, data: DataConfig, folder: Path, *, fresh: bool) -> BDAM:
+    """The model of a prepared run folder. Raises: ConfigError if it cannot be built."""
+    tokenize = Tokenize(load_tokenizer(folder / "tokenizer"), data.max_tokens)
+    try:
+        return BDAM(config, data, tokenize, None if fresh else folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _pretrained_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        return load_tokenizer(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"the tokenizer of --method.text.pretrained {name!r} could not be loaded ({reason}): "
+            "give a Hugging Face hub name (network or a filled cache needed) or a folder that holds one"
+        ) from error
+
+
+def _keep(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    tokenizer.save_pretrained(temporary)
+    temporary.replace(folder)

@@ -1,0 +1,143 @@
+"""The network of BDAM: encoders, decoupling, projections into the text space, fusion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bdam_reid.config import DataConfig
+from bdam_reid.encoders.base import save_architecture
+from bdam_reid.encoders.image import ImageEncoder
+from bdam_reid.encoders.text import TextEncoder, masked_mean
+from bdam_reid.methods.bdam.batches import Batch
+from bdam_reid.methods.bdam.config import BDAMConfig
+from bdam_reid.methods.bdam.decoupling import Decoupling
+from bdam_reid.methods.bdam.fusion import Fusion
+
+
+class ImageFeatures(NamedTuple):
+    """Features of B images; D is the image width, E the text width."""
+
+    identity: Tensor
+    """Gated identity feature f_id, (B, D)."""
+    clothing: Tensor
+    """Gated clothing feature f_clo, (B, D)."""
+    pooled_clothing: Tensor
+    """Clothing feature before the gate, (B, D)."""
+    gate: Tensor | None
+    """Gate g, (B, D); None where the config has no gate."""
+    tokens: Tensor | None
+    """Tokens of the identity stream, before the gate, (B, L, D); None where the last layer of the decoupling pools."""
+    identity_embedding: Tensor
+    """Unit vectors to match with texts, (B, E): projection of `identity`."""
+    clothing_embedding: Tensor
+    """Unit vectors to match with texts, (B, E): projection of `pooled_clothing`, as Eq. 1 has it."""
+
+
+class TextFeatures(NamedTuple):
+    """Features of B pairs of an identity text and a clothing text; E is the text width."""
+
+    identity: Tensor
+    """Mean of the identity text's tokens, (B, E)."""
+    clothing: Tensor
+    """Mean of the clothing text's tokens, (B, E)."""
+    identity_tokens: Tensor
+    """(B, L, E)."""
+    identity_mask: Tensor
+    """(B, L) bool, True = real token."""
+    identity_embedding: Tensor
+    """`identity` as unit vectors."""
+    clothing_embedding: Tensor
+    """`clothing` as unit vectors."""
+
+
+class Network(nn.Module):
+    """From pixels and word pieces to disentangled identity and clothing features.
+
+    Source: icme section III, long section 3.
+
+    Args:
+        config: of the method.
+        data: sizes of images and texts.
+        vocab_size: number of word pieces of the tokenizer.
+        architectures: folder in which `save_architectures` kept those of published encoders, whose weights will come
+            from a checkpoint; without it they are fetched.
+    Raises: ValueError if an encoder cannot be loaded, or sizes do not fit each other.
+    """
+
+    def __init__(
+        self, config: BDAMConfig, data: DataConfig, vocab_size: int, architectures: Path | None = None
+    ) -> None:
+        super().__init__()
+        image, text = (_existing(architectures, name) for name in ("image_encoder", "text_encoder"))
+        self.image_encoder = ImageEncoder(config.image, data.image_size, image)
+        self.text_encoder = TextEncoder(config.text, vocab_size, data.max_tokens, text)
+        image_width, text_width = self.image_encoder.width, self.text_encoder.width
+        # Its name in checkpoints since the first version.
+        self.bdam = Decoupling(image_width, config.decoupling)
+        self.identity_projection = nn.Linear(image_width, text_width)
+        self.clothing_projection = nn.Linear(image_width, text_width)
+        self.fusion = Fusion(config.fusion, image_width, text_width, text_width)
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """images (B, 3, H, W) in [-1, 1] -> features."""
+        parts = self.bdam(self.image_encoder(images))
+        return ImageFeatures(
+            identity=parts.identity,
+            clothing=parts.clothing,
+            pooled_clothing=parts.pooled_clothing,
+            gate=parts.gate,
+            tokens=parts.tokens,
+            identity_embedding=F.normalize(self.identity_projection(parts.identity), dim=-1),
+            clothing_embedding=F.normalize(self.clothing_projection(parts.pooled_clothing), dim=-1),
+        )
+
+    def encode_text(
+        self, identity_ids: Tensor, identity_mask: Tensor, clothing_ids: Tensor, clothing_mask: Tensor
+    ) -> TextFeatures:
+        """Word pieces (B, L), masks (B, L) bool, True = real token, each text with its own L -> features."""
+        identity_tokens = self.text_encoder(identity_ids, identity_mask)
+        identity = masked_mean(identity_tokens, identity_mask)
+        clothing = masked_mean(self.text_encoder(clothing_ids, clothing_mask), clothing_mask)
+        return TextFeatures(
+            identity=identity,
+            clothing=clothing,
+            identity_tokens=identity_tokens,
+            identity_mask=identity_mask,
+            identity_embedding=F.normalize(identity, dim=-1),
+            clothing_embedding=F.normalize(clothing, dim=-1),
+        )
+
+    def fuse(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Tensor]:
+        """Fused identity features (B, E) of B pairs, and the weights (B, 2) of image and text in them.
+
+        The clothing feature is left out, as both drafts have it.
+        """
+        if self.fusion.config.tokens != "sequence" or image.tokens is None:
+            return self.fusion(image.identity, text.identity)
+        # The mean of the gated tokens is the gated identity feature.
+        tokens = image.tokens if image.gate is None else image.gate[:, None] * image.tokens
+        return self.fusion(tokens, text.identity_tokens, text.identity_mask)
+
+    def features(self, batch: Batch) -> tuple[ImageFeatures, TextFeatures, Tensor, Tensor]:
+        """A batch -> image features, text features, fused (B, E), fusion weights (B, 2)."""
+        image = self.encode_image(batch.images)
+        text = self.encode_text(batch.identity_ids, batch.identity_mask, batch.clothing_ids, batch.clothing_mask)
+        return image, text, *self.fuse(image, text)
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the last layer that every loss reaches, for GradNorm."""
+        return self.bdam.shared_parameters()
+
+
+def save_architectures(config: BDAMConfig, folder: Path) -> None:
+    """Keep in a run folder what published encoders are made of. Raises: ValueError if there is no such encoder."""
+    for encoder, name in ((config.image, "image_encoder"), (config.text, "text_encoder")):
+        save_architecture(encoder.pretrained, folder / name)
+
+
+def _existing(folder: Path | None, name: str) -> Path | None:
+    return folder / name if folder and (folder / name).exists() else None

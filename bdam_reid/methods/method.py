@@ -1,0 +1,101 @@
+"""The contract between a method and the rest of the house.
+
+An embedding is one vector with named parts. A method gives each image one vector and each query one, and ranks by their
+inner products, part by part, weighted. Nothing of a gallery image's text reaches its embedding. How a method is made
+from its config stands in `bdam_reid.config.MethodConfig`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bdam_reid.data.records import Dataset, Query, Record
+from bdam_reid.data.training import Batches
+
+
+class Losses(NamedTuple):
+    """What a batch costs."""
+
+    total: Tensor
+    """What the step descends on."""
+    parts: Mapping[str, Tensor]
+    """Unweighted losses by name, logged as loss/NAME."""
+    scalars: Mapping[str, Tensor]
+    """Anything else to log, by its full name (weight/info, gate/identity)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of training with an optimizer of its own. Steps and epochs are counted from its beginning."""
+
+    name: str
+    groups: list[dict[str, Any]]
+    """Parameter groups for the optimizer; what is in none of them is frozen in this stage."""
+    epochs: int
+    optimizer: Callable[[list[dict[str, Any]]], Optimizer]
+    learning_rate: Callable[[int, int], float]
+    """(step, steps of the stage) -> rate; the "factor" of a group, 1 if it has none, scales it."""
+    batches: Batches[Any, Any]
+    """Its batches have `to(device)`."""
+    clip_norm: float = 0.0
+    """Gradient norm limit; 0 is none."""
+    validates: bool = True
+    """Whether validation runs in this stage, and may choose one of its checkpoints; in the last one it must."""
+
+
+class Method(nn.Module, ABC):
+    """A model that can be trained by the engine, evaluated and searched with."""
+
+    parts: Mapping[str, slice]
+    """Of an embedding, by name; the first is what ranks alone where the others mislead."""
+    weights: Mapping[str, float]
+    """Of the parts when ranking, unless validation chose others."""
+    image_size: tuple[int, int]
+    """Height and width, in pixels."""
+
+    @abstractmethod
+    def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
+        """What training consists of, in order."""
+
+    def begin_stage(self, stage: Stage) -> None:
+        """Called before the first step of a stage, and when a run goes on within it, so it computes from what is
+        frozen in the stage only, and draws no random numbers. For caches of what frozen encoders give."""
+
+    @abstractmethod
+    def losses(self, batch: Any, step: int) -> Losses:
+        """Run the forward pass of a batch, with autocast on as the run has it; `step` counts from 0."""
+
+    def forward(self, batch: Any, step: int) -> Losses:
+        """`losses`: the engine calls the module, as wrappers of modules want it."""
+        return self.losses(batch, step)
+
+    @abstractmethod
+    def embed_images(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) in [-1, 1] -> embeddings (B, E)."""
+
+    @abstractmethod
+    def embed_queries(self, queries: Sequence[Query]) -> Tensor:
+        """B queries -> embeddings (B, E). Raises: ValueError for a query of a kind that the method cannot read."""
+
+    def weight_choices(self) -> Sequence[Mapping[str, float]]:
+        """Weights of the parts that validation chooses from; of equals it takes the first."""
+        return [self.weights]
+
+    def chosen_weights(self, best: Mapping[str, Any]) -> Mapping[str, float]:
+        """The weights of the parts in the state of a best checkpoint, of this version or an older one."""
+        return best["weights"]
+
+    def probed(self, images: Tensor) -> Mapping[str, Tensor]:
+        """images (B, 3, H, W) -> features (B, D) by name, from which linear probes read ground truth."""
+        embeddings = self.embed_images(images)
+        return {name: embeddings[:, part] for name, part in self.parts.items()}
+
+    def analyse(self, gallery: Iterable[tuple[Tensor, Sequence[Record]]]) -> Mapping[str, Mapping[str, Tensor]]:
+        """What else evaluation reports of images in batches: weights in [0, 1], (N, ...), by group and name."""
+        return {}

@@ -1,0 +1,1 @@
+"""Search of a gallery of images by sentence."""

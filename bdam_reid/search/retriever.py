@@ -1,0 +1,112 @@
+"""A trained run, opened to search with: what `bdam_reid.load` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bdam_reid.config import Presets
+from bdam_reid.data.images import load_image
+from bdam_reid.data.records import Query
+from bdam_reid.engine.environment import find_device, inference
+from bdam_reid.engine.run import load_best, load_config
+from bdam_reid.methods.method import Method
+
+BATCH = 128
+ImageLike: TypeAlias = Path | str | Image.Image
+
+
+class Hit(NamedTuple):
+    """A gallery image that a search found."""
+
+    image: int
+    """Its place in the gallery."""
+    score: float
+    """Weighted sum of the parts' inner products; greater is more alike."""
+
+
+class Retriever:
+    """Embeds images and sentences with a trained method, and ranks the one by the other. Threads may share one.
+
+    Args:
+        method: with the weights to use, on `device`.
+        weights: of the parts of an embedding.
+        device: where the method is.
+        precision: "no", "bf16" or "fp16".
+    """
+
+    def __init__(self, method: Method, weights: Mapping[str, float], device: torch.device, precision: str) -> None:
+        self._method, self._device, self._precision = method, device, precision
+        self.weights = dict(weights)
+
+    @property
+    def parts(self) -> Mapping[str, slice]:
+        """Names and places of the parts of an embedding."""
+        return self._method.parts
+
+    def embed_images(self, images: Iterable[ImageLike]) -> Tensor:
+        """Embeddings of image files or pictures in memory, (N, E) float32 on the CPU, a batch at a time.
+
+        Raises: ImageError for the first that cannot be read.
+        """
+        total = len(images) if isinstance(images, Sequence) else None
+        embedded, waiting = [torch.empty(0, max(part.stop for part in self.parts.values()))], iter(images)
+        with tqdm(total=total, unit="image", disable=None) as bar:
+            while some := list(islice(waiting, BATCH)):
+                pixels = torch.stack([load_image(image, self._method.image_size) for image in some])
+                with inference(self._method, self._device, self._precision):
+                    embedded.append(self._method.embed_images(pixels.to(self._device)).float().cpu())
+                bar.update(len(some))
+        return torch.cat(embedded)
+
+    def embed_texts(self, sentences: Sequence[str]) -> Tensor:
+        """Embeddings of sentences to search with, (N, E) float32 on the CPU.
+
+        Raises: ValueError if a sentence is blank, or the method cannot read sentences.
+        """
+        queries = [Query(text=sentence) for sentence in sentences]
+        with inference(self._method, self._device, self._precision):
+            embedded = [
+                self._method.embed_queries(queries[at : at + BATCH]).float().cpu()
+                for at in range(0, len(queries), BATCH)
+            ]
+        return torch.cat([torch.empty(0, max(part.stop for part in self.parts.values())), *embedded])
+
+    def search(
+        self, gallery: Tensor, sentence: str, k: int = 10, weights: Mapping[str, float] | None = None
+    ) -> list[Hit]:
+        """The k images of a gallery that a sentence describes best, the best first; of equals the first.
+
+        Args:
+            gallery: (G, E), as `embed_images` gives it.
+            sentence: what is looked for.
+            k: how many; all if there are fewer.
+            weights: of the parts, if not those that validation chose; a part that is not named has none.
+        Raises: ValueError for a blank sentence, a gallery of another width, or a part that there is not.
+        """
+        (query,) = self.embed_texts([sentence])
+        if gallery.ndim != 2 or gallery.shape[1] != len(query):
+            raise ValueError(f"the gallery must be (images, {len(query)}), got {tuple(gallery.shape)}")
+        weights = self.weights if weights is None else weights
+        if unknown := weights.keys() - self.parts.keys():
+            raise ValueError(f"weights must be of {', '.join(self.parts)}, got {', '.join(sorted(unknown))}")
+        scale = torch.zeros_like(query)
+        for name, weight in weights.items():
+            scale[self.parts[name]] = weight
+        scores = gallery @ (scale * query)
+        order = scores.argsort(descending=True, stable=True)[:k]
+        return [Hit(index, float(scores[index])) for index in order.tolist()]
+
+
+def open_run(run: Path, device: str, presets: Presets) -> Retriever:
+    """The retriever of a run's best checkpoint. Raises: CheckpointError, ConfigError."""
+    config, place = load_config(run, presets), find_device(device)
+    method, best = load_best(run, config)
+    return Retriever(method.to(place), method.chosen_weights(best), place, config.engine.mixed_precision)

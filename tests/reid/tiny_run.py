@@ -1,0 +1,66 @@
+"""A training run small enough to test with: 12 synthetic persons, 12 steps, one layer of each kind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from bdam_reid.config import Config, parse_config
+from bdam_reid.data.synthetic.writer import write_synthetic
+from bdam_reid.methods import PRESETS
+from bdam_reid.train import train
+
+TINY = """
+    --data.identities-per-batch 4 --data.images-per-identity 2 --data.image-height 32 --data.image-width 16
+    --data.max-tokens 24 --data.vocab-size 200 --data.augment True --method.image.width 16 --method.image.layers 1
+    --method.image.heads 2 --method.text.width 16 --method.text.layers 1 --method.text.heads 2
+    --method.decoupling.self-layers 1 --method.decoupling.cross-layers 1 --method.decoupling.heads 2
+    --method.fusion.width 16 --method.fusion.layers 1 --method.optim.epochs 3 --method.optim.lr 1e-3
+    --method.optim.warmup-steps 2 --method.optim.weight-decay 1e-3 --engine.save-every 1 --engine.validate-every 1
+"""
+
+
+def write_people(root: Path) -> Path:
+    """Draw 8 persons to train on, that is 4 batches an epoch, and 2 each for validation and test."""
+    write_synthetic(root, 12, 0, processes=1)
+    return root
+
+
+def arguments(people: Path, output: Path, *more: str) -> list[str]:
+    """The command line of the run."""
+    return ["demo", "--data.root", str(people), "--output", str(output), *TINY.split(), *more]
+
+
+def tiny(people: Path, output: Path, *more: str) -> Config:
+    """The config of the run."""
+    return parse_config(PRESETS, arguments(people, output, *more))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine make steps this small slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def train_alone(config: Config) -> Path:
+    """Train in one thread."""
+    with one_thread():
+        return train(config)
+
+
+def restore_globals() -> None:
+    """Undo what a run sets for its whole process."""
+    torch.use_deterministic_algorithms(False)
+    log = logging.getLogger("bdam_reid")
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
