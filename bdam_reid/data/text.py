@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 _SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+# A word of more letters is unknown to the tokenizer, and learning from it takes time quadratic in its length.
+_LONG_WORD = re.compile(r"\S{101,}")
+_MOST_REMEMBERED = 1 << 17
 _normaliser = normalizers.BertNormalizer(lowercase=True)
 
 
@@ -27,7 +31,7 @@ def train_wordpiece(captions: Iterable[str], vocab_size: int, path: Path) -> Pre
         vocab_size: most entries of the vocabulary, [PAD], [UNK], [CLS], [SEP] and [MASK] among them; all
             letters are in it, even if these alone are more.
     """
-    texts = list(captions)
+    texts = [_LONG_WORD.sub("", caption) for caption in captions]
     learner = _wordpiece({})
     text = _normaliser.normalize_str(" ".join(texts))
     # The trainer numbers the letters that continue a word in an order that differs from run to run, and
@@ -71,7 +75,7 @@ class Tokenize:
     """Turns texts into token ids, (B, L) int64, and a mask, (B, L) bool, True where there is a token.
 
     L is the length of the longest text in tokens, at most `max_tokens`; longer texts are cut. Texts come back
-    in every epoch, so their tokens are remembered.
+    in every epoch, so the tokens of up to 131,072 are remembered.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int):
@@ -82,6 +86,9 @@ class Tokenize:
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if len(self._known) + len(new) > _MOST_REMEMBERED:
+            self._known.clear()
+            new = list(dict.fromkeys(texts))
         if new:
             tokens = self._tokenizer(new, truncation=True, max_length=self._max_tokens)["input_ids"]
             self._known.update(zip(new, tokens, strict=True))
