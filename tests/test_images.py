@@ -43,7 +43,7 @@ def test_hidden_colours_stay_hidden(tmp_path: Path, mode: str) -> None:
 def test_a_large_jpeg_is_not_decoded_whole(tmp_path: Path) -> None:
     Image.new("RGB", (4000, 6000), RED).save(tmp_path / "a.jpg")
     image = open_image(tmp_path / "a.jpg", (96, 48))
-    assert 192 <= image.height < 800 and 96 <= image.width
+    assert 192 <= image.height < 800 and image.width >= 96
     assert decode_image(tmp_path / "a.jpg", (96, 48)).shape == (3, 96, 48)
 
 
