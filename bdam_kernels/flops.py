@@ -73,6 +73,11 @@ def _causal_conv1d_backward(x: Shape, weight: Shape, *rest: Any, **__: Any) -> i
     return 2 * _size(x) * weight[1] * (3 if silu else 2)
 
 
+def _saves_weights(q_a: Shape, q_b: Shape, backend: str) -> list[bool]:
+    """Of both directions."""
+    return [backend == "cpu" and keys <= cross_attention.most_saved_keys(q_a[3]) for keys in (q_b[2], q_a[2])]
+
+
 @register_flop_formula(torch.ops.bdam.cross_attention_forward)
 def _cross_attention_forward(q_a: Shape, k_a: Shape, v_a: Shape, q_b: Shape, *_: Any, **__: Any) -> int:
     """Scores and their product with the values, in both directions."""
@@ -82,8 +87,7 @@ def _cross_attention_forward(q_a: Shape, k_a: Shape, v_a: Shape, q_b: Shape, *_:
 @register_flop_formula(torch.ops.bdam.cross_attention_backward)
 def _cross_attention_backward(q_a: Shape, k_a: Shape, v_a: Shape, q_b: Shape, *rest: Any, **__: Any) -> int:
     """The gradients of the weights, of q, k and v in both directions, and the scores where they are not saved."""
-    saved = rest[4:6]
-    return sum((4 if weights and _size(weights) else 5) * _product(q_a, q_b) for weights in saved)
+    return sum((4 if saves else 5) * _product(q_a, q_b) for saves in _saves_weights(q_a, q_b, rest[-1]))
 
 
 @register_flop_formula(torch.ops.bdam.pooled_cross_attention_forward)
@@ -96,8 +100,7 @@ def _pooled_cross_attention_forward(q_a: Shape, k_a: Shape, v_a: Shape, q_b: Sha
 def _pooled_cross_attention_backward(q_a: Shape, k_a: Shape, v_a: Shape, q_b: Shape, *rest: Any, **__: Any) -> int:
     """The gradients of q and k in both directions, and the scores where they are not saved; of keys and values, a
     product with the one gradient each."""
-    saved = rest[6:8]
-    products = sum((2 if weights and _size(weights) else 3) * _product(q_a, q_b) for weights in saved)
+    products = sum((2 if saves else 3) * _product(q_a, q_b) for saves in _saves_weights(q_a, q_b, rest[-1]))
     return products + 3 * (_size(q_a) + _size(q_b))
 
 

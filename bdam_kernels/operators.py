@@ -21,7 +21,8 @@ _ALWAYS_ON = sum(
     torch._C.DispatchKeySet(key).raw_repr()
     for key in (torch._C.DispatchKey.BackendSelect, torch._C.DispatchKey.ADInplaceOrView)
 )
-_VALUES = frozenset({type(None), bool, int, float, str})
+_TENSORS = frozenset({Tensor, torch.nn.Parameter})
+_KNOWN = _TENSORS | {type(None), bool, int, float, str}
 
 
 def operator(schema: str, fake: Function, devices: Sequence[str] = ("cpu", "cuda")) -> Callable[[Function], Function]:
@@ -59,15 +60,10 @@ def _is_observed(args: tuple[Any, ...]) -> bool:
     # Modes, transforms and tracers are layers of the dispatcher that are switched on.
     if torch._C._dispatch_tls_local_include_set().raw_repr() & ~_ALWAYS_ON:
         return True
-    for arg in args:
-        kind = type(arg)
-        if kind is Tensor or kind is torch.nn.Parameter:
-            # Such as of x.conj().imag, which kernels do not know of.
-            if arg.is_neg():
-                return True
-        elif kind not in _VALUES:
-            return True
-    return False
+    if not _KNOWN.issuperset(map(type, args)):
+        return True
+    # A negative view, such as x.conj().imag, which kernels do not know of.
+    return any([arg.is_neg() for arg in args if type(arg) in _TENSORS])
 
 
 def differentiable(function: type[torch.autograd.Function], outputs: int) -> Callable[..., tuple[Tensor, ...]]:

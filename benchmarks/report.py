@@ -202,27 +202,59 @@ def studied() -> Mapping[str, Any]:
     return next(r for r in devices().values() if any(entry["name"] == PAPER for entry in r["results"]))
 
 
-def measured_section() -> str:
-    """What the README says of speed, memory and the papers' comparison."""
-    blocks = []
+HEADLINES = (
+    ("intel", "selective_scan, (B, D, L) = (16, 512, 197), N = 16"),
+    ("intel", "bidirectional_cross_attention, (B, H, L, d) = (8, 12, 196, 64), f32"),
+    ("intel", "hsic, N = 64, D = 768"),
+    ("nvidia", "selective_scan, (B, D, L) = (64, 512, 197), N = 16, bf16"),
+    ("nvidia", "bidirectional_cross_attention, (B, H, L, d) = (64, 12, 577, 64), bf16"),
+    ("nvidia", "hsic, N = 4096, D = 768"),
+)
+"""What the README's first screen shows, by the beginning of a results file's name: strong and weak figures of both."""
+
+
+def headlines_section() -> str:
+    """Six figures: of ours and of the best peer, forward + backward as called."""
+    rows = []
+    for machine, what in HEADLINES:
+        name, results = next((n, r) for n, r in devices().items() if n.startswith(machine))
+        entry = next(e for e in results["results"] if title(e) == what)
+        times = ratio(entry, "train")
+        assert times is not None, what
+        link = f"[{results['device']}](benchmarks/results/{name})"
+        rows.append([what, link, best_peer(entry, "train") or "", _against(entry, "train", "ms", " ms"), f"{times:.3g}x"])
+    return table(["forward + backward", "on", "against", "ours / theirs", "faster by"], rows)
+
+
+def peers_section() -> list[str]:
+    """Ours beside the best peer, by machine, and the papers' comparison."""
+    blocks = [
+        "Ours is the best of our backends and comes first; a target is the project's own, and named where it is "
+        "missed."
+    ]
     for name, measured in devices().items():
-        blocks += [f"`benchmarks/results/{name}`: {machine_line(measured)}.", peers_table(measured)]
+        blocks += [f"### {name}", f"{machine_line(measured)}.", peers_table(measured)]
     results, runs = studied(), accuracy_runs()
-    blocks += [
-        "#### The papers' efficiency comparison",
+    return [
+        *blocks,
+        "## The papers' efficiency comparison",
         "The three fusions at the papers' sizes, which means one token. Accuracy is that on the demo's synthetic set, "
         "all trained alike (`python -m bdam_reid.studies.fusion`); ranking does not read the fused "
         "feature, which only has a part in training the others. "
         "The picture is Fig. 5 of the longer draft: best / value of a cost, value / best of the others, times 100.",
-        f"![Scores of the three fusions]({RADAR.relative_to(ROOT)})",
+        f"![Scores of the three fusions]({RADAR.name})",
         study_table(results, runs),
         claims_table(results, runs),
+        "Training mode has the drafts' dropout of 0.1, growth with length is measured without. FLOPs are those of "
+        "torch's counter, a multiply-add counting 2; the scan's own arithmetic is included.",
+        tokens_table(results),
         "Over more tokens, without dropout, in a batch of 1 (Simple reads pooled features only, and does not grow). "
         f"Exponents are fitted from {SHORTEST_FITTED:,} tokens on, dotted lines mark where the curves cross:",
-        f"![Growth with the number of tokens]({GROWTH.relative_to(ROOT)})",
+        f"![Growth with the number of tokens]({GROWTH.name})",
         growth_table(results),
+        parts_table(results),
+        memory_check(results),
     ]
-    return "\n\n".join(blocks)
 
 
 def demo_section() -> str:
@@ -237,29 +269,23 @@ def demo_section() -> str:
     return table(["%", "R-1", "R-5", "R-10", "mAP", "mINP"], [*rows, ["by chance", chance, "", "", "", ""]])
 
 
-SECTIONS = {"measured": measured_section, "demo": demo_section}
+SECTIONS = {"headlines": headlines_section, "demo": demo_section}
 
 
 def details() -> str:
     """All that was measured."""
-    results, runs = studied(), accuracy_runs()
     blocks = [
         "# Measurements",
-        "Written by `python -m benchmarks.report` from `benchmarks/results/`. Times are medians of rounds in turns in "
-        "one process, with quartiles; memory is the peak of torch's allocator above what lived before; errors are the "
-        "greatest of outputs and gradients against float64, relative to the greatest element.",
-        "## Efficiency study",
-        study_table(results, runs),
-        claims_table(results, runs),
-        "Training mode has the drafts' dropout of 0.1, growth with length is measured without. FLOPs are those of "
-        "torch's counter, a multiply-add counting 2; the scan's own arithmetic is included.",
-        tokens_table(results),
-        growth_table(results),
-        parts_table(results),
-        memory_check(results),
+        "Written by `python -m benchmarks.report` from `benchmarks/results/`, which `make bench` fills: 15 minutes on "
+        "two cores. `python -m benchmarks.compare OLD NEW` says what a change made faster or slower. Times are medians "
+        "of rounds in turns in one process, with quartiles; memory is the peak of torch's allocator above what lived "
+        "before; errors are the greatest of outputs and gradients against float64, relative to the greatest element.",
+        "## Beside the best peer",
+        *peers_section(),
+        "## Every contender",
     ]
     for name, measured in devices().items():
-        blocks += [f"## {name}", machine_line(measured) + ".", contenders_table(measured)]
+        blocks += [f"### {name}", machine_line(measured) + ".", contenders_table(measured)]
     return "\n\n".join(blocks) + "\n"
 
 

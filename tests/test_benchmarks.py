@@ -32,7 +32,7 @@ def test_the_pictures_are_of_the_results() -> None:
     for path, numbers in ((report.RADAR, report.radar_numbers()), (report.GROWTH, growth_numbers(curves))):
         for suffix in SUFFIXES:
             assert drawn_from(path.with_suffix(suffix)) == numbers, "run python -m benchmarks.report"
-        assert f"]({path.relative_to(report.ROOT)})" in report.README.read_text(encoding="utf-8")
+        assert f"]({path.name})" in report.DETAILS.read_text(encoding="utf-8")
 
 
 def test_results_name_no_host_and_no_home() -> None:

@@ -92,8 +92,11 @@ def test_dropout_follows_the_default_generator(backend: str) -> None:
 
 
 def test_heads_merge_without_a_copy() -> None:
+    """Neither outputs, nor the gradients of heads that were split without one, packed or not."""
     require("cpu")
-    inputs = {name: t.requires_grad_() for name, t in make_inputs(2, 3, 6, 11, 8).items()}
-    outputs = bidirectional_cross_attention(**inputs, backend="cpu")
-    grads = torch.autograd.grad(outputs, list(inputs.values()), tuple(map(torch.randn_like, outputs)))
+    q_a, k_a, v_a = torch.randn(2, 6, 3, 3, 8).requires_grad_().permute(2, 0, 3, 1, 4)
+    b = [torch.randn(2, 11, 3, 8).requires_grad_().transpose(1, 2) for _ in range(3)]
+    inputs = [q_a, k_a, v_a, *b]
+    outputs = bidirectional_cross_attention(*inputs, backend="cpu")
+    grads = torch.autograd.grad(outputs, inputs, tuple(map(torch.randn_like, outputs)))
     assert all(t.transpose(1, 2).is_contiguous() for t in (*outputs, *grads))

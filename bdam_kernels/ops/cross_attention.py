@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,7 @@ from bdam_kernels.ops.arguments import cast, unit_stride
 
 _INPUTS = "Tensor q_a, Tensor k_a, Tensor v_a, Tensor q_b, Tensor k_b, Tensor v_b, Tensor? mask_a, Tensor? mask_b"
 _OPTIONS = "float scale, int dropout_threshold, Tensor? seed"
-_SAVED = "Tensor? probabilities_a, Tensor? probabilities_b, Tensor? row_factors_a, Tensor? row_factors_b"
 _NAMES = ("q_a", "k_a", "v_a", "q_b", "k_b", "v_b")
-_MASK_NAMES = ("key_padding_mask_a", "key_padding_mask_b")
 
 # The weights of a query are saved for backward up to this many times its width, and else computed again: memory stays
 # proportional to the inputs.
@@ -27,103 +25,113 @@ _SAVED_KEYS_PER_WIDTH = 8
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 Masks = tuple[Tensor | None, Tensor | None]
-Saved = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-def _empty_outputs(q_a: Tensor, k_a: Tensor, _v_a: Tensor, q_b: Tensor, k_b: Tensor, *others: Any) -> tuple[Any, ...]:
+def _empty_outputs(q_a: Tensor, k_a: Tensor, _v_a: Tensor, q_b: Tensor, *others: Any) -> tuple[Any, ...]:
     """Of forward's arguments: both outputs and what backward wants."""
     *_, save, backend = others
-    return *_heads_last(q_a, 1), *_heads_last(q_b, 1), *empty_saved(q_a, k_a, q_b, k_b, save, backend)
+    return _heads_last(q_a), _heads_last(q_b), empty_saved(q_a, q_b, save, backend)
 
 
-def _heads_last(tensor: Tensor, count: int) -> list[Tensor]:
+def _heads_last(tensor: Tensor) -> Tensor:
     """Empty (B, H, L, d) in (B, L, H, d) memory, so that merging the heads copies nothing."""
     shape = _, heads, length, width = tensor.shape
-    strides = (length * heads * width, width, heads * width, 1)
-    return [tensor.new_empty_strided(shape, strides) for _ in range(count)]
+    return tensor.new_empty_strided(shape, (length * heads * width, width, heads * width, 1))
 
 
-def empty_saved(q_a: Tensor, k_a: Tensor, q_b: Tensor, k_b: Tensor, save: bool, backend: str) -> Saved:
-    """With `save`, what backward wants of each direction: exp(scores - max), 1 / its row sums.
+def empty_saved(q_a: Tensor, q_b: Tensor, save: bool, backend: str, pooled: bool = False) -> Tensor | None:
+    """With `save`, what backward wants, in one float32 tensor of one dimension.
 
-    From a GPU's kernels that is no weights, and their sums as logarithms.
+    From the C++ kernels, for a and then for b: exp(scores - max), unless there are so many keys that backward computes
+    them again; 1 / its row sums; of the pooled form, saved or not, the mean weight of every key. From a GPU's kernels
+    no weights, and the logarithms of their sums.
     """
-    if not save:
-        return None, None, None, None
-    weights = (None, None) if backend != "cpu" else (_empty_weights(q_a, k_b), _empty_weights(q_b, k_a))
-    return *weights, _empty_row_factors(q_a), _empty_row_factors(q_b)
+    batch, heads, length_a, width = q_a.shape
+    length_b = q_b.shape[2]
+    floats, rows = 0, length_a + length_b
+    if save:
+        floats += rows
+        if backend == "cpu":
+            for queries, keys in ((length_a, length_b), (length_b, length_a)):
+                if keys <= most_saved_keys(width):
+                    floats += _weights_of_head(queries, keys, q_a.dtype)
+    if pooled:
+        floats += rows
+    return q_a.new_empty(batch * heads * floats, dtype=torch.float32) if save or pooled else None
 
 
-def _empty_row_factors(q: Tensor) -> Tensor:
-    batch, heads, length, _ = q.shape
-    return q.new_empty(batch, heads, length, dtype=torch.float32)
+def most_saved_keys(width: int) -> int:
+    """Of queries so wide, from the C++ kernels."""
+    return _SAVED_KEYS_PER_WIDTH * width
 
 
-def _empty_weights(q: Tensor, k: Tensor) -> Tensor | None:
-    """For the C++ kernels; None for so many keys that backward computes the weights again."""
-    batch, heads, queries, width = q.shape
-    keys = k.shape[2]
-    if keys > _SAVED_KEYS_PER_WIDTH * width:
-        return None
-    # Only the dot product of bfloat16 pairs takes weights in bfloat16.
-    paired = q.dtype == torch.bfloat16 and backends.cpu_isa() == "avx512_bf16"
-    lanes = backends.cpu().lanes
-    shape = (batch, heads, (queries + 1) // 2 * 2, (keys + lanes - 1) // lanes * lanes)
-    return q.new_empty(shape, dtype=torch.bfloat16 if paired else torch.float32)
+def _weights_of_head(queries: int, keys: int, dtype: torch.dtype) -> int:
+    kernels = backends.cpu()
+    pairs = (queries + 1) // 2
+    rows = pairs if dtype == torch.bfloat16 and kernels.pairs_bfloat16 else 2 * pairs
+    return rows * ((keys + kernels.lanes - 1) // kernels.lanes * kernels.lanes)
+
+
+def parts_of_saved(saved: Tensor | None, q_a: Tensor, q_b: Tensor, pooled: bool = False) -> Sequence[Tensor | None]:
+    """What a GPU's kernels save, each part for a and for b: logarithms and, of the pooled form, weights of keys."""
+    if saved is None:
+        return None, None
+    pairs = q_a.shape[0] * q_a.shape[1]
+    of_a, of_b = pairs * q_a.shape[2], pairs * q_b.shape[2]
+    return saved.split([of_a, of_b, of_b, of_a] if pooled else [of_a, of_b])
 
 
 @operator(
     f"cross_attention_forward({_INPUTS}, {_OPTIONS}, bool save, str backend) "
-    "-> (Tensor out_a, Tensor out_b, Tensor probabilities_a, Tensor probabilities_b, Tensor row_factors_a, "
-    "Tensor row_factors_b)",
+    "-> (Tensor out_a, Tensor out_b, Tensor saved)",
     fake=_empty_outputs,
 )
 def _forward(
     q_a: Tensor, k_a: Tensor, v_a: Tensor, q_b: Tensor, k_b: Tensor, v_b: Tensor, mask_a: Tensor | None,
     mask_b: Tensor | None, scale: float, threshold: int, seed: Tensor | None, save: bool, backend: str,
 ) -> tuple[Any, ...]:  # fmt: skip
-    results = _empty_outputs(q_a, k_a, v_a, q_b, k_b, v_b, save, backend)
+    out_a, out_b, saved = results = _empty_outputs(q_a, k_a, v_a, q_b, save, backend)
     options = kernel_options(scale, threshold, seed)
     if backend == "cpu":
         backends.cpu().cross_attention_forward(
             unit_stride(q_a), unit_stride(k_a), unit_stride(v_a), unit_stride(q_b), unit_stride(k_b),
-            unit_stride(v_b), mask_a, mask_b, *results, *options, torch.get_num_threads(),
+            unit_stride(v_b), mask_a, mask_b, out_a, out_b, saved, most_saved_keys(q_a.shape[3]), *options,
+            torch.get_num_threads(),
         )  # fmt: skip
     else:
-        inputs, masks = (q_a, k_a, v_a, q_b, k_b, v_b), (mask_a, mask_b)
-        cross_attention_gpu.forward(backend, inputs, masks, results[:2], results[4:], options)
+        inputs, masks, logs = (q_a, k_a, v_a, q_b, k_b, v_b), (mask_a, mask_b), parts_of_saved(saved, q_a, q_b)
+        cross_attention_gpu.forward(backend, inputs, masks, (out_a, out_b), logs, options)
     return results
 
 
 def empty_gradients(*args: Any) -> list[Tensor]:
     """The gradients of the six inputs, in order."""
-    return [*_heads_last(args[0], 3), *_heads_last(args[3], 3)]
+    return [torch.empty_like(unit_stride(tensor)) for tensor in args[:6]]
 
 
 @operator(
-    f"cross_attention_backward({_INPUTS}, {_SAVED}, Tensor? out_a, Tensor? out_b, Tensor grad_out_a, "
+    f"cross_attention_backward({_INPUTS}, Tensor saved, Tensor? out_a, Tensor? out_b, Tensor grad_out_a, "
     f"Tensor grad_out_b, {_OPTIONS}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     fake=empty_gradients,
 )
 def _backward(
     q_a: Tensor, k_a: Tensor, v_a: Tensor, q_b: Tensor, k_b: Tensor, v_b: Tensor, mask_a: Tensor | None,
-    mask_b: Tensor | None, probabilities_a: Tensor | None, probabilities_b: Tensor | None, row_factors_a: Tensor,
-    row_factors_b: Tensor, out_a: Any, out_b: Any, grad_a: Tensor, grad_b: Tensor,
+    mask_b: Tensor | None, saved: Tensor, out_a: Any, out_b: Any, grad_a: Tensor, grad_b: Tensor,
     scale: float, threshold: int, seed: Tensor | None, backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    results = empty_gradients(q_a, k_a, v_a, q_b)
+    inputs = [unit_stride(t) for t in (q_a, k_a, v_a, q_b, k_b, v_b)]
+    results = [torch.empty_like(t) for t in inputs]
     grad_a, grad_b = unit_stride(cast(grad_a, q_a.dtype)), unit_stride(cast(grad_b, q_a.dtype))
     options = kernel_options(scale, threshold, seed)
     if backend == "cpu":
         backends.cpu().cross_attention_backward(
-            unit_stride(q_a), unit_stride(k_a), unit_stride(v_a), unit_stride(q_b), unit_stride(k_b),
-            unit_stride(v_b), mask_a, mask_b, probabilities_a, probabilities_b, row_factors_a, row_factors_b,
-            grad_a, grad_b, *results, *options, torch.get_num_threads(),
+            *inputs, mask_a, mask_b, saved, most_saved_keys(q_a.shape[3]), grad_a, grad_b, *results, *options,
+            torch.get_num_threads(),
         )  # fmt: skip
     else:
         cross_attention_gpu.backward(
-            backend, (q_a, k_a, v_a, q_b, k_b, v_b), (mask_a, mask_b), (out_a, out_b),
-            (row_factors_a, row_factors_b), (grad_a, grad_b), results, options,
+            backend, inputs, (mask_a, mask_b), (out_a, out_b),
+            parts_of_saved(saved, q_a, q_b), (grad_a, grad_b), results, options,
         )  # fmt: skip
     return results
 
@@ -143,7 +151,7 @@ class _CrossAttention(torch.autograd.Function):
         ctx.options = scale, threshold, backend
         # Only GPU kernels want the outputs back, instead of weights.
         outs = (None, None) if backend == "cpu" else results[:2]
-        ctx.save_for_backward(*inputs, seed, *results[2:], *outs)
+        ctx.save_for_backward(*inputs, seed, results[2], *outs)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -234,10 +242,15 @@ def prepared(
 ) -> tuple[Inputs, float, int, Tensor | None, str]:
     """Of the public functions' arguments, once they are checked: the inputs as autocast wants them, the scale, the
     threshold and the seed of dropout, and the backend."""
-    _check_shapes(inputs, masks)
+    _check(inputs)
     inputs = _cast_as_autocast(inputs)
-    _check_dtypes(inputs, masks)
+    _check_dtypes(inputs)
     q_a, q_b = inputs[0], inputs[3]
+    mask_a, mask_b = masks
+    if mask_a is not None:
+        _check_mask("key_padding_mask_a", mask_a, q_a)
+    if mask_b is not None:
+        _check_mask("key_padding_mask_b", mask_b, q_b)
     if scale is None:
         scale = max(q_a.shape[3], 1) ** -0.5
     threshold, seed = _draw_dropout(dropout_p) if dropout_p else (0, None)
@@ -279,40 +292,41 @@ def _cast_as_autocast(inputs: Inputs) -> Inputs:
     return tuple(cast)
 
 
-def _check_shapes(inputs: Inputs, masks: Masks) -> None:
+def _check(inputs: Inputs) -> None:
     q_a, k_a, v_a, q_b, k_b, v_b = inputs
     of_a, of_b = q_a.shape, q_b.shape
     for name, shape in (("q_a", of_a), ("q_b", of_b)):
         if len(shape) != 4:
             raise ValueError(f"{name} must be (B, H, L, d), got {tuple(shape)}")
-    if of_b[:2] != of_a[:2] or of_b[3] != of_a[3]:
+    if of_b[0] != of_a[0] or of_b[1] != of_a[1] or of_b[3] != of_a[3]:
         raise ValueError(
             f"q_b must have the B, H and d of q_a, {tuple(of_a)}, and may differ in L only, got {tuple(of_b)}"
         )
-    fits = k_a.shape == of_a and v_a.shape == of_a and k_b.shape == of_b and v_b.shape == of_b
-    for name, tensor, shape in zip(_NAMES, inputs, (of_a, of_a, of_a, of_b, of_b, of_b), strict=True):
-        if fits:
-            break
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must be {tuple(shape)} like q of its stream, got {tuple(tensor.shape)}")
-    for name, mask, shape in zip(_MASK_NAMES, masks, (of_a, of_b), strict=True):
-        if mask is not None and mask.shape != (shape[0], shape[2]):
-            raise ValueError(f"{name} must be {(shape[0], shape[2])}, got {tuple(mask.shape)}")
-
-
-def _check_dtypes(inputs: Inputs, masks: Masks) -> None:
-    dtype, device = inputs[0].dtype, inputs[0].device
-    for name, tensor in zip(_NAMES, inputs, strict=True):
+    if not (k_a.shape == of_a and v_a.shape == of_a and k_b.shape == of_b and v_b.shape == of_b):
+        for name, tensor, shape in zip(_NAMES, inputs, (of_a, of_a, of_a, of_b, of_b, of_b), strict=True):
+            if tensor.shape != shape:
+                raise ValueError(f"{name} must be {tuple(shape)} like q of its stream, got {tuple(tensor.shape)}")
+    device = q_a.device
+    for i, tensor in enumerate(inputs):
         if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-        if tensor.dtype != dtype:
-            raise TypeError(f"{name} must be {dtype} like q_a, got {tensor.dtype}")
+            raise TypeError(f"{_NAMES[i]} must be floating point, got {tensor.dtype}")
         if tensor.device != device:
-            raise ValueError(f"{name} must be on {device} like q_a, got {tensor.device}")
-    for name, mask in zip(_MASK_NAMES, masks, strict=True):
-        if mask is None:
-            continue
-        if mask.dtype != torch.bool:
-            raise TypeError(f"{name} must be bool, True where a key is padding, got {mask.dtype}")
-        if mask.device != device:
-            raise ValueError(f"{name} must be on {device} like q_a, got {mask.device}")
+            raise ValueError(f"{_NAMES[i]} must be on {device} like q_a, got {tensor.device}")
+
+
+def _check_mask(name: str, mask: Tensor, q: Tensor) -> None:
+    """q: of the mask's stream."""
+    shape = (q.shape[0], q.shape[2])
+    if mask.shape != shape:
+        raise ValueError(f"{name} must be {shape}, got {tuple(mask.shape)}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{name} must be bool, True where a key is padding, got {mask.dtype}")
+    if mask.device != q.device:
+        raise ValueError(f"{name} must be on {q.device} like q_a, got {mask.device}")
+
+
+def _check_dtypes(inputs: Inputs) -> None:
+    dtype = inputs[0].dtype
+    for i, tensor in enumerate(inputs):
+        if tensor.dtype != dtype:
+            raise TypeError(f"{_NAMES[i]} must be {dtype} like q_a, got {tensor.dtype}")

@@ -15,78 +15,74 @@ from bdam_kernels.operators import differentiable, is_differentiated, operator
 from bdam_kernels.ops import cross_attention as unpooled
 from bdam_kernels.ops import pooled_cross_attention_gpu
 from bdam_kernels.ops.arguments import cast, unit_stride
-from bdam_kernels.ops.cross_attention import empty_gradients, empty_saved, kernel_options
+from bdam_kernels.ops.cross_attention import (
+    empty_gradients,
+    empty_saved,
+    kernel_options,
+    most_saved_keys,
+    parts_of_saved,
+)
 
-_SAVED = f"Tensor key_weights_a, Tensor key_weights_b, {unpooled._SAVED}"
 _reference = partial(unpooled._reference, function=reference.pooled_bidirectional_cross_attention)
 
 
-def _empty_outputs(q_a: Tensor, k_a: Tensor, _v_a: Tensor, q_b: Tensor, k_b: Tensor, *others: Any) -> tuple[Any, ...]:
-    """Of forward's arguments: both outputs, the mean weight of every key, (B, H, keys), and what
-    `cross_attention_forward` saves."""
+def _empty_outputs(q_a: Tensor, k_a: Tensor, _v_a: Tensor, q_b: Tensor, *others: Any) -> tuple[Tensor, Tensor, Any]:
+    """Of forward's arguments: both outputs and what backward wants."""
     *_, save, backend = others
-    batch, heads, length_a, width = q_a.shape
-    length_b = q_b.shape[2]
-    return (
-        q_a.new_empty(batch, heads, width),
-        q_a.new_empty(batch, heads, width),
-        q_a.new_empty(batch, heads, length_b, dtype=torch.float32),
-        q_a.new_empty(batch, heads, length_a, dtype=torch.float32),
-        # A GPU's kernels hand the logarithms of sums on from queries to keys.
-        *empty_saved(q_a, k_a, q_b, k_b, save or backend != "cpu", backend),
-    )
+    batch, heads, _, width = q_a.shape
+    # A GPU's kernels hand the logarithms of sums on from queries to keys.
+    saved = empty_saved(q_a, q_b, save or backend != "cpu", backend, pooled=True)
+    return q_a.new_empty(batch, heads, width), q_a.new_empty(batch, heads, width), saved
 
 
 @operator(
     f"pooled_cross_attention_forward({unpooled._INPUTS}, {unpooled._OPTIONS}, bool save, str backend) "
-    "-> (Tensor out_a, Tensor out_b, Tensor key_weights_a, Tensor key_weights_b, Tensor probabilities_a, "
-    "Tensor probabilities_b, Tensor row_factors_a, Tensor row_factors_b)",
+    "-> (Tensor out_a, Tensor out_b, Tensor saved)",
     fake=_empty_outputs,
 )
 def _forward(
     q_a: Tensor, k_a: Tensor, v_a: Tensor, q_b: Tensor, k_b: Tensor, v_b: Tensor, mask_a: Tensor | None,
     mask_b: Tensor | None, scale: float, threshold: int, seed: Tensor | None, save: bool, backend: str,
-) -> tuple[Any, ...]:  # fmt: skip
-    results = _empty_outputs(q_a, k_a, v_a, q_b, k_b, v_b, save, backend)
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    out_a, out_b, saved = results = _empty_outputs(q_a, k_a, v_a, q_b, save, backend)
     options = kernel_options(scale, threshold, seed)
     if backend == "cpu":
-        out_a, out_b, *saved = results
         backends.cpu().pooled_cross_attention_forward(
             unit_stride(q_a), unit_stride(k_a), unit_stride(v_a), unit_stride(q_b), unit_stride(k_b),
-            unit_stride(v_b), mask_a, mask_b, out_a.unsqueeze(2), out_b.unsqueeze(2), *saved, *options,
+            unit_stride(v_b), mask_a, mask_b, out_a, out_b, saved, most_saved_keys(q_a.shape[3]), save, *options,
             torch.get_num_threads(),
         )  # fmt: skip
     else:
         inputs, masks = (q_a, k_a, v_a, q_b, k_b, v_b), (mask_a, mask_b)
-        pooled_cross_attention_gpu.forward(backend, inputs, masks, results[:2], results[2:4], results[6:], options)
+        *logs, keys_a, keys_b = parts_of_saved(saved, q_a, q_b, pooled=True)
+        pooled_cross_attention_gpu.forward(backend, inputs, masks, (out_a, out_b), (keys_a, keys_b), logs, options)
     return results
 
 
 @operator(
-    f"pooled_cross_attention_backward({unpooled._INPUTS}, {_SAVED}, Tensor grad_out_a, Tensor grad_out_b, "
+    f"pooled_cross_attention_backward({unpooled._INPUTS}, Tensor saved, Tensor grad_out_a, Tensor grad_out_b, "
     f"{unpooled._OPTIONS}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     fake=empty_gradients,
 )
 def _backward(
     q_a: Tensor, k_a: Tensor, v_a: Tensor, q_b: Tensor, k_b: Tensor, v_b: Tensor, mask_a: Tensor | None,
-    mask_b: Tensor | None, key_weights_a: Tensor, key_weights_b: Tensor, probabilities_a: Tensor | None,
-    probabilities_b: Tensor | None, row_factors_a: Tensor, row_factors_b: Tensor, grad_a: Tensor, grad_b: Tensor,
-    scale: float, threshold: int, seed: Tensor | None, backend: str,
+    mask_b: Tensor | None, saved: Tensor, grad_a: Tensor, grad_b: Tensor, scale: float, threshold: int,
+    seed: Tensor | None, backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    results = empty_gradients(q_a, k_a, v_a, q_b)
-    grad_a, grad_b = cast(grad_a, q_a.dtype), cast(grad_b, q_a.dtype)
+    inputs = [unit_stride(t) for t in (q_a, k_a, v_a, q_b, k_b, v_b)]
+    results = [torch.empty_like(t) for t in inputs]
+    grad_a, grad_b = unit_stride(cast(grad_a, q_a.dtype)), unit_stride(cast(grad_b, q_a.dtype))
     options = kernel_options(scale, threshold, seed)
     if backend == "cpu":
         backends.cpu().pooled_cross_attention_backward(
-            unit_stride(q_a), unit_stride(k_a), unit_stride(v_a), unit_stride(q_b), unit_stride(k_b),
-            unit_stride(v_b), mask_a, mask_b, key_weights_a, key_weights_b, probabilities_a, probabilities_b,
-            row_factors_a, row_factors_b, unit_stride(grad_a).unsqueeze(2), unit_stride(grad_b).unsqueeze(2),
-            *results, *options, torch.get_num_threads(),
+            *inputs, mask_a, mask_b, saved, most_saved_keys(q_a.shape[3]), grad_a, grad_b, *results, *options,
+            torch.get_num_threads(),
         )  # fmt: skip
     else:
+        *logs, keys_a, keys_b = parts_of_saved(saved, q_a, q_b, pooled=True)
         pooled_cross_attention_gpu.backward(
-            backend, (q_a, k_a, v_a, q_b, k_b, v_b), (mask_a, mask_b), (key_weights_a, key_weights_b),
-            (row_factors_a, row_factors_b), (grad_a, grad_b), results, options,
+            backend, inputs, (mask_a, mask_b), (keys_a, keys_b), logs, (grad_a, grad_b),
+            results, options,
         )  # fmt: skip
     return results
 
@@ -100,7 +96,7 @@ class _PooledCrossAttention(torch.autograd.Function):
     def setup_context(ctx, args, results):  # type: ignore[no-untyped-def]
         *inputs, scale, threshold, seed, _, backend = args
         ctx.options = scale, threshold, backend
-        ctx.save_for_backward(*inputs, seed, *results[2:])
+        ctx.save_for_backward(*inputs, seed, results[2])
         ctx.set_materialize_grads(False)
 
     @staticmethod

@@ -47,13 +47,14 @@ def _empty_outputs(*args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     fake=_empty_outputs,
 )
 def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    u, delta, A, B, C, D, z, delta_bias, initial_state, _, delta_softplus, reverse, backend = args
+    inputs, (_, delta_softplus, reverse, backend) = args[:9], args[9:]
     outputs = _empty_outputs(*args)
-    inputs = (u, delta, A, _with_groups(B), _with_groups(C), D, z, delta_bias, initial_state)
     if backend == "cpu":
         threads = torch.get_num_threads()
         backends.cpu().selective_scan_forward(*inputs, *outputs[:2], delta_softplus, reverse, threads)
     else:
+        u, delta, A, B, C, *others = inputs
+        inputs = (u, delta, A, _with_groups(B), _with_groups(C), *others)
         selective_scan_gpu.forward(backend, inputs, outputs, delta_softplus, reverse)
     return outputs
 
@@ -69,22 +70,22 @@ def _empty_gradients(*args: Any) -> list[Tensor | None]:
     fake=_empty_gradients,
 )
 def _backward(*args: Any) -> list[Tensor | None]:
-    u, delta, A, B, C, D, z, delta_bias, initial_state = args[:9]
-    checkpoints, grad_out, grad_last_state, delta_softplus, reverse, backend = args[9:]
+    inputs, (checkpoints, grad_out, grad_last_state, delta_softplus, reverse, backend) = args[:9], args[9:]
     grads = _empty_gradients(*args)
-    inputs = (u, delta, A, _with_groups(B), _with_groups(C), D, z, delta_bias, initial_state)
-    written = (*grads[:3], _with_groups(grads[3]), _with_groups(grads[4]), *grads[5:])
     if backend == "cpu":
-        tensors = (*inputs, grad_out, grad_last_state, *written)
+        tensors = (*inputs, grad_out, grad_last_state, *grads)
         backends.cpu().selective_scan_backward(*tensors, delta_softplus, reverse, torch.get_num_threads())
     else:
+        u, delta, A, B, C, *others = inputs
+        inputs = (u, delta, A, _with_groups(B), _with_groups(C), *others)
+        written = (*grads[:3], _with_groups(grads[3]), _with_groups(grads[4]), *grads[5:])
         outer = (checkpoints, grad_out, grad_last_state)
         selective_scan_gpu.backward(backend, inputs, outer, written, delta_softplus, reverse)
     return grads
 
 
 def _with_groups(matrix: Any) -> Any:
-    """B or C as the kernels take it, (D, N) or (B, G, N, L)."""
+    """B or C as a GPU's kernels and the reference take it, (D, N) or (B, G, N, L)."""
     return matrix.unsqueeze(1) if matrix.dim() == 3 else matrix
 
 

@@ -64,7 +64,7 @@ _VOCABULARY = {
         "hijab headscarf scarf scarves tie necktie bowtie belt gloves glove mittens watch bracelet "
         "necklace earrings jewelry sunglasses bag bags backpack backpacks rucksack handbag handbags purse "
         "tote satchel briefcase suitcase luggage messenger crossbody shoulder-bag knapsack pouch wallet "
-        "umbrella phone cellphone book books bottle cup paper papers folder camera headphones earphones "
+        "umbrella mask masks phone cellphone book books bottle cup paper papers folder camera headphones earphones "
         "earbuds lanyard badge bicycle bike stroller trolley cart basket box package clothes clothing "
         "clothed outfit attire garment garments apparel accessories sleeve sleeves sleeved sleeveless "
         "long-sleeved short-sleeved long-sleeve short-sleeve collar collared buttons button-up "
@@ -88,12 +88,17 @@ _VOCABULARY = {
     ),
 }
 _KINDS = {word: kind for kind, words in _VOCABULARY.items() for word in words}
-_SUFFIXES = (
-    ("haired", _Kind.IDENTITY),
-    ("skinned", _Kind.IDENTITY),
-    ("length", _Kind.OTHER),
-    ("sleeved", _Kind.CLOTHING),
-)
+# Of several words, which are of another kind together than the last one is alone.
+_TERMS = {
+    tuple(term.split()): kind
+    for kind, terms in {
+        _Kind.IDENTITY: ("crew cut", "buzz cut", "bowl cut", "pixie cut"),
+        _Kind.CLOTHING: ("face mask", "face shield", "hair band", "hair tie", "hair clip", "nose ring", "lip ring"),
+        # A way to stand or look.
+        _Kind.BODY: tuple(f"{word} the camera" for word in ("at", "from", "into", "to", "toward", "towards")),
+    }.items()
+    for term in terms
+}
 
 _SENTENCE_END = re.compile(r"[.;!?\n]+")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[,:]")
@@ -109,6 +114,16 @@ def split_caption(text: str) -> tuple[str, str]:
 
     Raises: ValueError if the caption is blank.
     """
+    identity, clothing = phrases(text)
+    return identity or text.strip(), clothing or text.strip()
+
+
+def phrases(text: str) -> tuple[str, str]:
+    """The identity part and the clothing part of a caption as `split_caption` has them; "" where it has no words for
+    one.
+
+    Raises: ValueError if the caption is blank.
+    """
     if not text.strip():
         raise ValueError(f"a caption must not be blank, got {text!r}")
     parts: dict[bool, list[str]] = {True: [], False: []}
@@ -118,8 +133,7 @@ def split_caption(text: str) -> tuple[str, str]:
             own = [piece for about, piece in pieces if about == about_person]
             if own:
                 sentences.append(", ".join(own))
-    whole = text.strip()
-    identity, clothing = (f"{'. '.join(sentences)}." if sentences else whole for sentences in parts.values())
+    identity, clothing = (f"{'. '.join(sentences)}." if sentences else "" for sentences in parts.values())
     return identity, clothing
 
 
@@ -147,12 +161,23 @@ def _kind(word: str) -> _Kind:
     return _KINDS.get(word.rsplit("-", 1)[-1], _Kind.OTHER)
 
 
+def _kinds(words: Sequence[str]) -> list[_Kind]:
+    kinds = [_Kind.FUNCTION if word in ",:" else _kind(word) for word in words]
+    lowered = [word.lower() for word in words]
+    for end in range(2, len(words) + 1):
+        for length in range(2, min(end, 3) + 1):
+            term = _TERMS.get(tuple(lowered[end - length : end]))
+            if term:
+                kinds[end - length : end] = [_Kind.OTHER] * (length - 1) + [term]
+    return kinds
+
+
 def _owners(words: Sequence[str]) -> list[bool | None]:
     """For every word of a sentence whether it is about the person (True) or the clothes (False).
 
     None for all if the sentence has no head.
     """
-    kinds = [_Kind.FUNCTION if word in ",:" else _kind(word) for word in words]
+    kinds = _kinds(words)
     owners: list[bool | None] = [None] * len(words)
     heads = _heads(kinds)
     previous: bool | None = None

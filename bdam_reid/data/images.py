@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
+import warnings
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,33 +16,64 @@ MEAN = STD = 0.5
 """Of all images in the house; an encoder that was trained with others changes to its own."""
 
 
+# What photographs come in. Pillow would try 40 decoders on a file, some of which run other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+
 class ImageError(ValueError):
     """An image file that cannot be read; the message names it."""
 
 
+def open_image(source: Path | str | Image.Image, least: tuple[int, int]) -> Image.Image:
+    """An image file, or a picture in memory, as RGB, upright, transparent parts over white.
+
+    Args:
+        source: path of the file, or the picture, which stays open.
+        least: height and width that it has at least, unless the file has fewer: of a large JPEG file no more pixels
+            are decoded than that takes.
+    Raises: ImageError if the file is missing, damaged, of more than 178 million pixels, or no photograph (JPEG, PNG,
+        WebP, BMP, GIF, TIFF or PPM).
+    """
+    try:
+        if isinstance(source, Image.Image):
+            return _as_rgb(ImageOps.exif_transpose(source))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(source, formats=_FORMATS) as image:
+                # Twice the size on both axes, whichever way up the image is: sampling it down stays smooth.
+                side = 2 * max(least)
+                image.draft("RGB", (side, side))
+                return _as_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:
+        # Damaged files make decoders raise anything, from struct.error to IndexError.
+        reason = "it is no JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, or damaged"
+        raise ImageError(
+            f"cannot read the image {source}: {reason if isinstance(error, UnidentifiedImageError) else error}"
+        ) from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16 bits of grey: Pillow would cut off all above 255.
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
 def decode_image(source: Path | str | Image.Image, size: tuple[int, int]) -> Tensor:
-    """Read an image file as RGB, or take a picture in memory, and resize it.
+    """Read an image file, or take a picture in memory, and resize it.
 
     Args:
         source: path of the file, or the picture, which stays open.
         size: height and width.
     Returns: (3, H, W) uint8.
-    Raises: ImageError if the file is missing, truncated, or no image.
+    Raises: ImageError as `open_image`.
     """
-    try:
-        if isinstance(source, Image.Image):
-            pixels = _pixels(source, size)
-        else:
-            with Image.open(source) as image:
-                pixels = _pixels(image, size)
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot read the image {source}: {error}") from error
-    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-
-
-def _pixels(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     height, width = size
-    return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+    image = open_image(source, size).resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
 
 def normalise(image: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 _SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
 REMEMBERED = 1 << 18
 """Texts whose tokens are kept; a set has fewer, a server that is asked forever has not."""
+_LONG_WORD = re.compile(r"\S{101,}")
+"""Unknown to the tokenizer, and learning from it takes time quadratic in its length."""
 _normaliser = normalizers.BertNormalizer(lowercase=True)
 
 
@@ -30,7 +33,7 @@ def train_wordpiece(captions: Iterable[str], vocab_size: int, path: Path) -> Pre
         vocab_size: most entries of the vocabulary, [PAD], [UNK], [CLS], [SEP] and [MASK] among them; all
             letters are in it, even if these alone are more.
     """
-    texts = list(captions)
+    texts = [_LONG_WORD.sub("", caption) for caption in captions]
     learner = _wordpiece({})
     text = _normaliser.normalize_str(" ".join(texts))
     # The trainer numbers the letters that continue a word in an order that differs from run to run, and

@@ -24,7 +24,10 @@ PyMethodDef functions[] = {
 
 int initialise(PyObject* module) {
   if (bdam::python::find_torch(bdam::python::kDlCpu)) return -1;
-  return PyModule_AddIntConstant(module, "lanes", bdam::lanes());
+  return PyModule_AddIntConstant(module, "lanes", bdam::lanes()) ||
+                 PyModule_AddIntConstant(module, "pairs_bfloat16", bdam::pairs_bfloat16())
+             ? -1
+             : 0;
 }
 
 PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(&initialise)}, {}};

@@ -9,9 +9,12 @@
 #include <cstdlib>
 #include <limits>
 #include <memory>
+#include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "gemm.h"
+#include "kernels.h"
 #include "parallel.h"
 #include "philox.h"
 
@@ -22,11 +25,18 @@ constexpr int64_t kBlockRows = 24;              // queries whose scores are in L
 constexpr int64_t kChunkRows = 4 * kBlockRows;  // queries contracted at once: their operand on the right is in L1
 constexpr int64_t kStreamBytes = 2 << 20;       // an output of this size or more is written past the caches
 constexpr float kLog2E = 1.44269504f;
+#if defined(__AVX512BF16__)
+constexpr bool kPairsBfloat16 = true;  // the dot product of bfloat16 pairs takes weights in bfloat16
+#else
+constexpr bool kPairsBfloat16 = false;
+#endif
 
 struct Direction {
-  Tensor query, key, value, key_padding_mask, probabilities, row_factors, out;
+  Tensor query, key, value, key_padding_mask, out;
   Tensor grad_out, grad_query, grad_key, grad_value;
-  Tensor key_weights;  // of the pooled form
+  // What forward saves for backward; null where it does not.
+  void* probabilities = nullptr;
+  float *row_factors = nullptr, *key_weights = nullptr;  // the latter of the pooled form
 };
 
 struct Options {
@@ -177,11 +187,11 @@ class Head : Weights<E> {
   }
   // The saved P: contracted along its rows, with an even number of them.
   MatrixView<E> saved() const {
-    const int64_t rows = x_.probabilities.size[2] / kG;
-    return {x_.probabilities.template as<E>() + index_ * rows * key_ld_, rows, key_ld_, key_ld_};
+    const int64_t rows = ceil_div(queries_, 2) * 2 / kG;
+    return {static_cast<E*>(x_.probabilities) + index_ * rows * key_ld_, rows, key_ld_, key_ld_};
   }
-  float* row_factors() const { return x_.row_factors.template as<float>() + index_ * queries_; }
-  float* key_weights() const { return x_.key_weights.template as<float>() + index_ * keys_; }
+  float* row_factors() const { return x_.row_factors + index_ * queries_; }
+  float* key_weights() const { return x_.key_weights + index_ * keys_; }
   int64_t blocks() const { return ceil_div(queries_, kBlockRows); }
   // Queries that are contracted at once, as equal chunks as can be; even.
   int64_t chunk_queries() const {
@@ -300,17 +310,36 @@ void Head<E, T>::contract_chunk(Left<E, true> left, Right<E> right, int64_t begi
            });
 }
 
+// Gives both directions their parts of what is saved, one float tensor with one array after the other: P of a and of b,
+// unless there are more than most_keys, r of both, and the pooled form's weights of keys. Without `backward` only the
+// latter are there.
+inline void attach_saved(Direction (&directions)[2], const Tensor& saved, int64_t most_keys, bool pooled,
+                         bool backward) {
+  float* next = saved.as<float>();
+  const auto take = [&next](int64_t count) { return std::exchange(next, next + count); };
+  const Tensor& q = directions[0].query;
+  const int64_t heads = q.size[0] * q.size[1];
+  const bool half = kPairsBfloat16 && q.dtype == DType::bf16;
+  for (Direction& x : directions) {
+    const int64_t queries = x.query.size[2], keys = x.key.size[2];
+    if (!backward || keys > most_keys) continue;
+    x.probabilities = take(heads * (ceil_div(queries, 2) * (half ? 1 : 2)) * pad_to_vectors(keys));
+  }
+  for (Direction& x : directions)
+    if (backward) x.row_factors = take(heads * x.query.size[2]);
+  for (Direction& x : directions)
+    if (pooled) x.key_weights = take(heads * x.key.size[2]);
+  const int64_t size = saved ? saved.size[0] : 0;
+  if (next - saved.as<float>() != size) throw std::logic_error("what cross-attention saves has another size");
+}
+
 // Calls body(head, the head that this thread does next) for every head of both directions.
 template <class Body>
 void for_heads(const Direction (&directions)[2], const Options& options, int threads, const Body& body) {
   const int64_t heads = directions[0].query.size[0] * directions[0].query.size[1];
   with_type(directions[0].query.dtype, nullptr, [&](auto* typed) {
     using T = std::remove_pointer_t<decltype(typed)>;
-#if defined(__AVX512BF16__)
-    using E = std::conditional_t<std::is_same_v<T, bf16>, Pair, float>;
-#else
-    using E = float;
-#endif
+    using E = std::conditional_t<kPairsBfloat16 && std::is_same_v<T, bf16>, Pair, float>;
     parallel_for_with_next(threads, 2 * heads, [&](int64_t task, int64_t next) {
       const auto head = [&](int64_t i) { return Head<E, T>(directions[i / heads], options, i / heads, i % heads); };
       body(head(task), head(next));

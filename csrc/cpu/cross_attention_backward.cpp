@@ -1,5 +1,4 @@
 #include "cross_attention.h"
-#include "kernels.h"
 
 namespace bdam {
 namespace attention {
@@ -121,15 +120,15 @@ void Head<E, T>::backward(const Head& next) const {
 
 void cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                               const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
-                              const Tensor& probabilities_a, const Tensor& probabilities_b,
-                              const Tensor& row_factors_a, const Tensor& row_factors_b, const Tensor& grad_out_a,
-                              const Tensor& grad_out_b, const Tensor& grad_q_a, const Tensor& grad_k_a,
-                              const Tensor& grad_v_a, const Tensor& grad_q_b, const Tensor& grad_k_b,
-                              const Tensor& grad_v_b, float scale, int dropout_threshold, int64_t seed, int threads) {
-  const attention::Direction directions[2] = {
-      {q_a, k_b, v_b, mask_b, probabilities_a, row_factors_a, {}, grad_out_a, grad_q_a, grad_k_b, grad_v_b},
-      {q_b, k_a, v_a, mask_a, probabilities_b, row_factors_b, {}, grad_out_b, grad_q_b, grad_k_a, grad_v_a},
+                              const Tensor& saved, int64_t most_saved_keys, const Tensor& grad_out_a, const Tensor& grad_out_b,
+                              const Tensor& grad_q_a, const Tensor& grad_k_a, const Tensor& grad_v_a,
+                              const Tensor& grad_q_b, const Tensor& grad_k_b, const Tensor& grad_v_b, float scale,
+                              int dropout_threshold, int64_t seed, int threads) {
+  attention::Direction directions[2] = {
+      {q_a, k_b, v_b, mask_b, {}, grad_out_a, grad_q_a, grad_k_b, grad_v_b},
+      {q_b, k_a, v_a, mask_a, {}, grad_out_b, grad_q_b, grad_k_a, grad_v_a},
   };
+  attention::attach_saved(directions, saved, most_saved_keys, false, true);
   const attention::Options options = {scale, uint32_t(dropout_threshold), uint64_t(seed)};
   attention::for_heads(directions, options, threads,
                        [](const auto& head, const auto& next) { head.backward(next); });

@@ -1,5 +1,4 @@
 #include "cross_attention.h"
-#include "kernels.h"
 
 namespace bdam {
 namespace attention {
@@ -14,7 +13,7 @@ void Head<E, T>::forward(const Head& next) const {
   E* left_buffer = scratch.take<E>(kBlockRows * key_ld_ / kG);
   float* scores = scratch.take<float>(kBlockRows * key_ld_);
   const auto query = view(x_.query), out = view(x_.out);
-  const bool saving = static_cast<bool>(x_.probabilities);
+  const bool saving = x_.probabilities != nullptr;
   // For float and without dropout, P as it is saved is also the left operand.
   const bool shared = saving && kG == 1 && !drops();
 
@@ -44,16 +43,14 @@ void Head<E, T>::forward(const Head& next) const {
 }  // namespace attention
 
 int lanes() { return kLanes; }
+bool pairs_bfloat16() { return attention::kPairsBfloat16; }
 
 void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                              const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
-                             const Tensor& out_a, const Tensor& out_b, const Tensor& probabilities_a,
-                             const Tensor& probabilities_b, const Tensor& row_factors_a, const Tensor& row_factors_b,
-                             float scale, int dropout_threshold, int64_t seed, int threads) {
-  const attention::Direction directions[2] = {
-      {q_a, k_b, v_b, mask_b, probabilities_a, row_factors_a, out_a, {},
-      {}, {}, {}}, {q_b, k_a, v_a, mask_a, probabilities_b, row_factors_b, out_b, {}, {}, {}, {}},
-  };
+                             const Tensor& out_a, const Tensor& out_b, const Tensor& saved, int64_t most_saved_keys, float scale,
+                             int dropout_threshold, int64_t seed, int threads) {
+  attention::Direction directions[2] = {{q_a, k_b, v_b, mask_b, out_a}, {q_b, k_a, v_a, mask_a, out_b}};
+  attention::attach_saved(directions, saved, most_saved_keys, false, static_cast<bool>(saved));
   const attention::Options options = {scale, uint32_t(dropout_threshold), uint64_t(seed)};
   attention::for_heads(directions, options, threads,
                        [](const auto& head, const auto& next) { head.forward(next); });

@@ -38,38 +38,32 @@ void hsic_gaussian_forward(const Tensor& x, const Tensor& y, const Tensor& kerne
 void hsic_gaussian_backward(const Tensor& x, const Tensor& y, const Tensor& kernels, const Tensor& factors,
                             const Tensor& terms, const Tensor& x_grad, const Tensor& y_grad, int threads);
 
-// Streams a and b; out_a, and what is saved for it with suffix _a, is of q_a over k_b and v_b.
+// Streams a and b. What forward saves for backward: attach_saved in cross_attention.h.
+bool pairs_bfloat16();  // whether weights for bfloat16 inputs are saved as bfloat16
+
 void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                              const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
-                             const Tensor& out_a, const Tensor& out_b, const Tensor& probabilities_a,
-                             const Tensor& probabilities_b, const Tensor& row_factors_a, const Tensor& row_factors_b,
-                             float scale, int dropout_threshold, int64_t seed, int threads);
+                             const Tensor& out_a, const Tensor& out_b, const Tensor& saved, int64_t most_saved_keys, float scale,
+                             int dropout_threshold, int64_t seed, int threads);
 
 void cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                               const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
-                              const Tensor& probabilities_a, const Tensor& probabilities_b,
-                              const Tensor& row_factors_a, const Tensor& row_factors_b, const Tensor& grad_out_a,
-                              const Tensor& grad_out_b, const Tensor& grad_q_a, const Tensor& grad_k_a,
-                              const Tensor& grad_v_a, const Tensor& grad_q_b, const Tensor& grad_k_b,
-                              const Tensor& grad_v_b, float scale, int dropout_threshold, int64_t seed, int threads);
+                              const Tensor& saved, int64_t most_saved_keys, const Tensor& grad_out_a, const Tensor& grad_out_b,
+                              const Tensor& grad_q_a, const Tensor& grad_k_a, const Tensor& grad_v_a,
+                              const Tensor& grad_q_b, const Tensor& grad_k_b, const Tensor& grad_v_b, float scale,
+                              int dropout_threshold, int64_t seed, int threads);
 
-// The means of both outputs, (B, H, 1, d), from the mean weights (B, H, keys) of the other stream's keys.
+// The means of both outputs, (B, H, d), from the mean weights of the other stream's keys.
 void pooled_cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                                     const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
-                                    const Tensor& out_a, const Tensor& out_b, const Tensor& key_weights_a,
-                                    const Tensor& key_weights_b, const Tensor& probabilities_a,
-                                    const Tensor& probabilities_b, const Tensor& row_factors_a,
-                                    const Tensor& row_factors_b, float scale, int dropout_threshold, int64_t seed,
-                                    int threads);
+                                    const Tensor& out_a, const Tensor& out_b, const Tensor& saved, int64_t most_saved_keys, bool backward,
+                                    float scale, int dropout_threshold, int64_t seed, int threads);
 
 void pooled_cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                                      const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
-                                     const Tensor& key_weights_a, const Tensor& key_weights_b,
-                                     const Tensor& probabilities_a, const Tensor& probabilities_b,
-                                     const Tensor& row_factors_a, const Tensor& row_factors_b,
-                                     const Tensor& grad_out_a, const Tensor& grad_out_b, const Tensor& grad_q_a,
-                                     const Tensor& grad_k_a, const Tensor& grad_v_a, const Tensor& grad_q_b,
-                                     const Tensor& grad_k_b, const Tensor& grad_v_b, float scale,
-                                     int dropout_threshold, int64_t seed, int threads);
+                                     const Tensor& saved, int64_t most_saved_keys, const Tensor& grad_out_a, const Tensor& grad_out_b,
+                                     const Tensor& grad_q_a, const Tensor& grad_k_a, const Tensor& grad_v_a,
+                                     const Tensor& grad_q_b, const Tensor& grad_k_b, const Tensor& grad_v_b,
+                                     float scale, int dropout_threshold, int64_t seed, int threads);
 
 }  // namespace bdam

@@ -3,10 +3,18 @@
 //   dV_j = w_j dO,  t_j = 1/N <V_j, dO>,  dS_ij = r_i P_ij (D_ij t_j - r_i sum_k P_ik D_ik t_k),
 //   dQ = scale dS K,  dK = scale dS^T Q.
 #include "cross_attention.h"
-#include "kernels.h"
 
 namespace bdam {
 namespace attention {
+
+// (B, H, d) as (B, H, 1, d).
+inline Tensor with_one_row(Tensor t) {
+  t.dims = 4;
+  t.size[3] = t.size[2];
+  t.stride[3] = t.stride[2];
+  t.size[2] = 1;
+  return t;
+}
 
 // Adds the rows of P without the dropped weights, each times its factor, to total; an even number of rows.
 template <class E>
@@ -29,7 +37,7 @@ void Head<E, T>::pooled_forward(const Head& next) const {
   const float* bias = key_bias();
   E* query_buffer = scratch.take<E>(kBlockRows * width_ld_ / kG);
   float* scores = scratch.take<float>(kBlockRows * key_ld_);
-  const bool saving = static_cast<bool>(x_.probabilities);
+  const bool saving = x_.probabilities != nullptr;
   E* p_buffer = saving ? nullptr : scratch.take<E>(kBlockRows / kG * key_ld_);
   float* totals = scratch.take<float>(key_ld_);
   std::fill_n(totals, key_ld_, 0.0f);
@@ -181,15 +189,13 @@ void Head<E, T>::pooled_backward(const Head& next) const {
 
 void pooled_cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                                     const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
-                                    const Tensor& out_a, const Tensor& out_b, const Tensor& key_weights_a,
-                                    const Tensor& key_weights_b, const Tensor& probabilities_a,
-                                    const Tensor& probabilities_b, const Tensor& row_factors_a,
-                                    const Tensor& row_factors_b, float scale, int dropout_threshold, int64_t seed,
-                                    int threads) {
-  const attention::Direction directions[2] = {
-      {q_a, k_b, v_b, mask_b, probabilities_a, row_factors_a, out_a, {}, {}, {}, {}, key_weights_a},
-      {q_b, k_a, v_a, mask_a, probabilities_b, row_factors_b, out_b, {}, {}, {}, {}, key_weights_b},
+                                    const Tensor& out_a, const Tensor& out_b, const Tensor& saved, int64_t most_saved_keys, bool backward,
+                                    float scale, int dropout_threshold, int64_t seed, int threads) {
+  attention::Direction directions[2] = {
+      {q_a, k_b, v_b, mask_b, attention::with_one_row(out_a)},
+      {q_b, k_a, v_a, mask_a, attention::with_one_row(out_b)},
   };
+  attention::attach_saved(directions, saved, most_saved_keys, true, backward);
   const attention::Options options = {scale, uint32_t(dropout_threshold), uint64_t(seed)};
   attention::for_heads(directions, options, threads,
                        [](const auto& head, const auto& next) { head.pooled_forward(next); });
@@ -197,19 +203,15 @@ void pooled_cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const 
 
 void pooled_cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                                      const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
-                                     const Tensor& key_weights_a, const Tensor& key_weights_b,
-                                     const Tensor& probabilities_a, const Tensor& probabilities_b,
-                                     const Tensor& row_factors_a, const Tensor& row_factors_b,
-                                     const Tensor& grad_out_a, const Tensor& grad_out_b, const Tensor& grad_q_a,
-                                     const Tensor& grad_k_a, const Tensor& grad_v_a, const Tensor& grad_q_b,
-                                     const Tensor& grad_k_b, const Tensor& grad_v_b, float scale,
-                                     int dropout_threshold, int64_t seed, int threads) {
-  const attention::Direction directions[2] = {
-      {q_a, k_b, v_b, mask_b, probabilities_a, row_factors_a, {}, grad_out_a, grad_q_a, grad_k_b, grad_v_b,
-       key_weights_a},
-      {q_b, k_a, v_a, mask_a, probabilities_b, row_factors_b, {}, grad_out_b, grad_q_b, grad_k_a, grad_v_a,
-       key_weights_b},
+                                     const Tensor& saved, int64_t most_saved_keys, const Tensor& grad_out_a, const Tensor& grad_out_b,
+                                     const Tensor& grad_q_a, const Tensor& grad_k_a, const Tensor& grad_v_a,
+                                     const Tensor& grad_q_b, const Tensor& grad_k_b, const Tensor& grad_v_b,
+                                     float scale, int dropout_threshold, int64_t seed, int threads) {
+  attention::Direction directions[2] = {
+      {q_a, k_b, v_b, mask_b, {}, attention::with_one_row(grad_out_a), grad_q_a, grad_k_b, grad_v_b},
+      {q_b, k_a, v_a, mask_a, {}, attention::with_one_row(grad_out_b), grad_q_b, grad_k_a, grad_v_a},
   };
+  attention::attach_saved(directions, saved, most_saved_keys, true, true);
   const attention::Options options = {scale, uint32_t(dropout_threshold), uint64_t(seed)};
   attention::for_heads(directions, options, threads,
                        [](const auto& head, const auto& next) { head.pooled_backward(next); });

@@ -33,6 +33,16 @@ struct Shape {
   int64_t tasks() const { return batch * groups * tasks_per_group; }
 };
 
+// B or C of one group, (B, N, L), as (B, G, N, L).
+inline Tensor with_groups(Tensor t) {
+  if (t.dims != 3) return t;
+  t.dims = 4;
+  std::copy_backward(t.size + 1, t.size + 3, t.size + 4);
+  std::copy_backward(t.stride + 1, t.stride + 3, t.stride + 4);
+  t.size[1] = 1;
+  return t;
+}
+
 struct Scan {
   Tensor u, delta, A, B, C, D, z, delta_bias, initial_state;
   bool delta_softplus, reverse;

@@ -223,7 +223,7 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
                              const Tensor& grad_D, const Tensor& grad_z, const Tensor& grad_delta_bias,
                              const Tensor& grad_initial_state, bool delta_softplus, bool reverse, int threads) {
   using namespace scan;
-  const Scan scan{u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse};
+  const Scan scan{u, delta, A, with_groups(B), with_groups(C), D, z, delta_bias, initial_state, delta_softplus, reverse};
   const Gradients grads{grad_out, grad_last_state, grad_u, grad_delta, grad_z, grad_initial_state};
   dispatch(scan, [&](auto nb, auto const_B, auto const_C) {
     const Shape s = scan.shape(nb);
@@ -239,8 +239,8 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
     sum_rows(threads, partials.A, s.batch, s.channels * s.states, grad_A);
     sum_rows(threads, partials.D, s.batch, s.channels, grad_D);
     sum_rows(threads, partials.delta_bias, s.batch, s.channels, grad_delta_bias);
-    sum_coefficients(threads, scan, s, partials.B, grad_B);
-    sum_coefficients(threads, scan, s, partials.C, grad_C);
+    sum_coefficients(threads, scan, s, partials.B, with_groups(grad_B));
+    sum_coefficients(threads, scan, s, partials.C, with_groups(grad_C));
   });
 }
 

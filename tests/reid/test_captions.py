@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdam_reid.captions import splitter
-from bdam_reid.captions.splitter import split_caption
+from bdam_reid.captions.splitter import phrases, split_caption
 
 EXAMPLES = [
     (
@@ -39,6 +39,14 @@ EXAMPLES = [
         "A dark-haired lady.",
         "top: a short-sleeved shirt. bottom: beige shorts.",
     ),
+    ("A man with a crew cut and a grey suit.", "A man with a crew cut.", "a grey suit."),
+    ("A woman in a face mask and boots.", "A woman.", "in a face mask and boots."),
+    (
+        "A boy facing away from the camera wearing a red shirt.",
+        "A boy facing away from the camera.",
+        "wearing a red shirt.",
+    ),
+    ("The man looks at the camera. He holds a camera.", "The man looks at the camera.", "He holds a camera."),
     (
         "Wearing a long coat and boots, an old woman with white hair walks by, carrying a purse in her hand.",
         "an old woman with white hair walks by.",
@@ -59,6 +67,14 @@ def test_a_missing_part_is_the_whole_caption(caption: str) -> None:
     identity, clothing = split_caption(caption)
     assert identity and clothing
     assert caption in (identity, clothing)
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [("A tall man.", ("A tall man.", "")), ("Blue jeans.", ("", "Blue jeans.")), ("Somebody", ("", ""))],
+)
+def test_phrases_are_empty_where_there_are_none(caption: str, expected: tuple[str, str]) -> None:
+    assert phrases(caption) == expected
 
 
 @pytest.mark.parametrize("caption", ["", "  \n"])
