@@ -49,6 +49,8 @@ class Query:
     identity: int | None = None
     camera: int | None = None
     outfit: int | None = None
+    described: Path | None = None
+    """Image that the text describes, for pictures of results. No method reads it."""
 
 
 Junk: TypeAlias = Callable[[Sequence[Query], Sequence[Record]], "Tensor"]

@@ -96,7 +96,7 @@ def load_text_set(root: Path, name: str, index: Path) -> Dataset:
 def _standard(name: str, records: Sequence[Record]) -> Protocol:
     """All captions of a split against all of its images."""
     queries = [
-        Query(text=caption, identity=r.identity, camera=r.camera, outfit=r.outfit)
+        Query(text=caption, identity=r.identity, camera=r.camera, outfit=r.outfit, described=r.path)
         for r in records
         for caption in r.captions
     ]
@@ -265,7 +265,8 @@ def _read_clothing_change(
     read = (_read_record(root, n, _as_test(e), "file_path", findings) for n, e in enumerate(entries))
     gallery = [record for record in read if record is not None]
     present = _without_missing_files(gallery, root, path, findings) if gallery else []
-    queries = [_read_query(entry) for entry in captions]
+    images = {record.key: record.path for record in splits["test"]}
+    queries = [_read_query(entry, images) for entry in captions]
     incomplete = [f"number {n}" for n, query in enumerate(queries) if query is None]
     findings.add("clothing-change queries without caption or id skipped", incomplete)
     kept = tuple(query for query in queries if query is not None)
@@ -285,8 +286,9 @@ def _as_test(entry: Any) -> Any:
     return {**entry, "split": "test"} if isinstance(entry, dict) else entry
 
 
-def _read_query(entry: Any) -> Query | None:
+def _read_query(entry: Any, images: Mapping[str, Path]) -> Query | None:
     caption, identity = (entry.get("caption"), entry.get("id")) if isinstance(entry, dict) else (None, None)
     if not isinstance(caption, str) or not caption.strip() or not isinstance(identity, int):
         return None
-    return Query(text=caption, identity=identity, outfit=entry.get("outfit"))
+    described = images.get(str(entry.get("file_path")))
+    return Query(text=caption, identity=identity, outfit=entry.get("outfit"), described=described)

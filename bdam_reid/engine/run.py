@@ -95,7 +95,10 @@ def start_log(run: Path) -> None:
 
 
 def read_curves(run: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """The scalars that a run wrote for TensorBoard, name -> (steps, values); of repeated steps the latest."""
+    """The scalars that a run wrote for TensorBoard, name -> (steps, values); of repeated steps the latest. Empty where
+    there are none."""
+    if not (run / "tensorboard").is_dir():
+        return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     # It warns of the steps that a resumed run repeats, which is what it is asked to sort out.

@@ -1,4 +1,4 @@
-"""The page of a run: its pictures, and an index.html that shows them with the tables."""
+"""The page of a run: index.html, with queries and tables as text, photographs beside them, and pictures."""
 
 from __future__ import annotations
 
@@ -6,110 +6,145 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-from PIL import Image
-
 from bdam_reid.engine.run import read_curves
 from bdam_reid.evaluation import pictures
 from bdam_reid.evaluation.evaluator import Evaluation
 from bdam_reid.evaluation.probes import GROUPS
-from bdam_reid.evaluation.ranking import Ranking, alone
+from bdam_reid.evaluation.ranking import alone
+from bdam_reid.evaluation.retrievals import Hit, Retrieval, retrievals
 from bdam_reid.evaluation.tables import describe, title, weights_text
 
-TOP = 5
+QUERIES = 6
+"""Of each protocol, on the page."""
 
 
 def draw_page(run: Path, output: Path, found: Evaluation) -> Path:
     """Draw OUTPUT/pictures; gives the path of its index.html.
 
     Args:
-        run: folder of the run, which has the training curves.
+        run: folder of the run, which may have training curves.
         output: folder beside whose metrics.json the pictures go.
         found: what the evaluation found.
     """
     folder = output / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    drawn: dict[str, str] = {}
-    for number, (name, ranking) in enumerate(found.rankings.items()):
+    photos = _Photos(folder)
+    sections = [_section("Figures", f"<pre>{html.escape(describe(found.metrics))}</pre>")]
+    for name, ranking in found.rankings.items():
         weights = found.metrics["weights"]
         if name == "clothing_change":
             # Where the clothes have changed, what they look like only misleads.
             weights = alone(next(iter(weights)))
-        heading = f"Queries of the {title(name)} split, and what they find first ({weights_text(weights)})"
-        drawn[heading] = f"{name}.png"
-        shown = retrievals(ranking, weights, 4 if number else 6)
-        pictures.draw_retrievals(shown, heading, folder / drawn[heading])
-    drawn["Training"] = "curves.png"
-    pictures.draw_curves(read_curves(run), folder / "curves.png")
+        heading = f"Queries of the {title(name)} protocol, and what they find first ({weights_text(weights)})"
+        shown = retrievals(ranking, weights, QUERIES)
+        pictures.draw_retrievals(shown, heading, folder / f"{name}.png")
+        sections.append(_section(heading, "".join(_article(retrieval, photos) for retrieval in shown)))
+    sections += [_section(heading, _picture(name, heading)) for heading, name in _draw(run, folder, found).items()]
+    path = folder / "index.html"
+    path.write_text(_document(f"Run {run.name}", sections), encoding="utf-8")
+    return path
+
+
+def _draw(run: Path, folder: Path, found: Evaluation) -> Mapping[str, str]:
+    """The pictures that there is something for: heading -> file name."""
+    drawn: dict[str, str] = {}
+    if curves := read_curves(run):
+        drawn["Training"] = "curves.png"
+        pictures.draw_curves(curves, folder / "curves.png")
     if found.gates:
-        drawn["Gates on the test split"] = "gates.png"
+        drawn["Gates on the test gallery"] = "gates.png"
         panels = {
             group: {name: weights.flatten().numpy() for name, weights in series.items()}
             for group, series in found.gates.items()
         }
         pictures.draw_gates(panels, folder / "gates.png")
     if "probes" in found.metrics:
-        drawn["Disentanglement"] = "probes.png"
-        scores = {group: found.metrics["probes"][group] for group in GROUPS}
-        pictures.draw_probes(scores, folder / "probes.png")
-    stack([folder / name for name in drawn.values()], folder / "overview.png")
-    write_page(f"Run {run.name}", describe(found.metrics), drawn, folder / "index.html")
-    return folder / "index.html"
+        drawn["Disentanglement: what linear probes read"] = "probes.png"
+        pictures.draw_probes({group: found.metrics["probes"][group] for group in GROUPS}, folder / "probes.png")
+    return drawn
 
 
-def retrievals(ranking: Ranking, weights: Mapping[str, float], count: int) -> list[pictures.Retrieval]:
-    """What `count` queries find, evenly spread over all queries so that nobody chose them."""
-    places = torch.linspace(0, len(ranking.queries) - 1, min(count, len(ranking.queries))).round().long()
-    scores, ids = ranking.scores(weights), ranking.gallery_ids
-    shown = []
-    for place in places.tolist():
-        order = scores[place].argsort(descending=True, stable=True)
-        if ranking.junk is not None:
-            order = order[~ranking.junk[place][order]]
-        query = ranking.queries[place]
-        hits = ids[order] == query.identity
-        shown.append(
-            pictures.Retrieval(
-                text=query.text or "",
-                query=query.image,
-                images=tuple(ranking.gallery[index].path for index in order[:TOP].tolist()),
-                right=tuple(hits[:TOP].tolist()),
-                first_rank=int(hits.int().argmax()) + 1 if hits.any() else None,
-            )
-        )
-    return shown
+class _Photos:
+    """Writes a small picture of each image that the page shows, once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "photos"
+        self._folder.mkdir(exist_ok=True)
+        self._names: dict[Path, str] = {}
+
+    def tag(self, path: Path, words: str) -> str:
+        """The <img> of an image file; words stand for it where it cannot be seen."""
+        if path not in self._names:
+            name = f"{len(self._names):04d}.jpg"
+            pictures.thumbnail(path).save(self._folder / name, quality=90)
+            self._names[path] = name
+        return f'<img src="photos/{self._names[path]}" alt="{html.escape(words)}" loading="lazy">'
 
 
-def stack(paths: Sequence[Path], path: Path) -> None:
-    """One picture of several, one below the other, centred on white."""
-    images = [Image.open(part).convert("RGB") for part in paths]
-    width = max(image.width for image in images)
-    gap = 24
-    page = Image.new("RGB", (width, sum(image.height + gap for image in images)), "white")
-    top = 0
-    for image in images:
-        page.paste(image, ((width - image.width) // 2, top))
-        top += image.height + gap
-    page.save(path, optimize=True)
+def _article(retrieval: Retrieval, photos: _Photos) -> str:
+    first = retrieval.first_right
+    found = f"first right image at rank {first.rank}" if first else "no right image in the gallery"
+    query = f"<blockquote>{html.escape(retrieval.text)}</blockquote>" if retrieval.text else ""
+    figures = [_figure(photos.tag(path, words), words) for path, words in _asked(retrieval)]
+    figures += [_hit(hit, photos) for hit in retrieval.hits]
+    if first and first not in retrieval.hits:
+        figures += ['<span class="gap">…</span>', _hit(first, photos)]
+    return f'<article>{query}<p class="found">{found}</p><div class="row">{"".join(figures)}</div></article>\n'
 
 
-def write_page(title: str, table: str, shown: Mapping[str, str], path: Path) -> None:
-    """An HTML page of the text `table` and pictures (heading -> file name beside the page)."""
-    figures = "\n".join(
-        f'<h2>{html.escape(heading)}</h2>\n<img src="{html.escape(name)}" alt="{html.escape(heading)}">'
-        for heading, name in shown.items()
-    )
-    path.write_text(
-        f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: {pictures.INK}; max-width: 1100px; margin: 2em auto }}
-img {{ max-width: 100%; display: block }} h2 {{ margin: 1.6em 0 .4em }} pre {{ overflow-x: auto }}
-</style>
-<h1>{html.escape(title)}</h1>
-<pre>{html.escape(table)}</pre>
-{figures}
+def _asked(retrieval: Retrieval) -> list[tuple[Path, str]]:
+    asked = [(retrieval.image, "query"), (retrieval.described, "described")]
+    return [(path, words) for path, words in asked if path]
+
+
+def _hit(hit: Hit, photos: _Photos) -> str:
+    words = "right" if hit.right else "wrong"
+    caption = f"{pictures.MARKS[hit.right]} {hit.rank} · {hit.score:.2f}"
+    return _figure(photos.tag(hit.path, f"rank {hit.rank}, {words} person"), caption, words)
+
+
+def _figure(image: str, caption: str, kind: str = "asked") -> str:
+    return f'<figure class="{kind}">{image}<figcaption>{html.escape(caption)}</figcaption></figure>'
+
+
+def _picture(name: str, words: str) -> str:
+    return f'<img class="chart" src="{name}" alt="{html.escape(words)}">'
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section><h2>{html.escape(heading)}</h2>\n{content}</section>\n"
+
+
+def _document(name: str, sections: Sequence[str]) -> str:
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(name)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{html.escape(name)}</h1>
+{"".join(sections)}</body>
 </html>
-""",
-        encoding="utf-8",
-    )
+"""
+
+
+_STYLE = f"""
+body {{ font: 15px/1.5 system-ui, sans-serif; color: {pictures.INK}; max-width: 1100px; margin: 0 auto; padding: 1em }}
+h2 {{ font-size: 1.15em; margin: 2em 0 .5em }}
+pre {{ overflow-x: auto; font-size: 13px; background: #f4f6f8; padding: .8em }}
+blockquote {{ margin: 0; font-size: 1.05em }}
+article {{ border-top: 1px solid #dde3e8; padding: .9em 0 }}
+.found {{ margin: .1em 0 .5em; color: #5d6b78; font-size: .9em }}
+.row {{ display: flex; flex-wrap: wrap; gap: .5em; align-items: flex-end }}
+figure {{ margin: 0; width: 84px; text-align: center; border: 3px solid transparent; padding: 2px }}
+figure img {{ width: 100%; height: 150px; object-fit: contain; background: #eef1f4; display: block }}
+figcaption {{ font-size: 12px; white-space: nowrap }}
+figure.right {{ border-color: {pictures.RIGHT}; font-weight: bold }}
+figure.wrong {{ border: 3px dashed {pictures.WRONG} }}
+figure.asked {{ margin-right: .8em }}
+.gap {{ align-self: center; padding: 0 .2em }}
+img.chart {{ max-width: 100%; display: block }}
+"""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw
+
+from bdam_reid.data.images import ImageError, open_image
+from bdam_reid.evaluation.retrievals import Hit, Retrieval
+from bdam_reid.evaluation.tables import RATES
 
 RIGHT, WRONG, INK, GREY = "#2e9e5b", "#d1453b", "#22303c", "#8a97a3"
 BLUE, ORANGE, GREEN, PURPLE, BROWN = "#2f6fb2", "#d9822b", "#2e9e5b", "#8e5bb0", "#a08c6a"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, BROWN, RIGHT, WRONG, GREY)
 """Colours of curves, in the order of their names."""
+MARKS = {True: "✓", False: "✗"}
+"""Of right and wrong images: not by colour alone."""
+THUMBNAIL = (288, 144)
+"""Height and width that an image is shown in at most; a wider one may be twice as wide."""
 WIDTH = 12.5
 """Of every picture, in inches."""
 STYLE: Any = {
@@ -51,21 +58,9 @@ Curve = tuple[Sequence[float], Sequence[float]]
 """Steps and values."""
 
 
-@dataclass(frozen=True)
-class Retrieval:
-    """A query and the images that came back first."""
-
-    text: str
-    query: Path | None
-    """Image to search with, if the query has one."""
-    images: tuple[Path, ...]
-    right: tuple[bool, ...]
-    first_rank: int | None
-    """Rank of the first right image, from 1; None if the gallery has none."""
-
-
 def draw_retrievals(retrievals: Sequence[Retrieval], title: str, path: Path) -> None:
-    """Two queries a row: the text, below it the images in order, right ones framed green, wrong ones red."""
+    """Two queries a row: the text, below it the images in order, right ones with a tick and a solid green frame, wrong
+    ones with a cross and a dashed red one."""
     head, text_height, image_height, gap = 0.55, 0.92, 2.3, 0.3
     rows = math.ceil(len(retrievals) / 2)
     height = head + rows * (text_height + image_height + gap)
@@ -77,49 +72,57 @@ def draw_retrievals(retrievals: Sequence[Retrieval], title: str, path: Path) -> 
             left = (0.1 + column * WIDTH / 2) / WIDTH
             top = head + row * (text_height + image_height + gap)
             _draw_query(figure, retrieval, left, 1 - top / height)
-            if retrieval.query:
+            if retrieval.image:
                 corner = (left + 5.5 / WIDTH, 1 - (top + 0.86) / height)
-                _draw_image(figure.add_axes((*corner, 0.42 / WIDTH, 0.86 / height)), retrieval.query)
-            for place, (image, right) in enumerate(zip(retrieval.images, retrieval.right, strict=True)):
+                _draw_image(figure.add_axes((*corner, 0.42 / WIDTH, 0.86 / height)), retrieval.image)
+            for place, hit in enumerate(retrieval.hits):
                 corner = (left + 1.2 * place / WIDTH, 1 - (top + text_height + image_height) / height)
                 axes = figure.add_axes((*corner, 1.12 / WIDTH, image_height / height))
-                _draw_image(axes, image)
-                _frame(axes, right, place + 1)
+                _draw_image(axes, hit.path)
+                _frame(axes, hit)
         _save(figure, path)
 
 
 def _draw_query(figure: Figure, retrieval: Retrieval, left: float, top: float) -> None:
-    rank = retrieval.first_rank
-    found = "no right image in the gallery" if rank is None else f"first right image at rank {rank}"
+    first = retrieval.first_right
+    found = f"first right image at rank {first.rank}" if first else "no right image in the gallery"
     lines = textwrap.wrap(retrieval.text, 92)
     text = "\n".join(lines if len(lines) <= 4 else [*lines[:3], lines[3][:88] + " …"])
-    figure.text(left, top, found, va="top", color=RIGHT if rank == 1 else GREY, size=8, weight="bold")
+    colour = RIGHT if first and first.rank == 1 else GREY
+    figure.text(left, top, found, va="top", color=colour, size=8, weight="bold")
     figure.text(
-        left,
-        top - 0.19 / figure.get_figheight(),
-        text,
-        va="top",
-        color=INK,
-        size=9,
-        linespacing=1.3,
-        parse_math=False,
+        left, top - 0.19 / figure.get_figheight(), text, va="top", color=INK, size=9, linespacing=1.3, parse_math=False
     )
 
 
 def _draw_image(axes: Axes, path: Path) -> None:
-    with Image.open(path) as image:
-        axes.imshow(np.asarray(image.convert("RGB")), aspect="auto")
-    axes.set(xticks=[], yticks=[])
+    """The whole image in its own shape, on grey."""
+    axes.imshow(np.asarray(thumbnail(path)), aspect="equal")
+    axes.set(xticks=[], yticks=[], facecolor="#eef1f4")
+    axes.set_adjustable("datalim")
     axes.grid(False)
 
 
-def _frame(axes: Axes, right: bool, rank: int) -> None:
+def _frame(axes: Axes, hit: Hit) -> None:
+    colour = RIGHT if hit.right else WRONG
     for spine in axes.spines.values():
-        spine.set(visible=True, color=RIGHT if right else WRONG, linewidth=3.5)
+        spine.set(visible=True, color=colour, linewidth=3.5, linestyle="solid" if hit.right else (0, (2, 1)))
     axes.text(
-        0.06, 0.97, str(rank), transform=axes.transAxes, va="top", size=8, color="white", weight="bold",
-        bbox={"boxstyle": "round,pad=0.25", "facecolor": RIGHT if right else WRONG, "edgecolor": "none"},
+        0.06, 0.97, f"{MARKS[hit.right]} {hit.rank}", transform=axes.transAxes, va="top", size=8, color="white",
+        weight="bold", bbox={"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": "none"},
     )  # fmt: skip
+
+
+def thumbnail(path: Path) -> Image.Image:
+    """A small picture of an image file, in its own shape; grey with a cross if it cannot be read any more."""
+    height, width = THUMBNAIL
+    try:
+        image = open_image(path, THUMBNAIL)
+    except ImageError:
+        image = Image.new("RGB", (width, height), GREY)
+        ImageDraw.Draw(image).line([(0, 0), (width, height)], "white", 3)
+    image.thumbnail((2 * width, height), Image.Resampling.LANCZOS)
+    return image
 
 
 def draw_gates(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
@@ -159,7 +162,8 @@ def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
     with plt.rc_context(STYLE):
         figure, row = plt.subplots(1, len(panels), figsize=(WIDTH, 3.7), layout="constrained")
         for axes, (group, series) in zip(row, panels.items(), strict=True):
-            for index, (label, (steps, values)) in enumerate(series.items()):
+            for index, (name, (steps, values)) in enumerate(series.items()):
+                label = RATES.get(name, name)
                 dense, colour = len(steps) > 40, INK if label == "total" else SERIES[index % len(SERIES)]
                 if dense:
                     axes.plot(steps, values, color=colour, linewidth=0.5, alpha=0.25)
