@@ -12,6 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
+from bdam_reid.data.printable import printable
+
 MEAN = STD = 0.5
 """Of all images in the house; an encoder that was trained with others changes to its own."""
 
@@ -21,7 +23,10 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 class ImageError(ValueError):
-    """An image file that cannot be read; the message names it."""
+    """An image file that cannot be read; the message names it, on one printable line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def open_image(source: Path | str | Image.Image, least: tuple[int, int]) -> Image.Image:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from bdam_reid.captions.texts import Texts
+from bdam_reid.data.printable import printable, shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,10 @@ HOLD_OUT = 10
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be used: what was expected, what was found, what to do."""
+    """A data set that cannot be used: what was expected, what was found, what to do, on one printable line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Findings:
     def listed(self) -> tuple[Finding, ...]:
         """All of them, in the order in which they were first found."""
         return tuple(
-            Finding(what, len(found), tuple(_shortened(example) for example in found[:3]))
+            Finding(what, len(found), tuple(shortened(example) for example in found[:3]))
             for what, found in self._found.items()
         )
 
@@ -143,7 +147,3 @@ def held_out(identities: Iterable[int]) -> set[int]:
     """Every tenth of the identities, in the order of their numbers; none of fewer than three."""
     people = sorted(set(identities))
     return set(people[::HOLD_OUT]) if len(people) > 2 else set()
-
-
-def _shortened(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -172,4 +172,4 @@ class Batches(Generic[D, B]):
                 yield self.collate(items)
         except DatasetError as error:
             # A worker's error comes with its traceback in the message, which ends in the message that was meant.
-            raise DatasetError(str(error).rsplit("DatasetError: ", 1)[-1].strip()) from error
+            raise DatasetError(str(error.args[0]).rsplit("DatasetError: ", 1)[-1].strip()) from error
