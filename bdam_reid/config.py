@@ -49,6 +49,8 @@ class DataConfig:
     texts_probability: Annotated[float, Range(0, 1)] = 0.5
     """Chance that a training text is the identity/clothing pair of texts.json instead of the split human caption."""
     augment: bool = True
+    allow_missing: bool = False
+    """Whether validation and evaluation may lack images, which are then left out and counted; else that is an error."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -111,8 +113,8 @@ class Config:
 Presets: TypeAlias = Mapping[str, Callable[[], Config]]
 """By name, functions that give a config; the first line of their docstrings is what the command line says of them."""
 
-FREE_FIELDS = ("output", "engine.save-every")
-"""Fields in which a resumed run may differ from its beginning: they change no result."""
+FREE_FIELDS = ("output", "engine.save-every", "data.allow-missing")
+"""Fields in which a resumed run may differ from its beginning: they change no result, or say that they did."""
 
 
 def parse_config(presets: Presets, arguments: Sequence[str] | None = None) -> Config:

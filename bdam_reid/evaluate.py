@@ -34,6 +34,9 @@ class Options:
     """Folder of metrics.json and pictures; the run if it is not given."""
     weights: dict[str, float] = field(default_factory=dict)
     """Of the parts of an embedding, such as `identity 1 clothing 0`; without any, those that validation chose."""
+    allow_missing: bool = False
+    """Leave images out that are missing or unreadable, and count them; else they are an error. So may a run that was
+    trained with --data.allow-missing True."""
 
 
 def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> 
 def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     """Evaluate a run, write metrics.json and draw the page.
 
-    Raises: CheckpointError, ConfigError, DatasetError, ImageError.
+    Raises: CheckpointError, ConfigError, DatasetError.
     """
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.engine.environment import find_device, repeat_bits
@@ -67,8 +70,11 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     repeat_bits(device)
     method, best = load_best(run, config)
     start_log(run)
-    dataset = load_dataset(options.root or config.data.root)
-    embedder = Embedder(method.to(device), device, config.engine.mixed_precision, options.batch_size)
+    root, allow_missing = options.root or config.data.root, options.allow_missing or config.data.allow_missing
+    dataset = load_dataset(root, allow_missing=allow_missing)
+    log.info(f"{run}: {dataset.name} at {root}, on {device}\n{dataset.report}")
+    precision = config.engine.mixed_precision
+    embedder = Embedder(method.to(device), device, precision, options.batch_size, allow_missing)
     weights = options.weights or method.chosen_weights(best)
     found = evaluate(embedder, dataset, weights, output, options.split)
     log.info(f"best checkpoint, epoch {best['epoch']}, chosen on validation\n{describe(found.metrics)}")

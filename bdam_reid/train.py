@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from bdam_reid.config import Config, Presets, check_config, parse_config
@@ -37,18 +38,21 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     accelerator = make_accelerator(config.engine)
     device, precision = accelerator.device, config.engine.mixed_precision
     surroundings = environment(device)
-    dataset = load_dataset(config.data.root)
+    allow_missing = config.data.allow_missing
+    dataset = load_dataset(config.data.root, allow_missing=allow_missing)
     run = open_run(config, presets)
     start_log(run)
-    write_json(run / "environment.json", surroundings)
+    write_json(run / "environment.json", {**surroundings, "data": asdict(dataset.report)})
     log.info(
         f"{run}: {dataset.name} at {config.data.root}, on {device} "
         f"with kernels of backend {surroundings['backend']}\n{dataset.report}"
     )
     method = make_method(config, run, dataset)
-    Trainer(config, run, method, dataset, accelerator, validator(dataset, device, precision)).fit()
+    validate = validator(dataset, device, precision, allow_missing)
+    Trainer(config, run, method, dataset, accelerator, validate).fit()
     best, state = load_best(run, config)
-    found = evaluate(Embedder(best.to(device), device, precision), dataset, best.chosen_weights(state), run)
+    embedder = Embedder(best.to(device), device, precision, allow_missing=allow_missing)
+    found = evaluate(embedder, dataset, best.chosen_weights(state), run)
     log.info(f"best checkpoint, epoch {state['epoch']}, chosen on validation:\n{describe(found.metrics)}")
     return run
 

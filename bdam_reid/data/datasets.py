@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from bdam_reid.data import image_sets, text_sets
+from bdam_reid.data.checks import check_answers
 from bdam_reid.data.records import Dataset, DatasetError
 
 
-def load_dataset(root: Path | str) -> Dataset:
-    """Read the data set in a folder, check it, and say what was found; the files there tell its layout.
+def load_dataset(root: Path | str, *, allow_missing: bool = False) -> Dataset:
+    """Read the data set in a folder, check it and its image files, and say what was found; the files there tell its
+    layout.
 
+    Args:
+        root: the folder.
+        allow_missing: whether evaluation may lack images; else that is an error.
     Raises: DatasetError if there is none, or it cannot be used.
     """
     root = Path(root).expanduser().absolute()
@@ -22,10 +27,16 @@ def load_dataset(root: Path | str) -> Dataset:
             f"`python -m bdam_reid.data.synthetic {root}`"
         )
     if image_sets.is_market(root):
-        return image_sets.load_market(root)
+        return _checked(image_sets.load_market(root, allow_missing))
     if index := text_sets.find_index(root):
-        return text_sets.load_text_set(root, *index)
+        return _checked(text_sets.load_text_set(root, *index, allow_missing))
     raise DatasetError(
         f"expected one of {', '.join(text_sets.INDEX_FILES)} or the folders {', '.join(image_sets.FOLDERS)} in "
         f"{root}, found none: is it the folder that holds the index and imgs/, or those folders?"
     )
+
+
+def _checked(dataset: Dataset) -> Dataset:
+    for protocol in dataset.protocols.values():
+        check_answers(protocol)
+    return dataset

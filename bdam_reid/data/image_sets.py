@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bdam_reid.data.checks import check_images
 from bdam_reid.data.records import (
     Dataset,
     DatasetError,
@@ -36,12 +37,15 @@ def is_market(root: Path) -> bool:
     return all((root / folder).is_dir() for folder in FOLDERS)
 
 
-def load_market(root: Path) -> Dataset:
+def load_market(root: Path, allow_missing: bool) -> Dataset:
     """Read a set in Market-1501's layout.
 
     Every tenth identity of the training folder, in the order of their numbers, is held out for validation: the first
     image of a person by each camera searches all images of these persons.
 
+    Args:
+        root: the folder that has FOLDERS.
+        allow_missing: whether evaluation may lack images.
     Raises: DatasetError if the set cannot be used.
     """
     findings = Findings()
@@ -56,8 +60,10 @@ def load_market(root: Path) -> Dataset:
         )
     people = held_out(r.identity for r in known)
     findings.add("training identities held out for validation, as there is no such split", sorted(people))
-    train = tuple(r for r in known if r.identity not in people)
     val = tuple(Record(r.path, r.key, r.identity, "val", camera=r.camera) for r in known if r.identity in people)
+    rest = [r for r in known if r.identity not in people]
+    splits = {"train": rest, "val": val, "query": queries, "test": gallery}
+    train = check_images(splits, allow_missing, findings) if any(splits.values()) else ()
     if len({r.identity for r in train}) < 2 or not val or not queries:
         raise DatasetError(
             f"expected images of four people or more in {FOLDERS[0]} of {root} and one or more in {FOLDERS[1]}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from random import Random
@@ -20,6 +21,8 @@ MEAN = STD = 0.5
 
 # What photographs come in. Pillow would try 40 decoders on a file, some of which run other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# What a whole file ends with, so that most of those that were cut are found without decoding.
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
 class ImageError(ValueError):
@@ -55,6 +58,35 @@ def open_image(source: Path | str | Image.Image, least: tuple[int, int]) -> Imag
         raise ImageError(
             f"cannot read the image {source}: {reason if isinstance(error, UnidentifiedImageError) else error}"
         ) from error
+
+
+def image_problem(path: Path) -> str:
+    """What is wrong with an image file: "missing", "unreadable" or "". Only its header is read, and its last bytes; a
+    JPEG or PNG file that does not end as it must is decoded, to be sure.
+    """
+    try:
+        if not path.is_file():
+            return "missing"
+    except (OSError, ValueError):
+        # A name that the file system does not take.
+        return "missing"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_FORMATS) as image:
+                end = _ENDS.get(image.format or "", b"")
+                if end and not _ends_with(path, end):
+                    image.load()
+    except Exception:
+        # As in `open_image`.
+        return "unreadable"
+    return ""
+
+
+def _ends_with(path: Path, end: bytes) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-len(end), os.SEEK_END)
+        return file.read() == end
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -114,7 +114,7 @@ class Report:
     findings: tuple[Finding, ...]
 
     @classmethod
-    def of(cls, splits: Mapping[Split, Sequence[Record]], findings: Findings) -> Report:
+    def of(cls, splits: Mapping[str, Sequence[Record]], findings: Findings) -> Report:
         """The report of the records of each split."""
         return cls(
             images={split: len(records) for split, records in splits.items()},

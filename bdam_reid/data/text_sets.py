@@ -1,8 +1,8 @@
 """Reads CUHK-PEDES, ICFG-PEDES and RSTPReid as they are published, checks them and says what it found.
 
-Official splits only. What a training run can do without is skipped, counted and reported (missing files, records
-without a path, empty captions); what would make a result wrong is a DatasetError (identities or images shared between
-splits).
+Official splits only. What a training run can do without is skipped, counted and reported (missing training images,
+records without a path, empty captions); what would make a result wrong is a DatasetError (identities or images shared
+between splits, missing images of an evaluation).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bdam_reid.captions.texts import FILE, read_texts
+from bdam_reid.data.checks import check_images
 from bdam_reid.data.records import (
     SPLITS,
     Dataset,
@@ -25,7 +26,6 @@ from bdam_reid.data.records import (
     Query,
     Record,
     Report,
-    Split,
     held_out,
 )
 
@@ -55,7 +55,7 @@ def find_index(root: Path) -> tuple[str, Path] | None:
     return None
 
 
-def load_text_set(root: Path, name: str, index: Path) -> Dataset:
+def load_text_set(root: Path, name: str, index: Path, allow_missing: bool) -> Dataset:
     """Read a set of images with captions: its index and, where they exist, `texts.json`, `attributes.json` and the
     protocol `clothing_change.json`.
 
@@ -66,20 +66,23 @@ def load_text_set(root: Path, name: str, index: Path) -> Dataset:
     Args:
         root: the folder with the index file and `imgs/`.
         name, index: as `find_index` gives them.
+        allow_missing: whether evaluation may lack images.
     Raises: DatasetError if the set cannot be used.
     """
     findings = Findings()
     records = _read_records(root, index, _LAYOUTS[name].path_key, findings)
-    records = _without_missing_files(records, root, index, findings)
     attributes, texts = (_read_beside(root, file) for file in ("attributes.json", FILE))
     records = _described(records, texts, attributes)
-    if texts is not None:
-        without = [r.key for r in records if r.split == "train" and r.texts is None]
-        findings.add(f"training images without texts in {FILE} (their captions are used)", without)
     _check_splits(records)
     if not any(record.split == "val" for record in records):
         records = _hold_out(records, findings)
-    splits = {split: tuple(r for r in records if r.split == split) for split in SPLITS}
+    splits: dict[str, tuple[Record, ...]] = {s: tuple(r for r in records if r.split == s) for s in SPLITS}
+    change = _read_clothing_change(root, splits, findings)
+    changed = {change.name: change.gallery} if change else {}
+    splits["train"] = check_images({**splits, **changed}, allow_missing, findings)
+    if texts is not None:
+        without = [r.key for r in splits["train"] if r.texts is None]
+        findings.add(f"training images without texts in {FILE} (their captions are used)", without)
     unnamed = [r.key for r in splits["train"] if not r.captions]
     findings.add("training images without a caption skipped", unnamed)
     splits["train"] = tuple(r for r in splits["train"] if r.captions)
@@ -87,7 +90,7 @@ def load_text_set(root: Path, name: str, index: Path) -> Dataset:
     repeated = Counter(caption for record in records for caption in record.captions)
     findings.add("captions that occur more than once (kept)", [c for c, n in repeated.items() if n > 1])
     protocols = {split: _standard(split, splits[split]) for split in ("val", "test")}
-    if change := _read_clothing_change(root, splits, findings):
+    if change:
         gallery = tuple(_described(change.gallery, texts, attributes))
         protocols[change.name] = replace(change, gallery=gallery)
     return Dataset(name, root, splits["train"], protocols, Report.of(splits, findings))
@@ -178,18 +181,6 @@ def _read_record(root: Path, number: int, entry: Any, path_key: str, findings: F
     return Record(root / "imgs" / key, key, identity, split, kept)
 
 
-def _without_missing_files(records: list[Record], root: Path, index: Path, findings: Findings) -> list[Record]:
-    there = [record for record in records if record.path.is_file()]
-    if not there:
-        raise DatasetError(
-            f"expected the images of {index} under {root / 'imgs'}, found none of {len(records)}, such as "
-            f"{records[0].key}: unpack them there"
-        )
-    missing = [record.key for record in records if not record.path.is_file()] if len(there) < len(records) else []
-    findings.add("records whose file is missing skipped", missing)
-    return there
-
-
 def _read_beside(root: Path, file: str) -> dict[str, Any] | None:
     """What a file beside the index says, by image key; None if there is no such file."""
     return _read_object(root / file) if (root / file).exists() else None
@@ -232,7 +223,7 @@ def _hold_out(records: list[Record], findings: Findings) -> list[Record]:
     return [replace(r, split="val") if r.split == "train" and r.identity in people else r for r in records]
 
 
-def _check_sizes(splits: dict[Split, tuple[Record, ...]], index: Path) -> None:
+def _check_sizes(splits: Mapping[str, tuple[Record, ...]], index: Path) -> None:
     people = {split: {record.identity for record in records} for split, records in splits.items()}
     if len(people["train"]) < 2:
         raise DatasetError(
@@ -244,7 +235,7 @@ def _check_sizes(splits: dict[Split, tuple[Record, ...]], index: Path) -> None:
             raise DatasetError(f"expected images with captions in the {split} split of {index}, found none")
 
 
-def _read_clothing_change(root: Path, splits: dict[Split, tuple[Record, ...]], findings: Findings) -> Protocol | None:
+def _read_clothing_change(root: Path, splits: Mapping[str, tuple[Record, ...]], findings: Findings) -> Protocol | None:
     """Captions of persons in one outfit, images of the same persons in another; None if the set has no such file."""
     path = root / "clothing_change.json"
     if not path.exists():
@@ -255,22 +246,21 @@ def _read_clothing_change(root: Path, splits: dict[Split, tuple[Record, ...]], f
         raise DatasetError(f"{path} must hold the lists queries and gallery, got {', '.join(value) or 'neither'}")
     read = (_read_record(root, n, _as_test(e), "file_path", findings) for n, e in enumerate(entries))
     gallery = [record for record in read if record is not None]
-    present = _without_missing_files(gallery, root, path, findings) if gallery else []
     images = {record.key: record.path for record in splits["test"]}
     queries = [_read_query(entry, images) for entry in captions]
     incomplete = [f"number {n}" for n, query in enumerate(queries) if query is None]
     findings.add("clothing-change queries without caption or id skipped", incomplete)
     kept = tuple(query for query in queries if query is not None)
-    if not present or not kept:
-        raise DatasetError(f"{path} must have queries and gallery images, got {len(kept)} and {len(present)}")
+    if not gallery or not kept:
+        raise DatasetError(f"{path} must have queries and gallery images, got {len(kept)} and {len(gallery)}")
     known = {record.identity for split in ("train", "val") for record in splits[split]}
-    shared = sorted({record.identity for record in present} & known)
+    shared = sorted({record.identity for record in gallery} & known)
     if shared:
         raise DatasetError(
             f"{path} must have people of the test split only, but person {shared[0]} is in train or val: "
             "a result would be wrong"
         )
-    return Protocol("clothing_change", kept, tuple(present))
+    return Protocol("clothing_change", kept, tuple(gallery))
 
 
 def _as_test(entry: Any) -> Any:

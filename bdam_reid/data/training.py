@@ -7,6 +7,7 @@ what a batch is, the method decides: it brings `describe` and `collate`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -14,13 +15,15 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
+from bdam_reid.data.checks import named
 from bdam_reid.data.images import ImageError, augment, decode_image, normalise
 from bdam_reid.data.records import DatasetError, Record
 from bdam_reid.data.samplers import Draw, IdentitySampler, indices_by_identity
 
+log = logging.getLogger("bdam_reid")
 CACHE_BYTES = 512 * 2**20
 """Decoded images are kept in memory if those of the whole training set fit into this."""
 
@@ -97,8 +100,11 @@ class TrainingSet(TorchDataset[Item[D]]):
         )
 
     def skip(self, keys: Iterable[str]) -> None:
-        """Count images that cannot be read."""
-        self.skipped.update(keys)
+        """Count images that cannot be read; the process that trains logs the names of new ones."""
+        new = sorted(set(keys) - self.skipped)
+        self.skipped.update(new)
+        if new and get_worker_info() is None:
+            log.warning(f"{len(self.skipped)} of {len(self.records)} training images cannot be read, now {named(new)}")
         if 2 * len(self.skipped) > len(self.records):
             raise DatasetError(
                 f"{len(self.skipped)} of {len(self.records)} training images cannot be read, such as "

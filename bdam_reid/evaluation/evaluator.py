@@ -31,11 +31,13 @@ class Evaluation(NamedTuple):
     """What `Method.analyse` gave."""
 
 
-def validator(dataset: Dataset, device: torch.device, precision: str) -> Callable[[Method], Validation]:
+def validator(
+    dataset: Dataset, device: torch.device, precision: str, allow_missing: bool
+) -> Callable[[Method], Validation]:
     """What the trainer is handed: the protocol "val", scored by R-1, then mAP, at the best weights of the parts."""
 
     def validate(method: Method) -> Validation:
-        ranking = Embedder(method, device, precision).rank(dataset.protocols["val"])
+        ranking = Embedder(method, device, precision, allow_missing=allow_missing).rank(dataset.protocols["val"])
         weights, metrics = choose_weights(ranking, method.weight_choices())
         figures = {name: getattr(metrics, name) for name in RATES}
         return Validation((metrics.r1, metrics.map), figures, weights)
@@ -58,8 +60,8 @@ def evaluate(
         weights: of the parts of an embedding.
         output: folder of metrics.json.
         protocols: names of those to rank; none stands for all but "val".
-    Raises: ConfigError for a protocol or part that there is not; DatasetError, ImageError for images that cannot be
-        read.
+    Raises: ConfigError for a protocol or part that there is not; DatasetError for images that cannot be read, unless
+        `embedder` may leave them out.
     """
     method = embedder.method
     chosen = list(protocols) or [name for name in dataset.protocols if name != "val"]
@@ -82,12 +84,13 @@ def evaluate(
 
 def measure(rankings: Mapping[str, Ranking], weights: Mapping[str, float], first: str) -> dict[str, Any]:
     """What metrics.json says of rankings: each at `weights`, and R-1 of a random ranking; where there are several
-    parts, also with the part `first` alone."""
+    parts, also with the part `first` alone. What of the protocol could not be ranked stands beside the rates."""
     result: dict[str, Any] = {"weights": dict(weights)}
     for name, ranking in rankings.items():
-        result[name] = asdict(ranking.metrics(weights))
+        lost = {name: getattr(ranking, name) for name in ("missing_images", "queries_without_image")}
+        result[name] = {**asdict(ranking.metrics(weights)), **lost}
         if len(ranking.similarity) > 1:
-            result[f"{name}_{first}"] = asdict(ranking.metrics(alone(first)))
+            result[f"{name}_{first}"] = {**asdict(ranking.metrics(alone(first))), **lost}
         result[f"{name}_chance_r1"] = ranking.chance()
     return result
 

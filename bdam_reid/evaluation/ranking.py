@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from bdam_reid.data.checks import check_answers, missing_images, named
 from bdam_reid.data.images import ImageError, load_image
 from bdam_reid.data.records import DatasetError, Protocol, Query, Record
 from bdam_reid.engine.environment import inference
+from bdam_reid.engine.run import log
 from bdam_reid.evaluation.metrics import Metrics, retrieval
 from bdam_reid.methods.method import Method
 
@@ -29,6 +32,10 @@ class Ranking:
     """Of each part, (Q, G) float32 on the CPU."""
     junk: Tensor | None = None
     """(Q, G) bool, True where an entry does not count for a query; None if all count."""
+    missing_images: int = 0
+    """Gallery images that could not be read and were left out."""
+    queries_without_image: int = 0
+    """Queries whose image could not be read: left out if they are searches by it, kept if their text describes it."""
 
     @property
     def query_ids(self) -> Tensor:
@@ -65,9 +72,7 @@ def alone(part: str) -> dict[str, float]:
     return {part: 1.0}
 
 
-def choose_weights(
-    ranking: Ranking, choices: Sequence[Mapping[str, float]]
-) -> tuple[Mapping[str, float], Metrics]:
+def choose_weights(ranking: Ranking, choices: Sequence[Mapping[str, float]]) -> tuple[Mapping[str, float], Metrics]:
     """Of some weights of the parts those of the best R-1, then mAP, on a validation split; the first of equals."""
     rated = [(weights, ranking.metrics(weights)) for weights in choices]
     return max(rated, key=lambda pair: (pair[1].r1, pair[1].map))
@@ -75,29 +80,42 @@ def choose_weights(
 
 @dataclass(frozen=True)
 class Embedder:
-    """Embeds with a method in evaluation mode, in batches.
-
-    Gallery images that cannot be read are left out; more than half of them is an error.
-    """
+    """Embeds with a method in evaluation mode, in batches."""
 
     method: Method
     device: torch.device
     precision: str = "no"
     """"no", "bf16" or "fp16"."""
     batch_size: int = 128
+    allow_missing: bool = False
+    """Whether images of an evaluation that cannot be read are left out, and counted; else they are an error. Those of
+    the training split are left out of what is computed of them in any case."""
 
     def rank(self, protocol: Protocol) -> Ranking:
-        """Similarities of all queries of a protocol to all of its gallery. Raises: DatasetError, ImageError."""
+        """Similarities of all queries of a protocol to all of its gallery.
+
+        Raises: DatasetError if images cannot be read, or no query has an image of its person to find.
+        """
         records, gallery = self.gallery(protocol.gallery)
-        queries = self.queries(protocol.queries)
+        asked, queries = self._asked(protocol)
+        check_answers(replace(protocol, queries=asked, gallery=records))
+        lost = {record.path for record in protocol.gallery} - {record.path for record in records}
+        silent = len(protocol.queries) - len(asked) + sum(query.described in lost for query in asked)
+        if lost or silent:
+            log.warning(
+                f"{protocol.name}: without {len(lost)} of {len(protocol.gallery)} gallery images, which cannot be "
+                f"read; {silent} of {len(protocol.queries)} queries lack their image"
+            )
         return Ranking(
-            queries=protocol.queries,
+            queries=asked,
             gallery=records,
             similarity={
                 name: queries[:, part].contiguous() @ gallery[:, part].contiguous().T
                 for name, part in self.method.parts.items()
             },
-            junk=protocol.junk(protocol.queries, records) if protocol.junk else None,
+            junk=protocol.junk(asked, records) if protocol.junk else None,
+            missing_images=len(protocol.gallery) - len(records),
+            queries_without_image=silent,
         )
 
     def gallery(self, records: Sequence[Record]) -> tuple[tuple[Record, ...], Tensor]:
@@ -107,7 +125,10 @@ class Embedder:
 
     def probed(self, records: Sequence[Record]) -> tuple[tuple[Record, ...], dict[str, Tensor]]:
         """The G records whose images can be read, and what probes read of them, (G, D) each, float32 on the CPU."""
-        return self._collect(records, self.method.probed)
+        readable, features = self._collect(records, self.method.probed)
+        if lost := len(records) - len(readable):
+            log.warning(f"probes: without {lost} of {len(records)} {records[0].split} images, which cannot be read")
+        return readable, features
 
     def analyse(self, records: Sequence[Record]) -> Mapping[str, Mapping[str, Tensor]]:
         """What the method itself reports of the images."""
@@ -122,6 +143,21 @@ class Embedder:
                 embedded.append(self.method.embed_queries(queries[at : at + self.batch_size]).float().cpu())
         return torch.cat(embedded)
 
+    def _asked(self, protocol: Protocol) -> tuple[tuple[Query, ...], Tensor]:
+        """The queries whose image, if they have one, can be read, and their embeddings."""
+        try:
+            return protocol.queries, self.queries(protocol.queries)
+        except ImageError:
+            asked: list[Query] = []
+            lost: list[str] = []
+            for query in protocol.queries:
+                if query.image and self._load(query.image) is None:
+                    lost.append(query.image.name)
+                else:
+                    asked.append(query)
+            self._leave_out(lost, len(protocol.queries), f"query images of {protocol.name}", self.allow_missing)
+            return tuple(asked), self.queries(asked)
+
     def _collect(
         self, records: Sequence[Record], compute: Callable[[Tensor], Mapping[str, Tensor]]
     ) -> tuple[tuple[Record, ...], dict[str, Tensor]]:
@@ -135,20 +171,34 @@ class Embedder:
         return tuple(readable), {name: torch.cat(values) for name, values in kept.items()}
 
     def _batches(self, records: Sequence[Record]) -> Iterator[tuple[Tensor, list[Record]]]:
-        """Images (B, 3, H, W) on the device, and their records, in order."""
-        unreadable = 0
+        """Images (B, 3, H, W) on the device, and their records, in order. Raises: DatasetError."""
+        lost: list[str] = []
         for at in range(0, len(records), self.batch_size):
             images, readable = [], []
             for record in records[at : at + self.batch_size]:
-                try:
-                    images.append(load_image(record.path, self.method.image_size))
+                image = self._load(record.path)
+                if image is None:
+                    lost.append(record.key)
+                else:
+                    images.append(image)
                     readable.append(record)
-                except ImageError:
-                    unreadable += 1
-                    if 2 * unreadable > len(records):
-                        raise DatasetError(
-                            f"{unreadable} of {len(records)} gallery images cannot be read, such as "
-                            f"{record.key}: the set is damaged, unpack it again"
-                        ) from None
             if readable:
                 yield torch.stack(images).to(self.device), readable
+        if lost:
+            split = records[0].split
+            self._leave_out(lost, len(records), f"{split} images", self.allow_missing or split == "train")
+
+    def _load(self, path: Path) -> Tensor | None:
+        try:
+            return load_image(path, self.method.image_size)
+        except ImageError:
+            return None
+
+    @staticmethod
+    def _leave_out(lost: Sequence[str], total: int, what: str, allowed: bool) -> None:
+        """Raise DatasetError unless some may be left out, and there are others."""
+        which = f"{len(lost)} of {total} {what} cannot be read ({named(lost)})"
+        if len(lost) == total:
+            raise DatasetError(f"{which}: unpack the set again")
+        if not allowed:
+            raise missing_images(which)

@@ -37,7 +37,8 @@ def weights_text(weights: Mapping[str, float]) -> str:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
-    """The retrieval metrics: a line for each protocol with the parts weighted, one with the first alone, one for chance."""
+    """The retrieval metrics: for each protocol a line with the parts weighted, one with the first alone, one for
+    chance, and what was left out."""
     head = "".join(f"{name:>7}" for name in RATES.values())
     lines = [
         f"{'weights of the parts':<{_TITLE}}{weights_text(metrics['weights'])}",
@@ -49,9 +50,18 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
             rates = "".join(f"{row[rate]:7.2f}" for rate in RATES)
             lines.append(f"{f'{title(name)}{how}':<{_TITLE}}{rates}{row['queries']:>9}{row['gallery']:>9}")
         lines.append(f"{f'{title(name)}, by chance':<{_TITLE}}{metrics[f'{name}_chance_r1']:7.2f}")
-        if left_out := metrics[name]["queries_without_positive"]:
-            lines.append(f"  left out: {left_out} queries whose person is not in the gallery")
+        lines += _left_out(metrics[name])
     return "\n".join(lines)
+
+
+def _left_out(row: Mapping[str, Any]) -> Iterator[str]:
+    """Why a result may be other than that of the whole set; older results do not count images."""
+    if missing := row.get("missing_images"):
+        yield f"  left out: {missing} gallery images that are missing or unreadable"
+    if silent := row.get("queries_without_image"):
+        yield f"  {silent} queries whose own image is missing or unreadable"
+    if unanswerable := row["queries_without_positive"]:
+        yield f"  left out: {unanswerable} queries whose person is not in the gallery"
 
 
 def _rows(metrics: Mapping[str, Any], protocol: str) -> Iterator[tuple[str, str]]:

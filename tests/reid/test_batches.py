@@ -152,7 +152,7 @@ def spoil_image(record: Record) -> None:
 
 
 def test_unreadable_images_are_replaced_and_counted(root: Path) -> None:
-    dataset = training_set(root)
+    dataset, again = training_set(root), training_set(root)
     by_person = {record.identity: record for record in dataset.records}
     lonely, last = by_person[1], by_person[4]
     for record in (lonely, last):
@@ -167,7 +167,7 @@ def test_unreadable_images_are_replaced_and_counted(root: Path) -> None:
     assert stand_in.identity == dataset.classes[2]
     captions = by_person[2].captions + dataset.records[at[lonely.key] + 1].captions
     assert stand_in.description in [split_caption(caption) for caption in captions]
-    assert same_sample(stand_in, training_set(root)[Draw(at[lonely.key], 0)])
+    assert same_sample(stand_in, again[Draw(at[lonely.key], 0)])
     assert same_sample(stand_in, dataset[Draw(at[lonely.key], 0)])
 
 

@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 from tiny_run import restore_globals, tiny, train_alone, write_people
 
-from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.image_sets import same_camera
-from bdam_reid.data.records import DatasetError, Query, Record
+from bdam_reid.data.records import Query, Record
 from bdam_reid.engine.checkpoint import load_state, load_weights, save_checkpoint
 from bdam_reid.engine.run import load_best, load_config
 from bdam_reid.evaluate import Options, evaluate_run, main
@@ -128,20 +127,6 @@ def test_a_run_of_before_there_were_several_methods_is_evaluated(run: Path, tmp_
 def embedder(run: Path, batch_size: int) -> Embedder:
     method, _ = load_best(run, load_config(run, PRESETS))
     return Embedder(method, torch.device("cpu"), batch_size=batch_size)
-
-
-def test_unreadable_gallery_images_are_left_out_unless_they_are_most(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(load_config(run, PRESETS).data.root, tmp_path / "people")
-    protocol = load_dataset(tmp_path / "people").protocols["test"]
-    records = protocol.gallery
-    records[1].path.write_bytes(records[1].path.read_bytes()[:200])
-    ranking = embedder(run, 3).rank(protocol)
-    assert ranking.gallery == (records[0], *records[2:])
-    assert ranking.similarity["identity"].shape == (len(protocol.queries), len(records) - 1)
-    for record in records[2:]:
-        record.path.write_bytes(b"")
-    with pytest.raises(DatasetError, match="5 of 8 gallery images cannot be read"):
-        embedder(run, 1).rank(protocol)
 
 
 def test_a_query_of_ten_thousand_words_goes_through(run: Path) -> None:
