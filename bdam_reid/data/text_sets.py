@@ -7,7 +7,7 @@ between splits, missing images of an evaluation).
 
 from __future__ import annotations
 
-import json
+import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from typing import Any
 
 from bdam_reid.captions.texts import FILE, read_texts
 from bdam_reid.data.checks import check_images
+from bdam_reid.data.entries import kind, read_beside, read_json, read_object, read_records
 from bdam_reid.data.records import (
     SPLITS,
     Dataset,
@@ -70,8 +71,8 @@ def load_text_set(root: Path, name: str, index: Path, allow_missing: bool) -> Da
     Raises: DatasetError if the set cannot be used.
     """
     findings = Findings()
-    records = _read_records(root, index, _LAYOUTS[name].path_key, findings)
-    attributes, texts = (_read_beside(root, file) for file in ("attributes.json", FILE))
+    records = _read_index(root, index, _LAYOUTS[name].path_key, findings)
+    attributes, texts = (read_beside(root / file) for file in ("attributes.json", FILE))
     records = _described(records, texts, attributes)
     _check_splits(records)
     if not any(record.split == "val" for record in records):
@@ -106,84 +107,18 @@ def _standard(name: str, records: Sequence[Record]) -> Protocol:
     return Protocol(name, tuple(queries), tuple(records))
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8")
-        if not text.strip():
-            raise DatasetError(f"{path} is empty: download or write it again")
-        return json.loads(text)
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(f"{path} is not valid JSON ({error}): download or write it again") from error
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    value = _read_json(path)
-    if not isinstance(value, dict):
-        raise DatasetError(f"{path} must hold one JSON object, got {_kind(value)}")
-    return value
-
-
-def _kind(value: Any) -> str:
-    return {"dict": "an object", "list": "a list", "str": "a text"}.get(type(value).__name__, repr(value))
-
-
-def _read_records(root: Path, index: Path, path_key: str, findings: Findings) -> list[Record]:
-    entries = _read_json(index)
+def _read_index(root: Path, index: Path, path_key: str, findings: Findings) -> list[Record]:
+    entries = read_json(index)
     if not isinstance(entries, list):
-        raise DatasetError(f"{index} must hold a list of records, got {_kind(entries)}")
+        raise DatasetError(f"{index} must hold a list of records, got {kind(entries)}")
     if not entries:
         raise DatasetError(f"{index} holds no records: download or write it again")
-    records: dict[str, Record] = {}
-    for number, entry in enumerate(entries):
-        record = _read_record(root, number, entry, path_key, findings)
-        if record is None:
-            continue
-        earlier = records.get(record.key)
-        if earlier is None:
-            records[record.key] = record
-        elif (earlier.identity, earlier.split) != (record.identity, record.split):
-            raise DatasetError(
-                f"{index}: image {record.key} is in split {earlier.split} as person {earlier.identity} and "
-                f"in split {record.split} as person {record.identity}: remove the wrong record"
-            )
-        else:
-            findings.add("records of an image that has one already skipped", [record.key])
+    records = read_records(index, entries, root / "imgs", path_key, findings)
     if not records:
         raise DatasetError(
             f"{index}: none of its {len(entries)} records is complete: {'; '.join(map(str, findings.listed()))}"
         )
-    return list(records.values())
-
-
-def _read_record(root: Path, number: int, entry: Any, path_key: str, findings: Findings) -> Record | None:
-    """One record, or None and a finding if it lacks what every record needs."""
-    if not isinstance(entry, dict):
-        findings.add("entries that are no records skipped", [f"number {number}"])
-        return None
-    key, identity, split = entry.get(path_key), entry.get("id"), entry.get("split")
-    if not isinstance(key, str) or not key:
-        findings.add(f"records without {path_key} skipped", [f"number {number}"])
-        return None
-    if not isinstance(identity, int) or isinstance(identity, bool):
-        findings.add("records without a whole number as id skipped", [key])
-        return None
-    if split not in SPLITS:
-        findings.add("records of an unknown split skipped", [key])
-        return None
-    captions = entry.get("captions")
-    captions = captions if isinstance(captions, list) else [captions]
-    kept = tuple(caption for caption in captions if isinstance(caption, str) and caption.strip())
-    findings.add("empty captions dropped", [key] * (len(captions) - len(kept)))
-    return Record(root / "imgs" / key, key, identity, split, kept)
-
-
-def _read_beside(root: Path, file: str) -> dict[str, Any] | None:
-    """What a file beside the index says, by image key; None if there is no such file."""
-    return _read_object(root / file) if (root / file).exists() else None
+    return records
 
 
 def _described(
@@ -240,12 +175,11 @@ def _read_clothing_change(root: Path, splits: Mapping[str, tuple[Record, ...]], 
     path = root / "clothing_change.json"
     if not path.exists():
         return None
-    value = _read_object(path)
+    value = read_object(path)
     entries, captions = value.get("gallery"), value.get("queries")
     if not isinstance(entries, list) or not isinstance(captions, list):
         raise DatasetError(f"{path} must hold the lists queries and gallery, got {', '.join(value) or 'neither'}")
-    read = (_read_record(root, n, _as_test(e), "file_path", findings) for n, e in enumerate(entries))
-    gallery = [record for record in read if record is not None]
+    gallery = read_records(path, [_as_test(entry) for entry in entries], root / "imgs", "file_path", findings)
     images = {record.key: record.path for record in splits["test"]}
     queries = [_read_query(entry, images) for entry in captions]
     incomplete = [f"number {n}" for n, query in enumerate(queries) if query is None]
@@ -271,5 +205,5 @@ def _read_query(entry: Any, images: Mapping[str, Path]) -> Query | None:
     caption, identity = (entry.get("caption"), entry.get("id")) if isinstance(entry, dict) else (None, None)
     if not isinstance(caption, str) or not caption.strip() or not isinstance(identity, int):
         return None
-    described = images.get(str(entry.get("file_path")))
+    described = images.get(posixpath.normpath(str(entry.get("file_path"))))
     return Query(text=caption, identity=identity, outfit=entry.get("outfit"), described=described)

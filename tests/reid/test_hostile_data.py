@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from data_files import entries, entry, write_set
+from data_files import entries, entry, write_image, write_set
 
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.images import ImageError, decode_image
@@ -45,3 +46,43 @@ def test_captions_keys_and_ids_reach_the_terminal_as_text(tmp_path: Path) -> Non
     with pytest.raises(ImageError, match="owned") as unread:
         decode_image(tmp_path / f"{ESCAPE}.jpg", (8, 4))
     assert str(unread.value).isprintable()
+
+
+# Paths
+
+
+@pytest.mark.parametrize("key", ["/etc/hostname", "../secret.jpg", "cam/../../secret.jpg", ".."])
+def test_no_record_reaches_outside_the_folder(tmp_path: Path, key: str) -> None:
+    write_image(tmp_path / "set" / "secret.jpg")
+    root = write_set(tmp_path / "set", [*entries(), entry("train", 4, 7)])
+    records = json.loads((root / "reid_raw.json").read_text())
+    records[-1]["file_path"] = key
+    (root / "reid_raw.json").write_text(json.dumps(records))
+    with pytest.raises(
+        DatasetError, match=r"reid_raw\.json: record number 18 must name a file below .* correct its path"
+    ):
+        load_dataset(root)
+    change = {"queries": [{"caption": "A man.", "id": 20}], "gallery": [{"file_path": key, "id": 20}]}
+    (root / "reid_raw.json").write_text(json.dumps(records[:-1]))
+    (root / "clothing_change.json").write_text(json.dumps(change))
+    with pytest.raises(DatasetError, match=r"clothing_change\.json: record number 0 must name a file below"):
+        load_dataset(root)
+
+
+def test_an_image_has_one_name(tmp_path: Path) -> None:
+    records = entries()
+    records[0]["file_path"] = "./cam//x/../0001_0.jpg"
+    root = write_set(tmp_path / "set", records)
+    (root / "texts.json").write_text('{"cam/./0001_0.jpg": {"identity": "A man.", "clothing": "A red shirt."}}')
+    first = load_dataset(root).train[0]
+    assert first.key == "cam/0001_0.jpg" and first.texts is not None
+    twice = [*entries(), entry("test", 30, file_path="./cam/0001_0.jpg")]
+    with pytest.raises(DatasetError, match=r"image cam/0001_0\.jpg is in split train as person 1 and in split test"):
+        load_dataset(write_set(tmp_path / "twice", twice))
+
+
+def test_a_name_that_is_too_long_is_a_missing_file(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", entries())
+    records = [*entries(), entry("train", 4, file_path="a" * 5000 + ".jpg")]
+    (root / "reid_raw.json").write_text(json.dumps(records))
+    assert found(root)["train images missing (not trained on)"] == 1
