@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -48,7 +49,8 @@ def kind(value: Any) -> str:
 
 
 def read_records(path: Path, entries: Sequence[Any], images: Path, path_key: str, findings: Findings) -> list[Record]:
-    """The records in a list of entries, in order; what lacks something that every record needs is skipped.
+    """The records in a list of entries, one an image, in order of first appearance; what lacks something that every
+    record needs is skipped.
 
     Args:
         path: of the file that has the entries.
@@ -72,7 +74,9 @@ def read_records(path: Path, entries: Sequence[Any], images: Path, path_key: str
                 f"in split {record.split} as person {record.identity}: remove the wrong record"
             )
         else:
-            findings.add("records of an image that has one already skipped", [record.key])
+            findings.add("records of an image that has one already (their captions are added to its)", [record.key])
+            new = tuple(caption for caption in record.captions if caption not in earlier.captions)
+            records[record.key] = replace(earlier, captions=earlier.captions + new)
     return list(records.values())
 
 

@@ -142,13 +142,23 @@ def test_what_a_run_can_do_without_is_skipped_and_counted(tmp_path: Path) -> Non
     assert found["records without a whole number as id skipped"] == 1
     assert found["records of an unknown split skipped"] == 1
     assert found["entries that are no records skipped"] == 1
-    assert found["records of an image that has one already skipped"] == 1
+    assert found["records of an image that has one already (their captions are added to its)"] == 1
     assert found["train images missing (not trained on)"] == 1
     assert len(dataset.train) == 7
     # An image without captions is still somebody who can be found.
     gallery = dataset.protocols["test"].gallery
     assert gallery[-1].captions == ()
     assert len(gallery) == 4
+
+
+def test_records_of_one_image_are_one_with_all_their_captions(tmp_path: Path) -> None:
+    more = entry("test", 20, 0, captions=["A man in a hat.", entries()[-4]["captions"][0]])
+    dataset = load_dataset(write_set(tmp_path / "set", [*entries(), more]))
+    gallery, queries = dataset.protocols["test"].gallery, dataset.protocols["test"].queries
+    assert len(gallery) == 4
+    assert gallery[0].captions == ("A man 20 with black hair.", "A man in a red shirt 0.", "A man in a hat.")
+    assert [query.text for query in queries[:3]] == list(gallery[0].captions)
+    assert findings(tmp_path / "set")["records of an image that has one already (their captions are added to its)"] == 1
 
 
 def spoil(root: Path, change: str) -> None:
