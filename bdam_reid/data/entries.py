@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeGuard
 
 from bdam_reid.data.printable import shortened
 from bdam_reid.data.records import SPLITS, DatasetError, Findings, Record
 
+_HALF = re.compile("[\ud800-\udfff]")
 
-def read_json(path: Path) -> Any:
-    """The JSON value in a file. Raises: DatasetError if there is none."""
+
+def read_json(path: Path, findings: Findings) -> Any:
+    """The JSON value in a file, without halves of characters, which JSON can spell, but neither tokenizers nor file
+    systems take.
+
+    Raises: DatasetError if there is none.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         if not text.strip():
             raise DatasetError(f"{path} is empty: download or write it again")
-        return json.loads(text)
+        value = json.loads(text)
+        return _whole_characters(value, path, findings) if "\\ud" in text.lower() else value
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -28,19 +36,54 @@ def read_json(path: Path) -> Any:
         raise DatasetError(f"{path} is not valid JSON ({error}): download or write it again") from error
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def _whole_characters(value: Any, path: Path, findings: Findings) -> Any:
+    text = json.dumps(value, ensure_ascii=False)
+    found = [text[max(0, at.start() - 20) : at.end()] for at in _HALF.finditer(text)]
+    findings.add(f"halves of characters in {path.name} replaced by ?", found)
+    return json.loads(_HALF.sub("?", text)) if found else value
+
+
+def read_object(path: Path, findings: Findings) -> dict[str, Any]:
     """The JSON object in a file. Raises: DatasetError if there is none."""
-    value = read_json(path)
+    value = read_json(path, findings)
     if not isinstance(value, dict):
         raise DatasetError(f"{path} must hold one JSON object, got {kind(value)}")
     return value
 
 
-def read_beside(path: Path) -> dict[str, Any] | None:
+def read_beside(path: Path, findings: Findings) -> dict[str, Any] | None:
     """What a file says of images, by their keys; None if there is no such file."""
     if not path.exists():
         return None
-    return {posixpath.normpath(key): value for key, value in read_object(path).items()}
+    return {posixpath.normpath(key): value for key, value in read_object(path, findings).items()}
+
+
+def read_attributes(path: Path, findings: Findings) -> dict[str, Any]:
+    """The ground truth in attributes.json, by image key: objects whose "identity" and "outfit", if they have them, are
+    objects, and those in the latter objects; whose "camera" and "outfit_index" are whole numbers. Other entries are no
+    ground truth; empty if there is no such file."""
+    entries = read_beside(path, findings) or {}
+    wrong = [key for key, entry in entries.items() if not _is_truth(entry)]
+    findings.add(f"entries of {path.name} that are no ground truth ignored", wrong)
+    return {key: entry for key, entry in entries.items() if key not in set(wrong)}
+
+
+def _is_truth(entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    person, outfit = entry.get("identity", {}), entry.get("outfit", {})
+    numbers = [entry[name] for name in ("camera", "outfit_index") if entry.get(name) is not None]
+    return (
+        isinstance(person, dict)
+        and isinstance(outfit, dict)
+        and all(isinstance(item, dict) for item in outfit.values())
+        and all(map(is_number, numbers))
+    )
+
+
+def is_number(value: Any) -> TypeGuard[int]:
+    """Whether a JSON value is a whole number that a tensor can hold."""
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 def kind(value: Any) -> str:
@@ -90,7 +133,7 @@ def _read_record(path: Path, number: int, entry: Any, images: Path, path_key: st
         findings.add(f"records without {path_key} skipped", [f"number {number}"])
         return None
     key = _within(key, f"{path}: record number {number}")
-    if not isinstance(identity, int) or isinstance(identity, bool):
+    if not is_number(identity):
         findings.add("records without a whole number as id skipped", [key])
         return None
     if split not in SPLITS:

@@ -27,7 +27,7 @@ from bdam_reid.data.records import (
 )
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
-_NAME = re.compile(r"(-?\d+)_c(\d+)")
+_NAME = re.compile(r"(-?\d{1,18})_c(\d{1,18})(?!\d)")
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _NOBODY, _DISTRACTOR = -1, 0
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from bdam_reid.captions.texts import FILE, read_texts
 from bdam_reid.data.checks import check_images
-from bdam_reid.data.entries import kind, read_beside, read_json, read_object, read_records
+from bdam_reid.data.entries import is_number, kind, read_attributes, read_beside, read_json, read_object, read_records
 from bdam_reid.data.records import (
     SPLITS,
     Dataset,
@@ -72,7 +72,7 @@ def load_text_set(root: Path, name: str, index: Path, allow_missing: bool) -> Da
     """
     findings = Findings()
     records = _read_index(root, index, _LAYOUTS[name].path_key, findings)
-    attributes, texts = (read_beside(root / file) for file in ("attributes.json", FILE))
+    attributes, texts = read_attributes(root / "attributes.json", findings), read_beside(root / FILE, findings)
     records = _described(records, texts, attributes)
     _check_splits(records)
     if not any(record.split == "val" for record in records):
@@ -108,7 +108,7 @@ def _standard(name: str, records: Sequence[Record]) -> Protocol:
 
 
 def _read_index(root: Path, index: Path, path_key: str, findings: Findings) -> list[Record]:
-    entries = read_json(index)
+    entries = read_json(index, findings)
     if not isinstance(entries, list):
         raise DatasetError(f"{index} must hold a list of records, got {kind(entries)}")
     if not entries:
@@ -121,11 +121,9 @@ def _read_index(root: Path, index: Path, path_key: str, findings: Findings) -> l
     return records
 
 
-def _described(
-    records: Sequence[Record], texts: Mapping[str, Any] | None, attributes: Mapping[str, Any] | None
-) -> list[Record]:
+def _described(records: Sequence[Record], texts: Mapping[str, Any] | None, truth: Mapping[str, Any]) -> list[Record]:
     """The records with their texts, attributes, camera and outfit, where these are known."""
-    known, truth = read_texts(texts or {}), attributes or {}
+    known = read_texts(texts or {})
     return [
         replace(
             record,
@@ -175,7 +173,7 @@ def _read_clothing_change(root: Path, splits: Mapping[str, tuple[Record, ...]], 
     path = root / "clothing_change.json"
     if not path.exists():
         return None
-    value = read_object(path)
+    value = read_object(path, findings)
     entries, captions = value.get("gallery"), value.get("queries")
     if not isinstance(entries, list) or not isinstance(captions, list):
         raise DatasetError(f"{path} must hold the lists queries and gallery, got {', '.join(value) or 'neither'}")
@@ -194,6 +192,9 @@ def _read_clothing_change(root: Path, splits: Mapping[str, tuple[Record, ...]], 
             f"{path} must have people of the test split only, but person {shared[0]} is in train or val: "
             "a result would be wrong"
         )
+    there = {record.identity for record in gallery}
+    unanswerable = [query.text for query in kept if query.identity not in there]
+    findings.add("clothing-change queries whose person is not in its gallery (they rate nothing)", unanswerable)
     return Protocol("clothing_change", kept, tuple(gallery))
 
 
@@ -203,7 +204,8 @@ def _as_test(entry: Any) -> Any:
 
 def _read_query(entry: Any, images: Mapping[str, Path]) -> Query | None:
     caption, identity = (entry.get("caption"), entry.get("id")) if isinstance(entry, dict) else (None, None)
-    if not isinstance(caption, str) or not caption.strip() or not isinstance(identity, int):
+    if not isinstance(caption, str) or not caption.strip() or not is_number(identity):
         return None
     described = images.get(posixpath.normpath(str(entry.get("file_path"))))
-    return Query(text=caption, identity=identity, outfit=entry.get("outfit"), described=described)
+    outfit = entry["outfit"] if is_number(entry.get("outfit")) else None
+    return Query(text=caption, identity=identity, outfit=outfit, described=described)

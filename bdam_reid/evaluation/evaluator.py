@@ -96,7 +96,7 @@ def measure(rankings: Mapping[str, Ranking], weights: Mapping[str, float], first
 
 
 def probe(embedder: Embedder, dataset: Dataset, rankings: Mapping[str, Ranking]) -> dict[str, Any]:
-    """What linear probes, learnt on the training split, tell of everybody else; empty without ground truth.
+    """What linear probes, learnt on the training split, tell of everybody else; empty without ground truth to learn.
 
     No person is on both sides: the loader does not accept splits that share one.
     """
@@ -111,7 +111,7 @@ def probe(embedder: Embedder, dataset: Dataset, rankings: Mapping[str, Ranking])
         scores = probe_attributes(_columns([known], group), _columns(others, group))
         result[group] = {name: score.as_dict() for name, score in scores.items()}
         result[f"{group}_above_chance"] = {feature: above_chance(scores, feature) for feature in known[1]}
-    return result
+    return result if any(result[group] for group in GROUPS) else {}
 
 
 _Images = tuple[tuple[Record, ...], dict[str, Tensor]]

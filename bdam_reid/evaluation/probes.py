@@ -11,6 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from bdam_reid.data.printable import printable
+
 GROUPS = ("identity", "outfit")
 """Of attributes: what belongs to the person, and what is worn."""
 Columns = dict[str, list[str | None]]
@@ -55,12 +57,14 @@ def attribute_columns(images: Sequence[Mapping[str, Any]]) -> dict[str, Columns]
     outfits = [_shown(image.get("outfit", {})) for image in images]
     columns: dict[str, Columns] = {"identity": {}, "outfit": {}}
     for name in _keys(people):
-        columns["identity"][name] = [_label(person.get(name)) for person in people]
+        columns["identity"][printable(name)] = [_label(person.get(name)) for person in people]
     for item in _keys(outfits):
         kinds = [_label(outfit.get(item, {}).get("kind", "none")) for outfit in outfits]
-        columns["outfit"][f"{item} kind"] = kinds
+        columns["outfit"][printable(f"{item} kind")] = kinds
         for name in ("colour", "pattern"):
-            columns["outfit"][f"{item} {name}"] = [_label(outfit.get(item, {}).get(name)) for outfit in outfits]
+            columns["outfit"][printable(f"{item} {name}")] = [
+                _label(outfit.get(item, {}).get(name)) for outfit in outfits
+            ]
     return columns
 
 

@@ -6,12 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from data_files import entries, entry, write_image, write_set
+from image_search import Brightness
 
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.images import ImageError, decode_image
 from bdam_reid.data.printable import printable, shortened
 from bdam_reid.data.records import DatasetError
+from bdam_reid.data.tokens import Tokenize, train_wordpiece
+from bdam_reid.evaluation.evaluator import probe
+from bdam_reid.evaluation.probes import attribute_columns
+from bdam_reid.evaluation.ranking import Embedder
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
 
@@ -86,3 +92,97 @@ def test_a_name_that_is_too_long_is_a_missing_file(tmp_path: Path) -> None:
     records = [*entries(), entry("train", 4, file_path="a" * 5000 + ".jpg")]
     (root / "reid_raw.json").write_text(json.dumps(records))
     assert found(root)["train images missing (not trained on)"] == 1
+
+
+# Numbers, texts and ground truth
+
+
+@pytest.mark.parametrize("identity", [2**63, -(2**63) - 1, 10**40, True, 1.0, None, [1]])
+def test_an_id_that_is_no_number_of_64_bits_is_skipped_and_counted(tmp_path: Path, identity: object) -> None:
+    root = write_set(tmp_path / "set", [*entries(), entry("test", 1, 9, id=identity)])
+    change = {
+        "queries": [{"caption": "A man.", "id": person, "outfit": identity} for person in (20, identity)],
+        "gallery": [{"file_path": entries()[-4]["file_path"], "id": 20}],
+    }
+    (root / "clothing_change.json").write_text(json.dumps(change))
+    assert found(root)["records without a whole number as id skipped"] == 1
+    assert found(root)["clothing-change queries without caption or id skipped"] == 1
+    assert load_dataset(root).protocols["clothing_change"].queries[0].outfit is None
+    ids = torch.tensor([record.identity for record in load_dataset(root).protocols["test"].gallery])
+    assert ids.tolist() == [20, 20, 21, 21]
+
+
+def test_a_market_name_of_an_endless_number_is_none(tmp_path: Path) -> None:
+    for person in (3, 5, 7):
+        write_image(tmp_path / "bounding_box_train" / f"{person}_c1.jpg")
+        write_image(tmp_path / "bounding_box_train" / f"{person}_c2.jpg")
+    write_image(tmp_path / "query" / "2_c1.jpg")
+    write_image(tmp_path / "bounding_box_test" / "2_c2.jpg")
+    write_image(tmp_path / "bounding_box_test" / f"{2**63}_c1.jpg")
+    write_image(tmp_path / "bounding_box_test" / f"2_c{2**63}.jpg")
+    assert found(tmp_path)["images whose name has no person and camera skipped"] == 2
+
+
+def test_halves_of_characters_are_replaced_wherever_they_are(tmp_path: Path) -> None:
+    records = entries()
+    records[0]["captions"] = ["A \ud83d man \U0001f600."]
+    root = write_set(tmp_path / "set", records)
+    texts = {records[0]["file_path"]: {"identity": "A man \udc00.", "clothing": "A red shirt."}}
+    (root / "texts.json").write_text(json.dumps(texts))
+    first = load_dataset(root).train[0]
+    assert first.captions == ("A ? man \U0001f600.",) and first.texts is not None
+    assert first.texts.identity == "A man ?."
+    tokenize = Tokenize(train_wordpiece([*first.captions, *first.texts], 100, tmp_path / "tokenizer"), 16)
+    assert tokenize([*first.captions, *first.texts])[0].shape[0] == 3
+    assert found(root)["halves of characters in reid_raw.json replaced by ?"] == 1
+    assert found(root)["halves of characters in texts.json replaced by ?"] == 1
+
+
+def test_clothing_change_whose_ids_match_nobody_is_found_when_it_is_read(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", entries())
+    gallery = [{"file_path": record["file_path"], "id": 20} for record in entries()[-4:-2]]
+    queries = [{"caption": "A man.", "id": 21}, {"caption": "A woman.", "id": 99}]
+    (root / "clothing_change.json").write_text(json.dumps({"queries": queries, "gallery": gallery}))
+    with pytest.raises(DatasetError, match=r"gallery of clothing_change for some query, got none .* compare the ids"):
+        load_dataset(root)
+    queries.append({"caption": "A child.", "id": 20})
+    (root / "clothing_change.json").write_text(json.dumps({"queries": queries, "gallery": gallery}))
+    assert found(root)["clothing-change queries whose person is not in its gallery (they rate nothing)"] == 2
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        1,
+        "x",
+        [],
+        None,
+        {"identity": 1},
+        {"outfit": []},
+        {"outfit": {"upper": "red"}},
+        {"camera": "c1"},
+        {"camera": 2**63},
+    ],
+)
+def test_what_is_no_ground_truth_is_ignored_and_counted(tmp_path: Path, truth: object) -> None:
+    root = write_set(tmp_path / "set", entries())
+    good = {"camera": 1, "outfit_index": 0, "identity": {"sex": "male"}, "outfit": {"upper": {"kind": "shirt"}}}
+    first, second = (record["file_path"] for record in entries()[:2])
+    (root / "attributes.json").write_text(json.dumps({first: truth, second: good}))
+    train = load_dataset(root).train
+    assert (train[0].attributes, train[0].camera) == (None, None)
+    assert (train[1].attributes, train[1].camera, train[1].outfit) == (good, 1, 0)
+    assert found(root)["entries of attributes.json that are no ground truth ignored"] == 1
+
+
+@pytest.mark.parametrize("truth", [{}, {"camera": 1}, {"identity": {}, "outfit": {}}])
+def test_ground_truth_that_says_nothing_is_not_probed(tmp_path: Path, truth: dict) -> None:
+    root = write_set(tmp_path / "set", entries())
+    (root / "attributes.json").write_text(json.dumps({record["file_path"]: truth for record in entries()}))
+    embedder = Embedder(Brightness(), torch.device("cpu"))
+    assert probe(embedder, load_dataset(root), {}) == {}
+
+
+def test_names_of_attributes_are_printed_as_text() -> None:
+    columns = attribute_columns([{"identity": {ESCAPE: "male"}, "outfit": {ESCAPE: {"colour": "red"}}}])
+    assert all(name.isprintable() for group in columns.values() for name in group)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from data_files import entries, write_image, write_set
+from image_search import Brightness
 from PIL import Image
 from tiny_run import one_thread, restore_globals, tiny, train_alone, write_people
 
 from bdam_reid.data.datasets import load_dataset
-from bdam_reid.data.images import ImageError, decode_image, image_problem, load_image
+from bdam_reid.data.images import ImageError, decode_image, image_problem
 from bdam_reid.data.records import DatasetError, Protocol, Query, Record
 from bdam_reid.evaluate import Options, evaluate_run, main
 from bdam_reid.evaluation.ranking import Embedder
 from bdam_reid.evaluation.tables import describe
-from bdam_reid.methods.method import Losses, Method, Stage
 
 
 @pytest.fixture
@@ -255,24 +255,6 @@ def test_training_checks_before_it_begins_and_records_what_it_leaves_out(people:
         ("test images missing (left out of the gallery)", 1),
     ]
     assert json.loads((run / "metrics.json").read_text())["test"]["missing_images"] == 1
-
-
-class Brightness(Method):
-    """Searches by an image, and knows how bright it is."""
-
-    parts, weights, image_size = {"all": slice(0, 1)}, {"all": 1.0}, (8, 4)
-
-    def stages(self, dataset: object, seed: int) -> list[Stage]:
-        return []
-
-    def losses(self, batch: object, step: int) -> Losses:
-        raise NotImplementedError
-
-    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
-        return images.mean(dim=(1, 2, 3))[:, None]
-
-    def embed_queries(self, queries: Sequence[Query]) -> torch.Tensor:
-        return self.embed_images(torch.stack([load_image(query.image, self.image_size) for query in queries]))
 
 
 def test_a_query_by_an_image_that_cannot_be_read_is_left_out_and_counted(tmp_path: Path) -> None:
