@@ -9,7 +9,9 @@ import pytest
 import torch
 from data_files import entries, entry, write_image, write_set
 from image_search import Brightness
+from tiny_run import tiny
 
+from bdam_reid.config import ConfigError
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.images import ImageError, decode_image
 from bdam_reid.data.printable import printable, shortened
@@ -186,3 +188,13 @@ def test_ground_truth_that_says_nothing_is_not_probed(tmp_path: Path, truth: dic
 def test_names_of_attributes_are_printed_as_text() -> None:
     columns = attribute_columns([{"identity": {ESCAPE: "male"}, "outfit": {ESCAPE: {"colour": "red"}}}])
     assert all(name.isprintable() for group in columns.values() for name in group)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "{}", "[]", '{"model": {"type": "WordPiece"}}', None])
+def test_a_damaged_tokenizer_is_one_message(tmp_path: Path, damage: str | None) -> None:
+    train_wordpiece(["a man", "a woman"], 50, tmp_path / "run" / "tokenizer")
+    path = tmp_path / "run" / "tokenizer" / "tokenizer.json"
+    path.unlink() if damage is None else path.write_text(damage)
+    config = tiny(tmp_path, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"must hold the tokenizer of the run, got: .+ Delete that folder and give"):
+        config.method.build(config.data, tmp_path / "run", fresh=False)

@@ -145,7 +145,13 @@ def prepare(config: BDAMConfig, data: DataConfig, dataset: Dataset, folder: Path
 
 def build(config: BDAMConfig, data: DataConfig, folder: Path, *, fresh: bool) -> BDAM:
     """The model of a prepared run folder. Raises: ConfigError if it cannot be built."""
-    tokenize = Tokenize(load_tokenizer(folder / "tokenizer"), data.max_tokens)
+    try:
+        tokenize = Tokenize(load_tokenizer(folder / "tokenizer"), data.max_tokens)
+    except ValueError as error:
+        raise ConfigError(
+            f"{folder / 'tokenizer'} must hold the tokenizer of the run, got: {error}. Delete that folder and give the "
+            "command of its training again, which writes it anew"
+        ) from error
     try:
         return BDAM(config, data, tokenize, None if fresh else folder)
     except ValueError as error:
@@ -155,10 +161,9 @@ def build(config: BDAMConfig, data: DataConfig, folder: Path, *, fresh: bool) ->
 def _pretrained_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return load_tokenizer(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+    except ValueError as error:
         raise ConfigError(
-            f"the tokenizer of --method.text.pretrained {name!r} could not be loaded ({reason}): "
+            f"the tokenizer of --method.text.pretrained {name!r} could not be loaded ({error}): "
             "give a Hugging Face hub name (network or a filled cache needed) or a folder that holds one"
         ) from error
 
