@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from naive import HEADS, WIDTH, close, linear
-from torch import Tensor
 from torch.nn import functional as F
 
 from bdam_reid.config import DataConfig
@@ -200,6 +199,17 @@ def test_an_embedding_is_the_two_unit_vectors_that_are_matched(tmp_path: Path) -
         close(query[:, part].norm(dim=1), torch.ones(2))
     with pytest.raises(ValueError, match="by a sentence alone"):
         method.embed_queries([Query(text=text, image=Path("a.jpg"))])
+
+
+def test_a_part_that_a_query_has_no_words_for_weighs_nothing(tmp_path: Path) -> None:
+    method = make_method(tmp_path).eval()
+    texts = ["A man in a red shirt.", "A man with black hair.", "A red shirt.", "Red, somehow."]
+    embedded = method.embed_queries([Query(text=text) for text in texts])
+    lengths = [embedded[:, part].norm(dim=1).round().tolist() for part in method.parts.values()]
+    # A text with words for neither stands for both as a whole.
+    assert lengths == [[1, 1, 0, 1], [1, 0, 1, 1]]
+    alone = method.embed_queries([Query(text="A man.")])[0, method.parts["identity"]]
+    close(embedded[0, method.parts["identity"]], alone)
 
 
 def test_weights_of_before_task_weights_were_among_them_are_loaded(tmp_path: Path) -> None:

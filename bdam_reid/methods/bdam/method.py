@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Adam
 from transformers import PreTrainedTokenizerBase
 
-from bdam_reid.captions.splitter import split_caption
+from bdam_reid.captions.splitter import phrases, split_caption
 from bdam_reid.config import ConfigError, DataConfig
 from bdam_reid.data.records import Dataset, Query, Record
 from bdam_reid.data.tokens import Tokenize, load_tokenizer, train_wordpiece
@@ -94,14 +94,19 @@ class BDAM(Network, Method):
         return torch.cat((features.identity_embedding, features.clothing_embedding), dim=1)
 
     def embed_queries(self, queries: Sequence[Query]) -> Tensor:
-        """Queries with a text, split into identity and clothing by rules -> (B, 2 E), both parts unit vectors."""
+        """Queries with a text, split into identity and clothing by rules -> (B, 2 E), both parts unit vectors.
+
+        A part that a text has no words for is zero: it weighs nothing. A text that has words for neither stands for
+        both as a whole.
+        """
         texts = [query.text for query in queries if query.text is not None and query.image is None]
         if len(texts) < len(queries):
             raise ValueError("BDAM searches by a sentence alone, got a query with an image or without a text")
         device = next(self.parameters()).device
         parts = zip(*(split_caption(text) for text in texts), strict=True)
         features = self.encode_text(*(x.to(device) for part in parts for x in self.tokenize(part)))
-        return torch.cat((features.identity_embedding, features.clothing_embedding), dim=1)
+        identity, clothing = torch.tensor([_said(text) for text in texts], device=device).T[:, :, None]
+        return torch.cat((identity * features.identity_embedding, clothing * features.clothing_embedding), dim=1)
 
     def weight_choices(self) -> Sequence[Mapping[str, float]]:
         """The clothing part at each of BETAS."""
@@ -119,6 +124,12 @@ class BDAM(Network, Method):
     def analyse(self, gallery: Iterable[tuple[Tensor, Sequence[Record]]]) -> Mapping[str, Mapping[str, Tensor]]:
         """The weights of the gates."""
         return gate_weights(self, self.tokenize, gallery)
+
+
+def _said(text: str) -> tuple[bool, bool]:
+    """Whether a text says something of the identity, and of the clothes; of both if neither is known."""
+    identity, clothing = map(bool, phrases(text))
+    return identity or not clothing, clothing or not identity
 
 
 def _weights(beta: float) -> dict[str, float]:
