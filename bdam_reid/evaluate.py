@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Evaluate the best checkpoint of a run: metrics, gates, probes, and a page of pictures."""
+    """Evaluate the best checkpoint of a run (the last if it had no validation): metrics, gates, probes, and a page of
+    pictures."""
 
     run: tyro.conf.Positional[Path]
     """Folder that training wrote."""
@@ -60,7 +61,7 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     from bdam_reid.evaluation.evaluator import evaluate
     from bdam_reid.evaluation.page import draw_page
     from bdam_reid.evaluation.ranking import Embedder
-    from bdam_reid.evaluation.tables import describe
+    from bdam_reid.evaluation.tables import checkpoint_text, describe
 
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1, got {options.batch_size}")
@@ -71,13 +72,13 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     method, best = load_best(run, config)
     start_log(run)
     root, allow_missing = options.root or config.data.root, options.allow_missing or config.data.allow_missing
-    dataset = load_dataset(root, allow_missing=allow_missing)
+    dataset = load_dataset(root, hold_out=config.data.hold_out, allow_missing=allow_missing)
     log.info(f"{run}: {dataset.name} at {root}, on {device}\n{dataset.report}")
     precision = config.engine.mixed_precision
     embedder = Embedder(method.to(device), device, precision, options.batch_size, allow_missing)
     weights = options.weights or method.chosen_weights(best)
     found = evaluate(embedder, dataset, weights, output, options.split)
-    log.info(f"best checkpoint, epoch {best['epoch']}, chosen on validation\n{describe(found.metrics)}")
+    log.info(f"{checkpoint_text(best)}\n{describe(found.metrics)}")
     page = draw_page(run, output, found)
     log.info(f"figures in {output / 'metrics.json'}, pictures in {page.parent}: open {page}")
     return found

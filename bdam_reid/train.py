@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> 
 
 
 def train(config: Config, presets: Presets = PRESETS) -> Path:
-    """Train, or go on training, to the end, and evaluate the best checkpoint; gives the run folder.
+    """Train, or go on training, to the end, and evaluate the best checkpoint, or the last one where there is no
+    validation; gives the run folder.
 
     Raises: ConfigError, DatasetError, CheckpointError, TrainingError.
     """
@@ -32,14 +33,14 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     from bdam_reid.engine.trainer import Trainer, make_method
     from bdam_reid.evaluation.evaluator import evaluate, validator
     from bdam_reid.evaluation.ranking import Embedder
-    from bdam_reid.evaluation.tables import describe
+    from bdam_reid.evaluation.tables import checkpoint_text, describe
 
     check_config(config)
     accelerator = make_accelerator(config.engine)
     device, precision = accelerator.device, config.engine.mixed_precision
     surroundings = environment(device)
     allow_missing = config.data.allow_missing
-    dataset = load_dataset(config.data.root, allow_missing=allow_missing)
+    dataset = load_dataset(config.data.root, hold_out=config.data.hold_out, allow_missing=allow_missing)
     run = open_run(config, presets)
     start_log(run)
     write_json(run / "environment.json", {**surroundings, "data": asdict(dataset.report)})
@@ -53,7 +54,7 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     best, state = load_best(run, config)
     embedder = Embedder(best.to(device), device, precision, allow_missing=allow_missing)
     found = evaluate(embedder, dataset, best.chosen_weights(state), run)
-    log.info(f"best checkpoint, epoch {state['epoch']}, chosen on validation:\n{describe(found.metrics)}")
+    log.info(f"{checkpoint_text(state)}:\n{describe(found.metrics)}")
     return run
 
 

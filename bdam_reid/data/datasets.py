@@ -9,12 +9,14 @@ from bdam_reid.data.checks import check_answers
 from bdam_reid.data.records import Dataset, DatasetError
 
 
-def load_dataset(root: Path | str, *, allow_missing: bool = False) -> Dataset:
+def load_dataset(root: Path | str, *, hold_out: bool = True, allow_missing: bool = False) -> Dataset:
     """Read the data set in a folder, check it and its image files, and say what was found; the files there tell its
     layout.
 
     Args:
         root: the folder.
+        hold_out: whether training persons are held out for validation in a set that has no such split; else it has no
+            protocol "val".
         allow_missing: whether evaluation may lack images; else that is an error.
     Raises: DatasetError if there is none, or it cannot be used.
     """
@@ -27,9 +29,9 @@ def load_dataset(root: Path | str, *, allow_missing: bool = False) -> Dataset:
             f"`python -m bdam_reid.data.synthetic {root}`"
         )
     if image_sets.is_market(root):
-        return _checked(image_sets.load_market(root, allow_missing))
+        return _checked(image_sets.load_market(root, hold_out, allow_missing))
     if index := text_sets.find_index(root):
-        return _checked(text_sets.load_text_set(root, *index, allow_missing))
+        return _checked(text_sets.load_text_set(root, *index, hold_out, allow_missing))
     raise DatasetError(
         f"expected one of {', '.join(text_sets.INDEX_FILES)} or the folders {', '.join(image_sets.FOLDERS)} in "
         f"{root}, found none: is it the folder that holds the index and imgs/, or those folders?"

@@ -37,7 +37,7 @@ def is_market(root: Path) -> bool:
     return all((root / folder).is_dir() for folder in FOLDERS)
 
 
-def load_market(root: Path, allow_missing: bool) -> Dataset:
+def load_market(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
     """Read a set in Market-1501's layout.
 
     Every tenth identity of the training folder, in the order of their numbers, is held out for validation: the first
@@ -45,6 +45,7 @@ def load_market(root: Path, allow_missing: bool) -> Dataset:
 
     Args:
         root: the folder that has FOLDERS.
+        hold_out: whether there is a protocol "val"; else all are trained on.
         allow_missing: whether evaluation may lack images.
     Raises: DatasetError if the set cannot be used.
     """
@@ -58,23 +59,21 @@ def load_market(root: Path, allow_missing: bool) -> Dataset:
             f"splits must have different people, but {len(shared)} ids of {root} are in both train and test, such as "
             f"{shared[0]}: a result would be wrong, use the official folders"
         )
-    people = held_out(r.identity for r in known)
+    people = held_out(r.identity for r in known) if hold_out else set()
     findings.add("training identities held out for validation, as there is no such split", sorted(people))
     val = tuple(Record(r.path, r.key, r.identity, "val", camera=r.camera) for r in known if r.identity in people)
     rest = [r for r in known if r.identity not in people]
     splits = {"train": rest, "val": val, "query": queries, "test": gallery}
     train = check_images(splits, allow_missing, findings) if any(splits.values()) else ()
-    if len({r.identity for r in train}) < 2 or not val or not queries:
+    if len({r.identity for r in train}) < 2 or (hold_out and not val) or not queries:
         raise DatasetError(
             f"expected images of four people or more in {FOLDERS[0]} of {root} and one or more in {FOLDERS[1]}, "
             f"got {len(known)} and {len(queries)} images"
         )
     first = {(r.identity, r.camera): r for r in reversed(val)}
     asked = [r for r in val if first[r.identity, r.camera] is r]
-    protocols = {
-        "val": Protocol("val", _queries(asked), val, same_camera),
-        "test": Protocol("test", _queries(queries), tuple(gallery), same_camera),
-    }
+    protocols = {"val": Protocol("val", _queries(asked), val, same_camera)} if hold_out else {}
+    protocols["test"] = Protocol("test", _queries(queries), tuple(gallery), same_camera)
     report = Report.of({"train": train, "val": val, "test": (*queries, *gallery)}, findings)
     return Dataset("market-1501", root, train, protocols, report)
 

@@ -134,7 +134,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set; `name` is that of its layout, `protocols` has "val", "test" and what else there is."""
+    """A data set; `name` is that of its layout, `protocols` has "test", what else there is, and "val" unless nothing
+    was left for it."""
 
     name: str
     root: Path

@@ -56,17 +56,18 @@ def find_index(root: Path) -> tuple[str, Path] | None:
     return None
 
 
-def load_text_set(root: Path, name: str, index: Path, allow_missing: bool) -> Dataset:
+def load_text_set(root: Path, name: str, index: Path, hold_out: bool, allow_missing: bool) -> Dataset:
     """Read a set of images with captions: its index and, where they exist, `texts.json`, `attributes.json` and the
     protocol `clothing_change.json`.
 
     Sets without a validation split (ICFG-PEDES) get every tenth identity of the training split for it, in the order of
-    identity numbers, and these are not trained on. Images whose captions are all empty stay in a gallery, but are not
-    trained on. Every caption of a split is a query, all of its images are the gallery.
+    identity numbers, unless all are to be trained on. Images whose captions are all empty stay in a gallery, but are
+    not trained on. Every caption of a split is a query, all of its images are the gallery.
 
     Args:
         root: the folder with the index file and `imgs/`.
         name, index: as `find_index` gives them.
+        hold_out: whether a set without a validation split gets one; else it has no protocol "val".
         allow_missing: whether evaluation may lack images.
     Raises: DatasetError if the set cannot be used.
     """
@@ -75,7 +76,7 @@ def load_text_set(root: Path, name: str, index: Path, allow_missing: bool) -> Da
     attributes, texts = read_attributes(root / "attributes.json", findings), read_beside(root / FILE, findings)
     records = _described(records, texts, attributes)
     _check_splits(records)
-    if not any(record.split == "val" for record in records):
+    if hold_out and not any(record.split == "val" for record in records):
         records = _hold_out(records, findings)
     splits: dict[str, tuple[Record, ...]] = {s: tuple(r for r in records if r.split == s) for s in SPLITS}
     change = _read_clothing_change(root, splits, findings)
@@ -87,10 +88,11 @@ def load_text_set(root: Path, name: str, index: Path, allow_missing: bool) -> Da
     unnamed = [r.key for r in splits["train"] if not r.captions]
     findings.add("training images without a caption skipped", unnamed)
     splits["train"] = tuple(r for r in splits["train"] if r.captions)
-    _check_sizes(splits, index)
+    evaluated = ("val", "test") if hold_out or splits["val"] else ("test",)
+    _check_sizes(splits, evaluated, index)
     repeated = Counter(caption for record in records for caption in record.captions)
     findings.add("captions that occur more than once (kept)", [c for c, n in repeated.items() if n > 1])
-    protocols = {split: _standard(split, splits[split]) for split in ("val", "test")}
+    protocols = {split: _standard(split, splits[split]) for split in evaluated}
     if change:
         gallery = tuple(_described(change.gallery, texts, attributes))
         protocols[change.name] = replace(change, gallery=gallery)
@@ -156,14 +158,14 @@ def _hold_out(records: list[Record], findings: Findings) -> list[Record]:
     return [replace(r, split="val") if r.split == "train" and r.identity in people else r for r in records]
 
 
-def _check_sizes(splits: Mapping[str, tuple[Record, ...]], index: Path) -> None:
+def _check_sizes(splits: Mapping[str, tuple[Record, ...]], evaluated: Sequence[str], index: Path) -> None:
     people = {split: {record.identity for record in records} for split, records in splits.items()}
     if len(people["train"]) < 2:
         raise DatasetError(
             f"training needs images of two people or more with captions, {index} has {len(people['train'])} "
             "in its train split: nobody can be told apart"
         )
-    for split in ("val", "test"):
+    for split in evaluated:
         if not any(record.captions for record in splits[split]):
             raise DatasetError(f"expected images with captions in the {split} split of {index}, found none")
 

@@ -81,7 +81,7 @@ class Trainer:
         method: as `make_method` gives it.
         dataset: to train on.
         accelerator: device and precision.
-        validate: scores the method, which it leaves in evaluation mode.
+        validate: scores the method, which it leaves in evaluation mode; without it the latest checkpoint is the best.
     """
 
     def __init__(
@@ -91,9 +91,10 @@ class Trainer:
         method: Method,
         dataset: Dataset,
         accelerator: Accelerator,
-        validate: Callable[[Method], Validation],
+        validate: Callable[[Method], Validation] | None,
     ) -> None:
-        self.engine, self.run, self.accelerator, self.validate = config.engine, run, accelerator, validate
+        self.engine, self.run, self.accelerator = config.engine, run, accelerator
+        self.validate = validate or self._latest
         self.method = method
         self.model = accelerator.prepare(method)
         self.stages = method.stages(dataset, config.seed)
@@ -201,7 +202,8 @@ class Trainer:
         best = progress.best is None or list(score) > progress.best["score"]
         figures = "  ".join(f"{name} {value:.2f}" for name, value in metrics.items())
         chosen = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
-        log.info(f"validation  {figures}  weights {chosen}{', best so far' * best}")
+        what = f"validation  {figures}" if metrics else "no validation, the latest is kept:"
+        log.info(f"{what}  weights {chosen}{', best so far' * (best and bool(metrics))}")
         if best:
             progress.best = {
                 "score": list(score),
@@ -212,6 +214,10 @@ class Trainer:
                 "step": progress.step,
             }
             save_checkpoint(self.run, "best", self.method.state_dict(), progress.best)
+
+    def _latest(self, method: Method) -> Validation:
+        """Stands for validation where there is none."""
+        return Validation((self.progress.step,), {}, method.weights)
 
     def _save(self, board: SummaryWriter) -> None:
         # TensorBoard's files reach the disk before the checkpoint: the curves of a resumed run have no gap.

@@ -33,8 +33,11 @@ class Evaluation(NamedTuple):
 
 def validator(
     dataset: Dataset, device: torch.device, precision: str, allow_missing: bool
-) -> Callable[[Method], Validation]:
-    """What the trainer is handed: the protocol "val", scored by R-1, then mAP, at the best weights of the parts."""
+) -> Callable[[Method], Validation] | None:
+    """What the trainer is handed: the protocol "val", scored by R-1, then mAP, at the best weights of the parts; None
+    for a set without that protocol."""
+    if "val" not in dataset.protocols:
+        return None
 
     def validate(method: Method) -> Validation:
         ranking = Embedder(method, device, precision, allow_missing=allow_missing).rank(dataset.protocols["val"])
@@ -103,7 +106,7 @@ def probe(embedder: Embedder, dataset: Dataset, rankings: Mapping[str, Ranking])
     if not any(record.attributes for record in dataset.train):
         return {}
     known = embedder.probed(dataset.train)
-    unseen = [dataset.protocols["val"].gallery]
+    unseen = [protocol.gallery for name, protocol in dataset.protocols.items() if name == "val"]
     unseen += [ranking.gallery for name, ranking in rankings.items() if name != "val"]
     others = [embedder.probed(records) for records in unseen]
     result: dict[str, Any] = {}

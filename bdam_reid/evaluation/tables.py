@@ -21,6 +21,13 @@ def describe(metrics: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def checkpoint_text(best: Mapping[str, Any]) -> str:
+    """Which checkpoint was evaluated, from what it says of itself."""
+    if best.get("metrics") == {}:
+        return f"last checkpoint, epoch {best['epoch']}, not chosen by validation"
+    return f"best checkpoint, epoch {best['epoch']}, chosen on validation"
+
+
 def protocols(metrics: Mapping[str, Any]) -> list[str]:
     """Names of the protocols that metrics.json has."""
     return [name for name in metrics if f"{name}_chance_r1" in metrics]
