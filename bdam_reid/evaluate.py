@@ -22,7 +22,7 @@ class Options:
     pictures."""
 
     run: tyro.conf.Positional[Path]
-    """Folder that training wrote."""
+    """Folder that training wrote. It comes first: --split and --weights take all that follows them."""
     root: Path | None = None
     """Folder of the data set; that of the run if it is not given."""
     split: tuple[str, ...] = ()
@@ -36,8 +36,8 @@ class Options:
     weights: dict[str, float] = field(default_factory=dict)
     """Of the parts of an embedding, such as `identity 1 clothing 0`; without any, those that validation chose."""
     allow_missing: bool = False
-    """Leave images out that are missing or unreadable, and count them; else they are an error. So may a run that was
-    trained with --data.allow-missing True."""
+    """Leave out and count images that are missing or unreadable, which are an error otherwise; a run that was trained
+    with --data.allow-missing True always does."""
 
 
 def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:

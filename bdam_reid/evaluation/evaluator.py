@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from bdam_reid.engine.checkpoint import write_json
 from bdam_reid.engine.trainer import Validation
 from bdam_reid.evaluation.probes import GROUPS, Probed, above_chance, attribute_columns, probe_attributes
 from bdam_reid.evaluation.ranking import Embedder, Ranking, alone, choose_weights
-from bdam_reid.evaluation.tables import RATES
+from bdam_reid.evaluation.tables import RATES, weights_text
 from bdam_reid.methods.method import Method
 
 
@@ -70,6 +71,8 @@ def evaluate(
     chosen = list(protocols) or [name for name in dataset.protocols if name != "val"]
     _check_known("--split", chosen, dataset.protocols)
     _check_known("--weights", weights, method.parts)
+    if not all(map(isfinite, weights.values())):
+        raise ConfigError(f"--weights must be finite, got {weights_text(weights)}")
     rankings = {name: embedder.rank(dataset.protocols[name]) for name in chosen}
     metrics = measure(rankings, weights, next(iter(method.parts)))
     gates = embedder.analyse(dataset.protocols[chosen[0]].gallery)

@@ -96,6 +96,7 @@ def test_options_choose_the_protocol_the_weights_and_the_place(run: Path, tmp_pa
     [
         ("--split tset", "--split must be of val, test, clothing_change, got tset"),
         ("--weights hat 1", "--weights must be of identity, clothing, got hat"),
+        ("--weights identity nan", "--weights must be finite, got identity nan"),
         ("--device gpu9", "--device must be a device of this machine"),
         ("--batch-size 0", "--batch-size must be at least 1, got 0"),
     ],
