@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -54,14 +55,13 @@ def retrieval(similarity: Tensor, query_ids: Tensor, gallery_ids: Tensor, junk: 
         raise ValueError("the gallery is empty: nothing can be retrieved")
     if similarity.isnan().any():
         raise ValueError("similarity must not be NaN: the features are broken")
-    rates = torch.cat(
-        [
-            _rates(scores, ids, gallery_ids, None if junk is None else junk[at : at + CHUNK])
-            for at, scores, ids in zip(
-                range(0, len(query_ids), CHUNK), similarity.split(CHUNK), query_ids.split(CHUNK), strict=False
-            )
-        ]
+    chunks = zip(
+        similarity.split(CHUNK),
+        query_ids.split(CHUNK),
+        repeat(None) if junk is None else junk.split(CHUNK),
+        strict=False,
     )
+    rates = torch.cat([_rates(scores, ids, gallery_ids, left_out) for scores, ids, left_out in chunks])
     valid = ~rates.isnan().any(dim=1)
     if not valid.any():
         raise ValueError(f"none of the {len(query_ids)} queries has its identity in the gallery")

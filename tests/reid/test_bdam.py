@@ -1,183 +1,211 @@
-"""BDAM against a direct transcription in float64."""
+"""The whole model: what its features are, and what each loss trains."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from helpers import assert_matches
-from naive import HEADS, WIDTH, attention, close, linear, norm, random
+from naive import HEADS, WIDTH, close, linear
 from torch import Tensor
+from torch.nn import functional as F
 
-from bdam_kernels import BidirectionalCrossAttention
-from bdam_reid.config import BDAMConfig
-from bdam_reid.models import BDAM
-from bdam_reid.models.bdam import CrossAttentionLayer, PooledCrossAttentionLayer, SelfAttentionLayer
-
-
-def test_self_attention_layer() -> None:
-    layer, x = SelfAttentionLayer(WIDTH, HEADS, dropout=0.5).double().eval(), random(2, 7, WIDTH)
-    for actual, tokens in zip(layer(x), x, strict=True):
-        attended = attention(*linear(layer.qkv, tokens).chunk(3, dim=-1))
-        close(actual, norm(layer.norm, tokens + linear(layer.out, attended)))
-
-
-def naive_bdam(bdam: BDAM, tokens: Tensor) -> dict[str, Tensor]:
-    """One image's tokens (L, D) -> features, equation by equation."""
-    identity, clothing = linear(bdam.projection, tokens).split(WIDTH, dim=-1)
-    for layer in bdam.identity_layers:
-        attended = attention(*linear(layer.qkv, identity).chunk(3, dim=-1))
-        identity = norm(layer.norm, identity + linear(layer.out, attended))
-    for layer in bdam.clothing_layers:
-        attended = attention(*linear(layer.qkv, clothing).chunk(3, dim=-1))
-        clothing = norm(layer.norm, clothing + linear(layer.out, attended))
-    for layer in bdam.cross_layers:
-        if isinstance(layer, PooledCrossAttentionLayer):
-            normed = norm(layer.identity_norm, identity), norm(layer.clothing_norm, clothing)
-            from_clothing, from_identity = naive_cross_attention(layer.attention, *normed)
-            identity, clothing = identity + from_clothing, clothing + from_identity
-            continue
-        from_clothing, from_identity = naive_cross_attention(layer.attention, identity, clothing)
-        identity, clothing = (
-            norm(layer.identity_norm, identity + from_clothing),
-            norm(layer.clothing_norm, clothing + from_identity),
-        )
-    pooled_id, pooled_clo = identity.sum(0) / len(tokens), clothing.sum(0) / len(tokens)
-    if bdam.gate is None:
-        pooled = {"identity": pooled_id, "clothing": pooled_clo, "pooled_clothing": pooled_clo}
-        return pooled | {"tokens": identity}
-    g = 1 / (1 + (-linear(bdam.gate, torch.cat((pooled_id, pooled_clo)))).exp())
-    return {
-        "identity": g * pooled_id,
-        "clothing": (1 - g) * pooled_clo,
-        "pooled_clothing": pooled_clo,
-        "gate": g,
-        "tokens": identity,
-    }
+from bdam_reid.config import DataConfig
+from bdam_reid.data.records import Query
+from bdam_reid.data.tokens import Tokenize, train_wordpiece
+from bdam_reid.encoders.config import EncoderConfig
+from bdam_reid.methods.bdam.batches import Batch
+from bdam_reid.methods.bdam.config import BDAMConfig, DecouplingConfig, FusionConfig, LossConfig
+from bdam_reid.methods.bdam.losses import unweighted_losses
+from bdam_reid.methods.bdam.method import BDAM
+from bdam_reid.methods.bdam.network import Network
 
 
-def naive_cross_attention(module: BidirectionalCrossAttention, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """out_a = softmax(q_a k_b^T / sqrt d) v_b and the other way, of two streams (L, D)."""
-    q_a, k_a, v_a = linear(module.qkv_a, a).split(WIDTH, dim=-1)
-    q_b, k_b, v_b = linear(module.qkv_b, b).split(WIDTH, dim=-1)
-    return linear(module.out_a, attention(q_a, k_b, v_b)), linear(module.out_b, attention(q_b, k_a, v_a))
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """At these sizes two threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+DATA = DataConfig(image_height=32, image_width=16, max_tokens=12)
+CONFIG = BDAMConfig(
+    image=EncoderConfig(width=WIDTH, layers=1, heads=2, patch_height=8, patch_width=8),
+    text=EncoderConfig(width=10, layers=1, heads=2),
+    decoupling=DecouplingConfig(self_layers=1, cross_layers=2, heads=HEADS),
+    fusion=FusionConfig(width=8),
+)
+
+
+def make_batch() -> Batch:
+    torch.manual_seed(1)
+    words = torch.randint(1, 40, (2, 6, 9))
+    masks = torch.arange(9) < torch.randint(2, 10, (2, 6, 1))
+    return Batch(
+        images=torch.randn(6, 3, 32, 16),
+        identities=torch.tensor([0, 0, 1, 1, 2, 2]),
+        identity_ids=words[0],
+        identity_mask=masks[0],
+        clothing_ids=words[1, :, :7],
+        clothing_mask=masks[1, :, :7],
+    )
+
+
+def make_model(config: BDAMConfig = CONFIG) -> Network:
+    torch.manual_seed(0)
+    return Network(config, DATA, vocab_size=40)
+
+
+def test_pooled_last_layer_leaves_no_tokens() -> None:
+    model, batch = make_model(replace(CONFIG, decoupling=replace(CONFIG.decoupling, pooled_last=True))), make_batch()
+    image, _, fused, _ = model.features(batch)
+    assert image.tokens is None
+    assert image.identity.shape == (6, WIDTH) and fused.shape == (6, 10)
+    fused.sum().backward()
+    assert all(p.grad is not None for p in model.bdam.cross_layers.parameters())
+
+
+def test_features_of_the_model() -> None:
+    model, batch = make_model().double().eval(), make_batch()
+    image, text, fused, weights = model.features(replace(batch, images=batch.images.double()))
+    assert image.identity.shape == image.clothing.shape == (6, WIDTH)
+    assert image.tokens.shape == (6, 8, WIDTH)
+    close(image.identity_embedding, F.normalize(linear(model.identity_projection, image.identity)))
+    # Eq. 1 of both drafts: the clothing feature before the gate, projected to the text dimension.
+    close(image.clothing_embedding, F.normalize(linear(model.clothing_projection, image.pooled_clothing)))
+    assert text.identity_tokens.shape == (6, 9, 10)
+    close(text.identity[0], text.identity_tokens[0, batch.identity_mask[0]].mean(0))
+    close(text.identity_embedding, F.normalize(text.identity))
+    close(text.clothing_embedding, F.normalize(text.clothing))
+    close(fused, model.fusion(image.identity, text.identity)[0])
+    assert fused.shape == (6, 10)
+    assert weights.shape == (6, 2)
+
+
+def test_images_and_texts_do_not_see_each_other_before_fusion() -> None:
+    """A feature depends on its own image or text alone, in any batch."""
+    model, batch = make_model().double().eval(), make_batch()
+    images = batch.images.double()
+    whole, alone = model.encode_image(images), model.encode_image(images[2:3])
+    for name, value in alone._asdict().items():
+        close(value[0], getattr(whole, name)[2])
+    texts = (batch.identity_ids, batch.identity_mask, batch.clothing_ids, batch.clothing_mask)
+    whole_text = model.encode_text(*texts)
+    alone_text = model.encode_text(*(x[2:3] for x in texts))
+    for name in ("identity", "clothing", "identity_embedding", "clothing_embedding"):
+        close(getattr(alone_text, name)[0], getattr(whole_text, name)[2])
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_sequence_fusion_reads_gated_tokens_whose_mean_is_the_identity_feature(gate: bool) -> None:
+    fusion = FusionConfig(width=8, tokens="sequence")
+    config = replace(CONFIG, fusion=fusion, decoupling=replace(CONFIG.decoupling, gate=gate))
+    model, batch = make_model(config).double().eval(), make_batch()
+    seen: list[Any] = []
+    model.fusion.register_forward_hook(lambda module, inputs, output: seen.append(inputs))
+    image, text, _, _ = model.features(replace(batch, images=batch.images.double()))
+    tokens, words, mask = seen[0]
+    close(tokens.mean(1), image.identity)
+    assert words is text.identity_tokens
+    assert mask is batch.identity_mask
+
+
+def test_fusion_leaves_the_clothing_feature_out() -> None:
+    model, batch = make_model().eval(), make_batch()
+    image, text, fused, _ = model.features(batch)
+    clothing = ("clothing", "pooled_clothing", "clothing_embedding")
+    changed = image._replace(**{name: getattr(image, name) + 1 for name in clothing})
+    assert torch.equal(model.fuse(changed, text)[0], fused)
+
+
+@pytest.mark.parametrize("cross_layers", [0, 2])
+@pytest.mark.parametrize("clothing", ["alignment", "adversarial"])
+@pytest.mark.parametrize("query", ["identity", "fused"])
+def test_every_loss_reaches_the_shared_layer(query: Any, clothing: Any, cross_layers: int) -> None:
+    config = replace(CONFIG, decoupling=replace(CONFIG.decoupling, cross_layers=cross_layers))
+    model, batch = make_model(config), make_batch()
+    loss = LossConfig(query=query, clothing=clothing)
+    for name, value in unweighted_losses(loss, *model.features(batch)[:3], batch.identities).items():
+        gradients = torch.autograd.grad(value, model.shared_parameters(), retain_graph=True, allow_unused=True)
+        assert any(gradient is not None and gradient.any() for gradient in gradients), name
 
 
 @pytest.mark.parametrize(
-    "config",
-    [
-        BDAMConfig(heads=HEADS),
-        BDAMConfig(self_layers=2, cross_layers=2, heads=HEADS, gate=False),
-        BDAMConfig(self_layers=0, cross_layers=1, heads=HEADS),
-        BDAMConfig(self_layers=1, cross_layers=0, heads=HEADS),
-        BDAMConfig(heads=HEADS, pooled_last=True),
-        BDAMConfig(self_layers=1, cross_layers=1, heads=HEADS, gate=False, pooled_last=True),
-    ],
-    ids=["paper", "no-gate", "no-self", "no-cross", "pooled-last", "pooled-only"],
+    ("query", "idle"), [("both", set()), ("identity", {"fusion"}), ("fused", {"identity_projection"})]
 )
-def test_bdam(config: BDAMConfig) -> None:
+def test_what_each_query_of_info_nce_leaves_untrained(query: Any, idle: set[str]) -> None:
+    """Neither draft's reading of Eq. 3 trains everything that the draft describes; "both" does."""
+    model, batch = make_model(), make_batch()
+    parts = unweighted_losses(LossConfig(query=query), *model.features(batch)[:3], batch.identities)
+    torch.stack(list(parts.values())).sum().backward()
+    untrained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert untrained == idle
+
+
+def test_a_few_steps_lower_the_loss() -> None:
+    model, batch = make_model().train(), make_batch()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    history = []
+    for _ in range(40):
+        parts = unweighted_losses(LossConfig(query="fused"), *model.features(batch)[:3], batch.identities)
+        total = torch.stack(list(parts.values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        history.append(parts["info"].item() + parts["clothing"].item())
+    assert history[-1] < 0.5 * history[0]
+
+
+def test_the_seed_gives_the_weights_and_the_state_gives_the_model() -> None:
+    model, batch = make_model(), make_batch()
+    again = make_model()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    torch.manual_seed(5)
+    other = Network(CONFIG, DATA, vocab_size=40)
+    other.load_state_dict(model.state_dict())
+    for a, b in zip(model.eval().features(batch)[2:], other.eval().features(batch)[2:], strict=True):
+        assert torch.equal(a, b)
+
+
+def make_method(tmp_path: Path, config: BDAMConfig = CONFIG) -> BDAM:
+    tokenizer = train_wordpiece(["a man in a red shirt with black hair"], 40, tmp_path / "tokenizer")
     torch.manual_seed(0)
-    bdam, tokens = BDAM(WIDTH, config).double().eval(), random(2, 7, WIDTH)
-    actual = bdam(tokens)._asdict()
-    if not config.gate:
-        assert actual.pop("gate") is None
-    if config.pooled_last:
-        assert actual.pop("tokens") is None
-    for i, image in enumerate(tokens):
-        expected = naive_bdam(bdam, image)
-        if config.pooled_last:
-            del expected["tokens"]
-        assert expected.keys() == actual.keys()
-        for name, value in expected.items():
-            close(actual[name][i], value)
+    return BDAM(config, DATA, Tokenize(tokenizer, DATA.max_tokens))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
-def test_pooled_layer_is_the_mean_of_its_tokens(dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    layer = PooledCrossAttentionLayer(WIDTH, HEADS, dropout=0.0).to(dtype)
-    streams = [random(3, 17, WIDTH, seed=seed).to(dtype).requires_grad_() for seed in range(2)]
-    weights = [random(3, WIDTH, seed=seed).to(dtype) for seed in range(2, 4)]
-    pooled = layer(*streams)
-    outputs = layer.attention(layer.identity_norm(streams[0]), layer.clothing_norm(streams[1]))
-    unpooled = [(x + out).mean(1) for x, out in zip(streams, outputs, strict=True)]
-    for actual, expected in zip(pooled, unpooled, strict=True):
-        assert_matches(actual, expected.double(), "pooled")
-    leaves = {"identity": streams[0], "clothing": streams[1], **dict(layer.named_parameters())}
-    actual_grads, expected_grads = (
-        torch.autograd.grad(results, list(leaves.values()), weights) for results in (pooled, unpooled)
-    )
-    for name, actual, expected in zip(leaves, actual_grads, expected_grads, strict=True):
-        assert_matches(actual, expected.double(), f"grad of {name}")
+def test_bfloat16_autocast(tmp_path: Path) -> None:
+    method, batch = make_method(tmp_path, replace(CONFIG, loss=LossConfig(query="fused"))).train(), make_batch()
+    batch = replace(batch, identity_ids=batch.identity_ids % 20, clothing_ids=batch.clothing_ids % 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, parts, scalars = method.losses(batch, 0)
+    assert {x.dtype for x in (total, *parts.values(), *scalars.values())} == {torch.float32}
+    total.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
 
 
-def test_pooled_layer_drops_whole_features() -> None:
-    layer = PooledCrossAttentionLayer(WIDTH, HEADS, dropout=0.5).double()
-    streams = random(2, 7, WIDTH), random(2, 7, WIDTH, seed=1)
-    kept = [x - stream.mean(1) for x, stream in zip(layer.eval()(*streams), streams, strict=True)]
-    for x, stream, all_of_it in zip(layer.train()(*streams), streams, kept, strict=True):
-        factor = (x - stream.mean(1)) / all_of_it
-        assert set(factor.round(decimals=6).abs().unique().tolist()) == {0.0, 2.0}
+def test_an_embedding_is_the_two_unit_vectors_that_are_matched(tmp_path: Path) -> None:
+    method = make_method(tmp_path).eval()
+    images, text = make_batch().images, "A man with black hair in a red shirt."
+    image, query = method.embed_images(images), method.embed_queries([Query(text=text)] * 2)
+    features = method.encode_image(images)
+    assert torch.equal(image[:, method.parts["identity"]], features.identity_embedding)
+    assert torch.equal(image[:, method.parts["clothing"]], features.clothing_embedding)
+    assert torch.equal(query[0], query[1]) and query.shape[1] == image.shape[1]
+    for part in method.parts.values():
+        close(query[:, part].norm(dim=1), torch.ones(2))
+    with pytest.raises(ValueError, match="by a sentence alone"):
+        method.embed_queries([Query(text=text, image=Path("a.jpg"))])
 
 
-def test_both_streams_update_from_the_previous_state_of_the_other() -> None:
-    layer = CrossAttentionLayer(WIDTH, HEADS, dropout=0.0).double()
-    identity, clothing = random(5, WIDTH), random(5, WIDTH, seed=1)
-    new_identity, new_clothing = (x[0] for x in layer(identity[None], clothing[None]))
-    from_clothing, from_identity = naive_cross_attention(layer.attention, identity, clothing)
-    close(new_identity, norm(layer.identity_norm, identity + from_clothing))
-    close(new_clothing, norm(layer.clothing_norm, clothing + from_identity))
-    _, from_new_identity = naive_cross_attention(layer.attention, new_identity, clothing)
-    assert (from_new_identity - from_identity).abs().max() > 1e-3
-
-
-def test_gate_splits_each_dimension_between_the_branches() -> None:
-    bdam = BDAM(WIDTH, BDAMConfig(self_layers=1, cross_layers=1, heads=HEADS)).double().eval()
-    result = bdam(random(3, 7, WIDTH))
-    assert result.gate is not None
-    assert ((result.gate > 0) & (result.gate < 1)).all()
-    close(result.clothing / result.pooled_clothing, 1 - result.gate)
-    close(result.identity / result.gate, result.tokens.mean(1))
-
-
-def test_dropout_acts_in_training_only_and_from_the_seed() -> None:
-    bdam, tokens = BDAM(WIDTH, BDAMConfig(heads=HEADS)).train(), random(2, 7, WIDTH).float()
-
-    def run() -> Tensor:
-        torch.manual_seed(1)
-        return bdam(tokens).identity
-
-    first = run()
-    assert torch.equal(first, run())
-    assert not torch.equal(first, bdam(tokens).identity)
-    bdam.eval()
-    assert torch.equal(bdam(tokens).identity, bdam(tokens).identity)
-
-
-def test_branches_have_their_own_weights() -> None:
-    result = BDAM(WIDTH, BDAMConfig(heads=HEADS, gate=False)).eval()(random(2, 7, WIDTH).float())
-    assert (result.identity - result.clothing).abs().max() > 0.1
-
-
-def test_shared_parameters() -> None:
-    deep = BDAM(WIDTH, BDAMConfig(heads=HEADS))
-    last = deep.cross_layers[2].attention
-    assert deep.shared_parameters() == [
-        last.out_a.weight,
-        last.out_a.bias,
-        last.out_b.weight,
-        last.out_b.bias,
-    ]
-    flat = BDAM(WIDTH, BDAMConfig(heads=HEADS, cross_layers=0))
-    assert flat.shared_parameters() == [flat.projection.weight, flat.projection.bias]
-
-
-def test_shared_parameters_of_a_pooled_last_layer() -> None:
-    bdam = BDAM(WIDTH, BDAMConfig(heads=HEADS, pooled_last=True))
-    assert isinstance(bdam.cross_layers[2], PooledCrossAttentionLayer)
-    last = bdam.cross_layers[2].attention
-    assert bdam.shared_parameters() == [*last.out_a.parameters(), *last.out_b.parameters()]
-
-
-def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(ValueError, match="must divide the image width 12, got 5 heads"):
-        BDAM(WIDTH, BDAMConfig(heads=5))
+def test_weights_of_before_task_weights_were_among_them_are_loaded(tmp_path: Path) -> None:
+    method, other = make_method(tmp_path), make_method(tmp_path)
+    other.gradnorm.log_weights.fill_(2)
+    old = {name: value + 1 for name, value in method.state_dict().items() if not name.startswith("gradnorm")}
+    other.load_state_dict(old)
+    assert torch.equal(other.state_dict()["fusion.gate.bias"], method.fusion.gate.bias + 1)
+    assert other.gradnorm.log_weights.eq(2).all()

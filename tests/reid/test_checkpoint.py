@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from bdam_reid import checkpoint
-from bdam_reid.checkpoint import (
+from bdam_reid.engine import checkpoint
+from bdam_reid.engine.checkpoint import (
     CheckpointError,
     load_into,
     load_state,

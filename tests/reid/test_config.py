@@ -3,48 +3,38 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 
-from bdam_reid.config import (
-    PRESETS,
-    Config,
-    ConfigError,
-    OptimConfig,
-    check_config,
-    differences,
-    from_dict,
-    parse_config,
-)
+from bdam_reid.config import ConfigError, EngineConfig, check_config, differences, from_dict, parse_config
+from bdam_reid.methods import PRESETS
+from bdam_reid.methods.bdam.config import BDAMConfig, FusionConfig, OptimConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_is_valid_and_survives_json(name: str) -> None:
-    config = PRESETS[name]
+    config = PRESETS[name]()
     check_config(config)
     assert config.preset == name
-    assert from_dict(json.loads(json.dumps(asdict(config))), Config()) == config
+    assert from_dict(json.loads(json.dumps(asdict(config))), PRESETS) == config
 
 
 @pytest.mark.parametrize("name", ["paper-icme", "paper-long"])
 def test_paper_presets_hold_the_papers_hyper_parameters(name: str) -> None:
     """icme section IV-A, long section 4.2."""
-    config = PRESETS[name]
-    assert config.text.pretrained == "bert-base-uncased"
-    assert config.image.pretrained == "google/vit-base-patch16-224"
-    assert (config.data.image_height, config.data.image_width) == (224, 224)
-    assert (config.optim.lr, config.optim.weight_decay, config.optim.warmup_steps) == (1e-4, 1e-3, 0)
-    assert config.bdam.dropout == config.fusion.dropout == 0.1
-    fusion = config.fusion
-    assert (fusion.kind, fusion.layers, fusion.width, fusion.d_state, fusion.d_conv) == (
-        "mamba",
-        2,
-        256,
-        16,
-        4,
-    )
-    loss = config.loss
+    config = PRESETS[name]()
+    method = config.method
+    assert isinstance(method, BDAMConfig)
+    assert method.text.pretrained == "bert-base-uncased"
+    assert method.image.pretrained == "google/vit-base-patch16-224"
+    assert config.data.image_size == (224, 224)
+    assert (method.optim.lr, method.optim.weight_decay, method.optim.warmup_steps) == (1e-4, 1e-3, 0)
+    fusion, loss = method.fusion, method.loss
+    assert method.decoupling.dropout == fusion.dropout == 0.1
+    assert (fusion.kind, fusion.layers, fusion.width, fusion.d_state, fusion.d_conv) == ("mamba", 2, 256, 16, 4)
     assert (loss.gradnorm_alpha, loss.gradnorm_lr, loss.gradnorm_lambda) == (1.5, 0.025, 1e-3)
     expected = {"paper-icme": ("both", "alignment"), "paper-long": ("identity", "adversarial")}
     assert (loss.query, loss.clothing) == expected[name]
@@ -52,17 +42,19 @@ def test_paper_presets_hold_the_papers_hyper_parameters(name: str) -> None:
 
 
 def test_command_line_overrides_nested_fields() -> None:
-    config = parse_config(["demo", "--optim.epochs", "3", "--data.augment", "False", "--output", "elsewhere"])
-    assert (config.optim.epochs, config.data.augment, config.output) == (3, False, "elsewhere")
-    assert config.image == PRESETS["demo"].image
+    line = "demo --method.optim.epochs 3 --data.augment False --output elsewhere"
+    config = parse_config(PRESETS, line.split())
+    assert isinstance(config.method, BDAMConfig)
+    assert (config.method.optim.epochs, config.data.augment, config.output) == (3, False, "elsewhere")
+    assert config.method.image == PRESETS["demo"]().method.image  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["demo", "--optim.epoch", "3"], "--optim.epoch"),
-        (["demo", "--optim.epochs", "three"], "three"),
-        (["demo", "--loss.query", "clothing"], "clothing"),
+        (["demo", "--method.optim.epoch", "3"], "--method.optim.epoch"),
+        (["demo", "--method.optim.epochs", "three"], "three"),
+        (["demo", "--method.loss.query", "clothing"], "clothing"),
         (["domo"], "domo"),
         ([], "demo"),
     ],
@@ -72,7 +64,7 @@ def test_command_line_mistakes_exit_with_2(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        parse_config(arguments)
+        parse_config(PRESETS, arguments)
     captured = capsys.readouterr()
     assert stop.value.code == 2
     assert said in captured.out + captured.err
@@ -82,49 +74,85 @@ def test_command_line_mistakes_exit_with_2(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--optim.epochs 0", "--optim.epochs must be at least 1, got 0"),
-        ("--optim.lr -1", "--optim.lr must be at least 0, got -1.0"),
-        ("--optim.lr nan", "--optim.lr must be a finite number, got nan"),
-        ("--optim.lr inf", "--optim.lr must be a finite number, got inf"),
-        ("--data.sidecar-probability 1.5", "--data.sidecar-probability must be at most 1, got 1.5"),
+        ("--method.optim.epochs 0", "--method.optim.epochs must be at least 1, got 0"),
+        ("--method.optim.lr -1", "--method.optim.lr must be at least 0, got -1.0"),
+        ("--method.optim.lr nan", "--method.optim.lr must be a finite number, got nan"),
+        ("--method.optim.lr inf", "--method.optim.lr must be a finite number, got inf"),
+        ("--data.texts-probability 1.5", "--data.texts-probability must be at most 1, got 1.5"),
         ("--data.images-per-identity 1", "--data.images-per-identity must be at least 2, got 1"),
-        ("--data.image-height 97", "--data.image-height must be a multiple of --image.patch-height"),
-        ("--text.heads 7", "--text.width must be a multiple of --text.heads"),
-        ("--bdam.heads 7", "--image.width must be a multiple of --bdam.heads"),
-        ("--bdam.dropout 1", "--bdam.dropout must be at most 0.99"),
-        ("--bdam.pooled-last True --bdam.cross-layers 0", "--bdam.pooled-last needs a cross-attention layer"),
+        ("--data.image-height 97", "--data.image-height must be a multiple of --method.image.patch-height"),
+        ("--data.max-tokens 2", "--data.max-tokens must be at least 3, got 2"),
+        ("--seed -1", "--seed must be at least 0, got -1"),
+        ("--engine.validate-every 0", "--engine.validate-every must be at least 1, got 0"),
+        ("--engine.save-every -1", "--engine.save-every must be at least 0, got -1"),
+        ("--method.text.heads 7", "--method.text.width must be a multiple of --method.text.heads"),
+        ("--method.decoupling.heads 7", "--method.image.width must be a multiple of --method.decoupling.heads"),
+        ("--method.decoupling.dropout 1", "--method.decoupling.dropout must be at most 0.99"),
+        ("--method.decoupling.pooled-last True --method.decoupling.cross-layers 0", "--method.decoupling.pooled-last needs a cross-attention layer"),
         (
-            "--bdam.pooled-last True --fusion.tokens sequence",
-            "--bdam.pooled-last leaves no image tokens for --fusion.tokens sequence",
+            "--method.decoupling.pooled-last True --method.fusion.tokens sequence",
+            "--method.decoupling.pooled-last leaves no image tokens for --method.fusion.tokens sequence",
         ),
-        ("--fusion.kind transformer --fusion.heads 7", "--fusion.width must be a multiple of --fusion.heads"),
+        ("--method.fusion.kind transformer --method.fusion.heads 7", "--method.fusion.width must be a multiple of --method.fusion.heads"),
     ],
 )
 def test_impossible_values_are_named(arguments: str, said: str) -> None:
-    config = parse_config(["demo", *arguments.split()])
-    with pytest.raises(ConfigError, match=said.replace(".", r"\.")):
+    config = parse_config(PRESETS, ["demo", *arguments.split()])
+    with pytest.raises(ConfigError, match=re.escape(said)):
         check_config(config)
 
 
+def values() -> dict[str, Any]:
+    return asdict(PRESETS["demo"]())
+
+
 def test_from_dict_names_unknown_missing_and_mistyped_fields() -> None:
-    values = asdict(Config())
-    values["optim"]["learning_rate"] = 1.0
-    with pytest.raises(ConfigError, match=r"unknown config field: optim\.learning_rate"):
-        from_dict(values, Config())
-    values = asdict(Config())
-    del values["data"]["root"]
-    with pytest.raises(ConfigError, match=r"missing config field: data\.root"):
-        from_dict(values, Config())
-    values = asdict(Config())
-    values["optim"]["epochs"] = "3"
-    with pytest.raises(ConfigError, match=r"optim\.epochs must be int, got '3'"):
-        from_dict(values, Config())
+    changed = values()
+    changed["method"]["optim"]["learning_rate"] = 1.0
+    with pytest.raises(ConfigError, match=r"unknown config field: method\.optim\.learning_rate"):
+        from_dict(changed, PRESETS)
+    changed = values()
+    del changed["output"]
+    with pytest.raises(ConfigError, match="missing config field: output"):
+        from_dict(changed, PRESETS)
+    changed = values()
+    changed["method"]["optim"]["epochs"] = "3"
+    with pytest.raises(ConfigError, match=r"method\.optim\.epochs must be int, got '3'"):
+        from_dict(changed, PRESETS)
+    changed = values()
+    changed["method"]["loss"]["query"] = "clothing"
+    with pytest.raises(ConfigError, match=r"method\.loss\.query must be one of identity, fused, both, got 'clothing'"):
+        from_dict(changed, PRESETS)
+    with pytest.raises(ConfigError, match=r"preset must be one of demo, .*, got 'domo'"):
+        from_dict({**values(), "preset": "domo"}, PRESETS)
     with pytest.raises(ConfigError, match="must be a JSON object"):
-        from_dict([], Config())  # type: ignore[arg-type]
+        from_dict([], PRESETS)
+
+
+def test_a_field_that_came_after_the_run_has_its_default() -> None:
+    changed = values()
+    del changed["data"]["augment"], changed["method"]["fusion"], changed["engine"]
+    config = from_dict(changed, PRESETS)
+    assert config.data.augment is True
+    assert config.engine == EngineConfig()
+    assert config.method == replace(PRESETS["demo"]().method, fusion=FusionConfig())  # type: ignore[type-var]
+
+
+def test_a_config_of_before_there_were_several_methods_is_read() -> None:
+    new = PRESETS["demo"]()
+    changed = values()
+    method, engine = changed.pop("method"), changed.pop("engine")
+    old = {**changed, **method, "bdam": method["decoupling"]}
+    del old["decoupling"]
+    old["optim"]["mixed_precision"] = engine.pop("mixed_precision")
+    old |= engine
+    old["data"]["sidecar_probability"] = old["data"].pop("texts_probability")
+    assert from_dict(json.loads(json.dumps(old)), PRESETS) == new
 
 
 def test_differences_name_the_fields_but_not_the_free_ones() -> None:
-    then = Config()
-    now = replace(then, output="elsewhere", save_every=3, optim=OptimConfig(epochs=5))
+    then = PRESETS["demo"]()
+    method = replace(then.method, optim=OptimConfig(lr=8e-4, weight_decay=0.0, epochs=5, warmup_steps=50))  # type: ignore[type-var]
+    now = replace(then, output="elsewhere", engine=replace(then.engine, save_every=3), method=method)
     assert differences(then, then) == []
-    assert differences(then, now) == ["--optim.epochs: 60 in the run, 5 now"]
+    assert differences(then, now) == ["--method.optim.epochs: 18 in the run, 5 now"]

@@ -11,18 +11,11 @@ from data_files import entries, entry, write_image, write_set
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from bdam_reid.data import (
-    DatasetError,
-    ImageError,
-    Query,
-    Tokenize,
-    load_attributes,
-    load_dataset,
-    load_image,
-    load_tokenizer,
-    train_wordpiece,
-)
-from bdam_reid.data.images import augment
+from bdam_reid.captions.texts import Texts
+from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.images import ImageError, augment, load_image
+from bdam_reid.data.records import DatasetError, Query
+from bdam_reid.data.tokens import Tokenize, load_tokenizer, train_wordpiece
 
 SIZE = (24, 12)
 
@@ -54,9 +47,16 @@ def test_cuhk_pedes(root: Path) -> None:
     assert first.path == root / "imgs" / "cam" / "0001_0.jpg"
     assert first.path.is_absolute()
     assert first.captions == ("A man 1 with black hair.", "A man in a red shirt 0.")
-    assert first.identity_text is None and first.clothing_text is None
-    assert dataset.clothing_change is None
-    assert load_attributes(root) is None
+    assert first.texts is first.attributes is first.camera is first.outfit is None
+    assert list(dataset.protocols) == ["val", "test"]
+
+
+def test_every_caption_of_a_split_searches_all_of_its_images(root: Path) -> None:
+    protocol = load_dataset(root).protocols["test"]
+    assert protocol.name == "test" and protocol.junk is None
+    assert [record.identity for record in protocol.gallery] == [20, 20, 21, 21]
+    asked = [(query.text, query.identity) for query in protocol.queries]
+    assert asked == [(caption, r.identity) for r in protocol.gallery for caption in r.captions]
 
 
 @pytest.mark.parametrize("index", ["ICFG-PEDES.json", "ICFG_PEDES.json"])
@@ -65,9 +65,10 @@ def test_icfg_pedes_gets_a_validation_split_of_its_own(tmp_path: Path, index: st
     root = write_set(tmp_path / "icfg", [*records, entry("test", 100)], index)
     dataset = load_dataset(root)
     assert dataset.name == "icfg-pedes"
-    assert {record.identity for record in dataset.val} == {0, 10}
+    held_out = dataset.protocols["val"].gallery
+    assert {record.identity for record in held_out} == {0, 10}
     assert {record.identity for record in dataset.train} == set(range(20)) - {0, 10}
-    assert all(record.split == "val" for record in dataset.val)
+    assert all(record.split == "val" for record in held_out)
     assert any("held out for validation" in finding for finding in findings(root))
     assert load_dataset(root) == dataset
 
@@ -79,18 +80,18 @@ def test_rstpreid(tmp_path: Path) -> None:
     dataset = load_dataset(write_set(tmp_path / "rstp", records, "data_captions.json", "img_path"))
     assert dataset.name == "rstpreid"
     assert dataset.train[3].key == "0003_c1.jpg"
-    assert load_dataset(tmp_path / "rstp", name="rstpreid") == dataset
 
 
-def test_sidecar_texts_and_attributes(root: Path) -> None:
+def test_texts_and_attributes(root: Path) -> None:
     texts = {"cam/0001_0.jpg": {"identity": "A man.", "clothing": "A red shirt.", "style": "concise"}}
-    (root / "texts.json").write_text(json.dumps({**texts, "cam/0002_0.jpg": {"identity": " "}}))
-    (root / "attributes.json").write_text('{"cam/0001_0.jpg": {"camera": 1}}')
-    dataset = load_dataset(root)
-    assert (dataset.train[0].identity_text, dataset.train[0].clothing_text) == ("A man.", "A red shirt.")
-    assert dataset.train[1].identity_text is None and dataset.train[1].clothing_text is None
-    assert findings(root)["training images without sidecar texts (their captions are used)"] == 9
-    assert load_attributes(root) == {"cam/0001_0.jpg": {"camera": 1}}
+    (root / "texts.json").write_text(json.dumps({**texts, "cam/0002_0.jpg": {"identity": " ", "clothing": "Red."}}))
+    attributes = {"camera": 1, "outfit_index": 2, "identity": {"sex": "male"}}
+    (root / "attributes.json").write_text(json.dumps({"cam/0001_0.jpg": attributes}))
+    first, second, *_ = load_dataset(root).train
+    assert first.texts == Texts("A man.", "A red shirt.") and second.texts is None
+    assert (first.attributes, first.camera, first.outfit) == (attributes, 1, 2)
+    assert (second.attributes, second.camera, second.outfit) == (None, None, None)
+    assert findings(root)["training images without texts in texts.json (their captions are used)"] == 9
 
 
 def write_change(root: Path, gallery: list[dict], queries: list[dict]) -> None:
@@ -103,9 +104,8 @@ def test_clothing_change(root: Path) -> None:
     query = {"caption": "A man in blue.", "id": 20, "outfit": 0}
     write_change(root, [entry("test", 20, 7), entry("test", 21, 8)], [query, {"caption": " ", "id": 21}])
     (root / "imgs/cam/0021_8.jpg").unlink()
-    change = load_dataset(root).clothing_change
-    assert change is not None
-    assert change.queries == (Query("A man in blue.", 20),)
+    change = load_dataset(root).protocols["clothing_change"]
+    assert change.queries == (Query(text="A man in blue.", identity=20, outfit=0),)
     assert [record.key for record in change.gallery] == ["cam/0020_7.jpg"]
     found = findings(root)
     assert found["records whose file is missing skipped"] == 1
@@ -148,8 +148,9 @@ def test_what_a_run_can_do_without_is_skipped_and_counted(tmp_path: Path) -> Non
     assert found["records whose file is missing skipped"] == 1
     assert len(dataset.train) == 7
     # An image without captions is still somebody who can be found.
-    assert dataset.test[-1].captions == ()
-    assert len(dataset.test) == 4
+    gallery = dataset.protocols["test"].gallery
+    assert gallery[-1].captions == ()
+    assert len(gallery) == 4
 
 
 def spoil(root: Path, change: str) -> None:
@@ -179,14 +180,14 @@ def spoil(root: Path, change: str) -> None:
         index.write_text(json.dumps([r for r in records if r["split"] != "train" or r["id"] == 1]))
     elif change == "no test":
         index.write_text(json.dumps([r for r in records if r["split"] != "test"]))
-    elif change == "sidecar":
+    elif change == "texts":
         (root / "texts.json").write_text("[]")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("nothing", r"expected one of reid_raw\.json, .* found none"),
+        ("nothing", r"expected one of reid_raw\.json, .* bounding_box_test in .* found none"),
         ("empty", "is empty: download"),
         ("no list", "must hold a list of records, got an object"),
         ("no records", "holds no records"),
@@ -198,7 +199,7 @@ def spoil(root: Path, change: str) -> None:
         ("shared image", "remove the wrong record"),
         ("one identity", "training needs images of two people or more"),
         ("no test", "captions in the test split"),
-        ("sidecar", r"texts\.json must hold one JSON object, got a list"),
+        ("texts", r"texts\.json must hold one JSON object, got a list"),
     ],
 )
 def test_what_would_make_a_result_wrong_is_one_clear_error(root: Path, change: str, message: str) -> None:
@@ -216,11 +217,61 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
         load_dataset(tmp_path / "file")
 
 
-def test_an_unknown_name_is_an_error(root: Path) -> None:
-    with pytest.raises(DatasetError, match="got 'market'"):
-        load_dataset(root, name="market")
-    with pytest.raises(DatasetError, match=r"expected one of data_captions\.json"):
-        load_dataset(root, name="rstpreid")
+# Market-1501
+
+
+def write_market(root: Path, **names: list[str]) -> Path:
+    for folder, images in names.items():
+        (root / folder).mkdir(parents=True)
+        for name in images:
+            write_image(root / folder / name)
+    return root
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Path:
+    people = (f"{person:04d}_c{camera}s1_{n}.jpg" for person in (3, 5, 7) for camera in (1, 2) for n in (0, 1))
+    return write_market(
+        tmp_path / "market",
+        bounding_box_train=[*people, "0000_c1s1_0.jpg"],
+        query=["0002_c1s1_0.jpg", "0002_c3s1_0.jpg"],
+        bounding_box_test=["-1_c1s1_0.jpg", "0000_c1s1_1.jpg", "0002_c1s1_1.jpg", "0002_c3s1_1.jpg", "who.jpg"],
+    )
+
+
+def test_market(market: Path) -> None:
+    (market / "bounding_box_test" / "Thumbs.db").touch()
+    dataset = load_dataset(market)
+    assert dataset.name == "market-1501"
+    assert {record.identity for record in dataset.train} == {5, 7} and len(dataset.train) == 8
+    val, test = dataset.protocols["val"], dataset.protocols["test"]
+    assert [(query.image.name, query.camera) for query in val.queries] == [  # type: ignore[union-attr]
+        ("0003_c1s1_0.jpg", 1),
+        ("0003_c2s1_0.jpg", 2),
+    ]
+    assert len(val.gallery) == 4 and {record.split for record in val.gallery} == {"val"}
+    assert [(record.identity, record.camera) for record in test.gallery] == [(0, 1), (2, 1), (2, 3)]
+    assert [(query.identity, query.camera) for query in test.queries] == [(2, 1), (2, 3)]
+    assert test.junk is not None
+    assert test.junk(test.queries, test.gallery).tolist() == [[False, True, False], [False, False, True]]
+    assert findings(market) == {
+        "images whose name has no person and camera skipped": 1,
+        "training images of nobody (person 0) skipped": 1,
+        "training identities held out for validation, as there is no such split": 1,
+    }
+    assert "test: 5 images of 2 persons" in str(dataset.report) and "captions" not in str(dataset.report)
+
+
+def test_a_market_set_that_would_make_a_result_wrong_is_an_error(market: Path) -> None:
+    write_image(market / "query" / "0005_c1s1_9.jpg")
+    with pytest.raises(DatasetError, match="1 ids of .* are in both train and test, such as 5"):
+        load_dataset(market)
+
+
+def test_a_market_set_of_too_few_people_is_an_error(tmp_path: Path) -> None:
+    root = write_market(tmp_path / "m", bounding_box_train=["0001_c1.jpg"], query=[], bounding_box_test=[])
+    with pytest.raises(DatasetError, match="four people or more .* got 1 and 0 images"):
+        load_dataset(root)
 
 
 # Texts
@@ -268,6 +319,8 @@ def test_images_are_resized_and_normalised(tmp_path: Path) -> None:
     assert image[:, 0].eq(1).all() and image[:, -1].eq(-1).all()
     Image.new("L", (7, 9), 255).save(tmp_path / "grey.png")
     assert load_image(tmp_path / "grey.png", SIZE).eq(1).all()
+    with Image.open(tmp_path / "a.png") as opened:
+        assert torch.equal(load_image(opened, SIZE), image)
 
 
 def test_unreadable_images_are_named(tmp_path: Path) -> None:

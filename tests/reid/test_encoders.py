@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import torch
 import transformers
 from naive import close, random
 from torch.nn import functional as F
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from bdam_reid.config import EncoderConfig
-from bdam_reid.models import ImageEncoder, TextEncoder
-from bdam_reid.models.encoders import masked_mean
+from bdam_reid.encoders.base import save_architecture
+from bdam_reid.encoders.config import EncoderConfig
+from bdam_reid.encoders.image import ImageEncoder
+from bdam_reid.encoders.text import TextEncoder, masked_mean
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = transformers.ViTConfig(**SIZES, image_size=32, patch_size=8)
@@ -55,9 +59,46 @@ def test_pretrained_image_encoder(saved: Path, name: str) -> None:
     encoder = ImageEncoder(EncoderConfig(pretrained=str(saved / name)), (32, 32)).eval()
     classes = {"vit": transformers.ViTModel, "clip": transformers.CLIPVisionModel}
     whole = classes[name].from_pretrained(saved / name).eval()
-    images = torch.randn(2, 3, 32, 32)
-    close(encoder(images), whole(pixel_values=images).last_hidden_state[:, 1:])
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    close(encoder(images), whole(pixel_values=as_trained(images, name)).last_hidden_state[:, 1:])
     assert encoder.model.config._attn_implementation == "sdpa"
+
+
+def as_trained(images: torch.Tensor, name: str) -> torch.Tensor:
+    """Images in [-1, 1] in the mean and deviation of the encoders' publishers."""
+    if name == "vit":
+        return images
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return ((images + 1) / 2 - mean) / std
+
+
+def test_the_mean_and_deviation_of_a_published_encoder_are_its_own(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved / "vit", tmp_path / "vit")
+    processor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.3, 0.4, 0.5], "image_processor_type": "ViTImageProcessor"}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(processor))
+    plain, other = (image_encoder(str(root / "vit")).eval() for root in (saved, tmp_path))
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    mean, std = (torch.tensor(processor[key]).view(3, 1, 1) for key in ("image_mean", "image_std"))
+    close(other(images), plain(((images + 1) / 2 - mean) / std))
+    assert other.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["vit", "clip"])
+def test_an_architecture_is_enough_where_a_checkpoint_brings_the_weights(
+    saved: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(saved / name, tmp_path / name)
+    config = EncoderConfig(pretrained=str(tmp_path / name))
+    encoder = ImageEncoder(config, (48, 24)).eval()
+    save_architecture(config.pretrained, tmp_path / "kept")
+    shutil.rmtree(tmp_path / name)
+    again = ImageEncoder(config, (48, 24), tmp_path / "kept").eval()
+    again.load_state_dict(encoder.state_dict())
+    images = torch.rand(2, 3, 48, 24)
+    assert torch.equal(again(images), encoder(images))
+    save_architecture(config.pretrained, tmp_path / "kept")
+    with pytest.raises(ValueError, match="there is no such folder"):
+        save_architecture(config.pretrained, tmp_path / "other")
 
 
 @pytest.mark.parametrize("name", ["vit", "clip"])

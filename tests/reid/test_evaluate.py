@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,19 @@ import torch
 from PIL import Image
 from tiny_run import restore_globals, tiny, train_alone, write_people
 
-from bdam_reid import pictures
-from bdam_reid.data import Query, Record
-from bdam_reid.evaluate import main
-from bdam_reid.evaluator import evaluate
-from bdam_reid.probes import Features, ProbeScore, above_chance, attribute_columns, probe_attributes
-from bdam_reid.ranking import Gallery, Ranking, choose_beta
-from bdam_reid.report import describe, retrievals
+from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.image_sets import same_camera
+from bdam_reid.data.records import DatasetError, Query, Record
+from bdam_reid.engine.checkpoint import load_state, load_weights, save_checkpoint
+from bdam_reid.engine.run import load_best, load_config
+from bdam_reid.evaluate import Options, evaluate_run, main
+from bdam_reid.evaluation import pictures
+from bdam_reid.evaluation.page import retrievals, stack, write_page
+from bdam_reid.evaluation.probes import Probed, ProbeScore, above_chance, attribute_columns, probe_attributes
+from bdam_reid.evaluation.ranking import Embedder, Ranking, choose_weights
+from bdam_reid.evaluation.tables import describe
+from bdam_reid.methods import PRESETS
+from bdam_reid.methods.bdam.method import BETAS
 
 
 @pytest.fixture(autouse=True)
@@ -38,20 +45,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_ranking(identity: torch.Tensor, clothing: torch.Tensor) -> Ranking:
     """Query i and gallery image i show person i."""
     people = range(len(identity))
-    records = tuple(Record(Path(f"{i}.jpg"), f"{i}.jpg", i, ("a",), "test") for i in people)
-    return Ranking(tuple(Query(f"caption {i}", i) for i in people), Gallery(records, {}), identity, clothing)
+    records = tuple(Record(Path(f"{i}.jpg"), f"{i}.jpg", i, "test") for i in people)
+    queries = tuple(Query(text=f"caption {i}", identity=i) for i in people)
+    return Ranking(queries, records, {"identity": identity, "clothing": clothing})
 
 
-def test_evaluation_measures_the_best_checkpoint(run: Path) -> None:
+def evaluate(run: Path, **options: Any) -> dict[str, Any]:
+    return evaluate_run(Options(run, **options)).metrics
+
+
+def test_evaluation_repeats_what_training_found_and_draws_it(run: Path) -> None:
     trained = json.loads((run / "metrics.json").read_text())
     metrics = evaluate(run)
-    assert json.loads((run / "metrics.json").read_text()) == metrics
-    assert {key: metrics[key] for key in trained} == trained
+    assert json.loads((run / "metrics.json").read_text()) == metrics == trained
     gates = metrics["gates"]
-    assert gates["identity"]["mean"] + gates["clothing"]["mean"] == pytest.approx(1)
-    assert gates["image"]["mean"] + gates["text"]["mean"] == pytest.approx(1)
-    assert gates["image"]["std"] == pytest.approx(gates["text"]["std"], rel=1e-3)
-    assert gates["identity"]["std"] > 0
+    assert gates["gate"]["identity"]["mean"] + gates["gate"]["clothing"]["mean"] == pytest.approx(1)
+    assert gates["fusion"]["image"]["mean"] + gates["fusion"]["text"]["mean"] == pytest.approx(1)
+    assert gates["fusion"]["image"]["std"] == pytest.approx(gates["fusion"]["text"]["std"], rel=1e-3)
+    assert gates["gate"]["identity"]["std"] > 0
     assert metrics["probes"]["identity"]["sex"]["images"] == 2 * 4 + 2 * 4 + 2 * 2
     drawn = {"test", "clothing_change", "curves", "gates", "probes", "overview"}
     assert {path.stem for path in (run / "pictures").glob("*.png")} == drawn
@@ -61,23 +72,87 @@ def test_evaluation_measures_the_best_checkpoint(run: Path) -> None:
 
 
 def test_evaluation_works_without_what_only_the_synthetic_set_has(run: Path, tmp_path: Path) -> None:
-    copy, people = tmp_path / "run", tmp_path / "people"
-    shutil.copytree(run, copy, symlinks=True)
-    config = json.loads((copy / "config.json").read_text())
-    shutil.copytree(config["data"]["root"], people)
+    people = tmp_path / "people"
+    shutil.copytree(load_config(run, PRESETS).data.root, people)
     for name in ("attributes.json", "clothing_change.json", "texts.json"):
         (people / name).unlink()
-    config["data"]["root"] = str(people)
-    (copy / "config.json").write_text(json.dumps(config))
-    metrics = evaluate(copy)
+    metrics = evaluate(run, root=people, output=tmp_path / "out")
     assert "clothing_change" not in metrics and "probes" not in metrics
     assert metrics["test"] == json.loads((run / "metrics.json").read_text())["test"]
 
 
-def failure(run: Path, capsys: pytest.CaptureFixture[str]) -> str:
+def test_options_choose_the_protocol_the_weights_and_the_place(run: Path, tmp_path: Path) -> None:
+    before = (run / "metrics.json").read_text()
+    line = f"{run} --split val --weights clothing 1 --batch-size 3 --device cpu --output {tmp_path / 'out'}"
+    main(line.split())
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["weights"] == {"clothing": 1} and "test" not in metrics
+    assert metrics["val"]["queries"] == 16 and metrics["val"] != metrics["val_identity"]
+    assert (tmp_path / "out" / "pictures" / "val.png").exists()
+    assert (run / "metrics.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--split tset", "--split must be of val, test, clothing_change, got tset"),
+        ("--weights hat 1", "--weights must be of identity, clothing, got hat"),
+        ("--device gpu9", "--device must be a device of this machine"),
+        ("--batch-size 0", "--batch-size must be at least 1, got 0"),
+    ],
+)
+def test_bad_options_are_one_message(run: Path, capsys: pytest.CaptureFixture[str], more: str, said: str) -> None:
+    assert said in failure(run, capsys, *more.split())
+
+
+def as_written_before(run: Path, copy: Path) -> None:
+    """Copy a run in the form that it had before there were several methods."""
+    shutil.copytree(run, copy, symlinks=True)
+    config = json.loads((copy / "config.json").read_text())
+    method, engine = config.pop("method"), config.pop("engine")
+    method["bdam"] = method.pop("decoupling")
+    method["optim"]["mixed_precision"] = engine.pop("mixed_precision")
+    config["data"]["sidecar_probability"] = config["data"].pop("texts_probability")
+    (copy / "config.json").write_text(json.dumps({**config, **method, **engine}))
+    best, weights = load_state(copy / "best"), load_weights(copy / "best")
+    old = {**best["metrics"], "beta": best["weights"]["clothing"], "epoch": best["epoch"], "step": best["step"]}
+    kept = {name: value for name, value in weights.items() if not name.startswith("gradnorm.")}
+    save_checkpoint(copy, "best", kept, old)
+
+
+def test_a_run_of_before_there_were_several_methods_is_evaluated(run: Path, tmp_path: Path) -> None:
+    as_written_before(run, tmp_path / "old")
+    assert evaluate(tmp_path / "old") == json.loads((run / "metrics.json").read_text())
+
+
+def embedder(run: Path, batch_size: int) -> Embedder:
+    method, _ = load_best(run, load_config(run, PRESETS))
+    return Embedder(method, torch.device("cpu"), batch_size=batch_size)
+
+
+def test_unreadable_gallery_images_are_left_out_unless_they_are_most(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(load_config(run, PRESETS).data.root, tmp_path / "people")
+    protocol = load_dataset(tmp_path / "people").protocols["test"]
+    records = protocol.gallery
+    records[1].path.write_bytes(records[1].path.read_bytes()[:200])
+    ranking = embedder(run, 3).rank(protocol)
+    assert ranking.gallery == (records[0], *records[2:])
+    assert ranking.similarity["identity"].shape == (len(protocol.queries), len(records) - 1)
+    for record in records[2:]:
+        record.path.write_bytes(b"")
+    with pytest.raises(DatasetError, match="5 of 8 gallery images cannot be read"):
+        embedder(run, 1).rank(protocol)
+
+
+def test_a_query_of_ten_thousand_words_goes_through(run: Path) -> None:
+    queries = [Query(text="black hair and a red shirt " * 1700), Query(text="a man")]
+    assert embedder(run, 2).queries(queries).isfinite().all()
+
+
+def failure(run: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
     """What evaluation says of a folder that it must refuse."""
     with pytest.raises(SystemExit) as stop:
-        main([str(run)])
+        main([str(run), *options])
     message = capsys.readouterr().err
     assert stop.value.code == 1
     assert message.startswith("error: ") and "Traceback" not in message
@@ -97,23 +172,41 @@ def test_a_run_of_another_version_or_model_is_refused(
     copy = tmp_path / "run"
     shutil.copytree(run, copy, symlinks=True)
     config = json.loads((copy / "config.json").read_text())
-    config["fusion"]["width"] = 8
+    config["method"]["fusion"]["width"] = 8
     (copy / "config.json").write_text(json.dumps(config))
     assert "holds other weights than the model of its config.json: size mismatch" in failure(copy, capsys)
-    config["fusion"]["wide"] = config["fusion"].pop("width")
+    config["method"]["fusion"]["wide"] = config["method"]["fusion"].pop("width")
     (copy / "config.json").write_text(json.dumps(config))
-    assert "unknown config field: fusion.wide" in failure(copy, capsys)
+    assert "unknown config field: method.fusion.wide" in failure(copy, capsys)
     (copy / "config.json").write_text("{")
     assert f"cannot read {copy}/config.json" in failure(copy, capsys)
 
 
-def test_beta_is_the_smallest_of_the_best() -> None:
+def test_the_first_of_the_best_weights_is_chosen() -> None:
+    choices = [{"identity": 1.0, "clothing": beta} for beta in BETAS]
     identity, clothing = torch.eye(4), torch.eye(4)
-    assert choose_beta(make_ranking(identity, clothing))[0] == 0
+    assert choose_weights(make_ranking(identity, clothing), choices)[0] == choices[0]
     # Identity alone takes the first two persons for each other; clothing corrects that from 0.5 on.
     identity[:2, :2] = torch.tensor([[0.55, 1.0], [1.0, 0.55]])
-    beta, metrics = choose_beta(make_ranking(identity, clothing))
-    assert (beta, metrics.r1) == (0.5, 100)
+    weights, metrics = choose_weights(make_ranking(identity, clothing), choices)
+    assert (weights["clothing"], metrics.r1) == (0.5, 100)
+
+
+def test_a_part_without_a_weight_has_none() -> None:
+    ranking = make_ranking(torch.eye(3), torch.rand(3, 3))
+    assert torch.equal(ranking.scores({"clothing": 2.0}), 2 * ranking.similarity["clothing"])
+
+
+def test_junk_counts_neither_in_the_metrics_nor_in_what_is_shown() -> None:
+    records = tuple(Record(Path(f"{i}.jpg"), f"{i}", i // 2, "test", camera=i % 2) for i in range(4))
+    queries = tuple(Query(image=r.path, identity=r.identity, camera=r.camera) for r in records)
+    similarity = torch.tensor([[1.0, 0.5, 0.6, 0.1]] * 4)
+    ranking = Ranking(queries, records, {"all": similarity}, same_camera(queries, records))
+    assert ranking.metrics({"all": 1.0}).r1 == 25
+    assert ranking.chance() == pytest.approx(100 / 3)
+    first = retrievals(ranking, {"all": 1.0}, 1)[0]
+    assert [path.name for path in first.images] == ["2.jpg", "1.jpg", "3.jpg"]
+    assert (first.query, first.first_rank) == (Path("0.jpg"), 2)
 
 
 def test_chance_is_the_mean_share_of_positives() -> None:
@@ -122,8 +215,8 @@ def test_chance_is_the_mean_share_of_positives() -> None:
 
 def test_retrievals_are_in_the_order_of_the_ranking() -> None:
     identity = torch.tensor([[0.1, 0.9, 0.5], [0.0, 1.0, 0.2], [0.3, 0.2, 0.1]])
-    shown = retrievals(make_ranking(identity, torch.zeros(3, 3)), 1.0, 3)
-    assert [retrieval.caption for retrieval in shown] == ["caption 0", "caption 1", "caption 2"]
+    shown = retrievals(make_ranking(identity, torch.zeros(3, 3)), {"identity": 1.0, "clothing": 1.0}, 3)
+    assert [retrieval.text for retrieval in shown] == ["caption 0", "caption 1", "caption 2"]
     assert [path.name for path in shown[0].images] == ["1.jpg", "2.jpg", "0.jpg"]
     assert shown[0].right == (False, False, True)
     assert [retrieval.first_rank for retrieval in shown] == [3, 1, 3]
@@ -146,13 +239,15 @@ def test_attributes_become_columns() -> None:
     assert columns["outfit"]["bag colour"] == ["red", None]
 
 
-def made_up(images: int, seed: int, *, constant: str = "same") -> Features:
+def made_up(images: int, seed: int, *, constant: str = "same") -> Probed:
     """Sex can be read from the first feature only, colour from the second only."""
     rng = np.random.default_rng(seed)
     sex, colour = rng.integers(2, size=images), rng.integers(3, size=images)
-    return Features(
-        identity=rng.normal(size=(images, 8)) + 6 * np.eye(8)[sex],
-        clothing=rng.normal(size=(images, 8)) + 6 * np.eye(8)[colour],
+    return Probed(
+        features={
+            "identity": rng.normal(size=(images, 8)) + 6 * np.eye(8)[sex],
+            "clothing": rng.normal(size=(images, 8)) + 6 * np.eye(8)[colour],
+        },
         columns={
             "sex": [("male", "female")[value] for value in sex],
             "colour": [str(value) if index % 3 else None for index, value in enumerate(colour)],
@@ -166,20 +261,21 @@ def test_probes_find_what_is_in_the_features_and_only_that() -> None:
     scores = probe_attributes(made_up(600, 0), made_up(300, 1, constant="other"))
     assert list(scores) == ["sex", "colour"]
     assert scores["colour"].images == 200
-    assert scores["sex"].identity > 95 > 75 > scores["sex"].clothing
-    assert scores["colour"].clothing > 95 > 60 > scores["colour"].identity
+    sex, colour = scores["sex"].accuracy, scores["colour"].accuracy
+    assert sex["identity"] > 95 > 75 > sex["clothing"]
+    assert colour["clothing"] > 95 > 60 > colour["identity"]
 
 
 def test_chance_of_a_probe_is_the_majority_it_learnt() -> None:
-    train, test = (Features(np.zeros((n, 2)), np.zeros((n, 2)), {}) for n in (10, 5))
+    train, test = (Probed({"all": np.zeros((n, 2))}, {}) for n in (10, 5))
     train.columns["a"] = ["x"] * 6 + ["y"] * 4
     test.columns["a"] = ["x"] * 2 + ["y"] * 3
     score = probe_attributes(train, test)["a"]
-    assert (score.chance, score.identity, score.clothing) == (40, 40, 40)
+    assert score.as_dict() == {"chance": 40, "all": 40, "images": 5}
 
 
 def test_above_chance_is_0_at_chance_and_100_at_best() -> None:
-    scores = {"a": ProbeScore(chance=50, identity=100, clothing=50, images=1)}
+    scores = {"a": ProbeScore(50, {"identity": 100, "clothing": 50}, 1)}
     assert above_chance(scores, "identity") == 100
     assert above_chance(scores, "clothing") == 0
     assert above_chance({}, "identity") is None
@@ -192,13 +288,13 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
         Image.new("RGB", (24, 48), (50 * index, 90, 120)).save(images[-1])
     long = "A woman with $5 in a <red> coat and a very long description of it. " * 12
     rows = [
-        pictures.Retrieval(long, tuple(images), (True, False, False, True, False), 1),
-        pictures.Retrieval("short", tuple(images[:3]), (False, False, False), None),
+        pictures.Retrieval(long, None, tuple(images), (True, False, False, True, False), 1),
+        pictures.Retrieval("short", images[0], tuple(images[:3]), (False, False, False), None),
     ]
     rng = np.random.default_rng(0)
     steps = list(range(300))
     pictures.draw_retrievals(rows, "Queries", tmp_path / "retrievals.png")
-    weights = {name: rng.random(90) for name in ("identity", "clothing", "image", "text")}
+    weights = {"gate": {"identity": rng.random(90), "clothing": rng.random(90)}, "fusion": {"image": rng.random(9)}}
     pictures.draw_gates(weights, tmp_path / "gates.png")
     curves = {
         "loss/info": (steps, [3 * 0.99**s for s in steps]),
@@ -211,11 +307,11 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     scores = {"identity": {"sex": row, "skin": row}, "outfit": {"top colour": row}}
     pictures.draw_probes(scores, tmp_path / "probes.png")
     names = ["retrievals.png", "gates.png", "curves.png", "none.png", "probes.png"]
-    pictures.stack([tmp_path / name for name in names], tmp_path / "overview.png")
+    stack([tmp_path / name for name in names], tmp_path / "overview.png")
     for name in [*names, "overview.png"]:
         with Image.open(tmp_path / name) as image:
             assert image.width > 400
             assert np.asarray(image.convert("L")).std() > 5, f"{name} is empty"
-    pictures.write_page("Run <x>", "r1 & map", {"Curves": "curves.png"}, tmp_path / "index.html")
+    write_page("Run <x>", "r1 & map", {"Curves": "curves.png"}, tmp_path / "index.html")
     text = (tmp_path / "index.html").read_text()
     assert "Run &lt;x&gt;" in text and "r1 &amp; map" in text and 'src="curves.png"' in text

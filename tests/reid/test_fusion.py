@@ -10,8 +10,8 @@ from naive import close, linear, norm, random
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bdam_reid.config import FusionConfig
-from bdam_reid.models import Fusion
+from bdam_reid.methods.bdam.config import FusionConfig
+from bdam_reid.methods.bdam.fusion import Fusion
 
 
 def fusion(image_width: int = 6, text_width: int = 5, **options: Any) -> Fusion:

@@ -10,9 +10,9 @@ import torch
 from naive import close
 from torch import Tensor, nn
 
-from bdam_reid.config import LossConfig
-from bdam_reid.losses import GradNorm
-from bdam_reid.losses.gradnorm import MAX_RATIO, MAX_WEIGHT, MIN_WEIGHT
+from bdam_reid.methods.bdam.config import LossConfig
+
+from bdam_reid.methods.bdam.gradnorm import GradNorm, MAX_RATIO, MAX_WEIGHT, MIN_WEIGHT
 
 EPS = torch.finfo(torch.float64).eps
 TASKS = ("info", "triplet", "clothing", "decouple")

@@ -11,20 +11,20 @@ from naive import close
 from torch import Tensor
 from torch.nn import functional as F
 
-from bdam_reid.config import LossConfig
-from bdam_reid.losses import (
-    GradNorm,
+from bdam_reid.losses.info_nce import info_nce
+from bdam_reid.losses.triplet import triplet_loss
+from bdam_reid.methods.bdam.config import LossConfig
+from bdam_reid.methods.bdam.gradnorm import GradNorm
+from bdam_reid.methods.bdam.losses import (
     clothing_adversary,
     clothing_alignment,
     decoupling_loss,
     gate_regularisation,
-    info_nce,
-    losses,
     task_names,
     total_loss,
-    triplet_loss,
+    unweighted_losses,
 )
-from bdam_reid.models import ImageFeatures, TextFeatures
+from bdam_reid.methods.bdam.network import ImageFeatures, TextFeatures, full_precision
 
 TAU, MARGIN = 0.07, 0.3
 
@@ -211,7 +211,7 @@ IDENTITIES = torch.tensor([0, 0, 1, 1, 2, 2])
 def test_losses_of_a_batch(query: str, clothing: str) -> None:
     config = LossConfig(query=query, clothing=clothing)  # type: ignore[arg-type]
     image, text, fused = features()
-    actual = losses(config, image, text, fused, IDENTITIES)
+    actual = unweighted_losses(config, image, text, fused, IDENTITIES)
     targets = text.identity_embedding
     unit_fused = fused / fused.norm(dim=1, keepdim=True)
     info = {
@@ -235,22 +235,18 @@ def test_losses_of_a_batch(query: str, clothing: str) -> None:
 
 def test_ablated_losses_are_left_out() -> None:
     config = LossConfig(decouple=False)
-    actual = losses(config, *features(gate=False), IDENTITIES)
+    actual = unweighted_losses(config, *features(gate=False), IDENTITIES)
     assert tuple(actual) == task_names(config) == ("info", "triplet", "clothing")
 
 
-def test_losses_of_bfloat16_features_are_computed_in_float32() -> None:
-    image, text, fused = features(torch.bfloat16)
-    exact = [
-        type(part)(*(x.double() if x is not None and x.is_floating_point() else x for x in part))
-        for part in (image, text)
-    ]
-    with torch.autocast("cpu", torch.bfloat16):
-        actual = losses(LossConfig(), image, text, fused, IDENTITIES)
-    expected = losses(LossConfig(), *exact, fused.double(), IDENTITIES)
-    for name, loss in actual.items():
-        assert loss.dtype == torch.float32
-        close(loss, expected[name].float())
+def test_half_precision_becomes_float32_and_nothing_else_does() -> None:
+    image, text, _ = features(torch.bfloat16)
+    for part in (image, text):
+        for before, after in zip(part, full_precision(part), strict=True):
+            assert after.dtype == (torch.float32 if before.dtype == torch.bfloat16 else before.dtype)
+            assert torch.equal(after, before.to(after.dtype))
+    double = features(torch.float64, gate=False)[0]
+    assert all(after is before for before, after in zip(double, full_precision(double), strict=True))
 
 
 def test_total_loss_is_the_weighted_sum_and_the_gate() -> None:

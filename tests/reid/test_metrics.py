@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bdam_reid import metrics
-from bdam_reid.metrics import Metrics, retrieval
+from bdam_reid.evaluation import metrics
+from bdam_reid.evaluation.metrics import Metrics, retrieval
 
 # Sums of at most a few hundred terms, in percent.
 TOLERANCE = 1000 * 100 * torch.finfo(torch.float64).eps
@@ -21,11 +21,17 @@ TOLERANCE = 1000 * 100 * torch.finfo(torch.float64).eps
 Problem = tuple[list[list[float]], list[int], list[int]]
 
 
-def slow(similarity: list[list[float]], query_ids: list[int], gallery_ids: list[int]) -> Metrics:
+def slow(
+    similarity: list[list[float]],
+    query_ids: list[int],
+    gallery_ids: list[int],
+    junk: list[list[bool]] | None = None,
+) -> Metrics:
     """Definitions, one query at a time."""
     rows: list[tuple[float, ...]] = []
-    for scores, identity in zip(similarity, query_ids, strict=True):
-        ranking = sorted(range(len(gallery_ids)), key=lambda i: (-scores[i], i))
+    for number, (scores, identity) in enumerate(zip(similarity, query_ids, strict=True)):
+        kept = [i for i in range(len(gallery_ids)) if junk is None or not junk[number][i]]
+        ranking = sorted(kept, key=lambda i: (-scores[i], i))
         ranks = [rank for rank, i in enumerate(ranking, 1) if gallery_ids[i] == identity]
         if ranks:
             within = [float(ranks[0] <= k) for k in (1, 5, 10)]
@@ -55,6 +61,19 @@ def check(actual: Metrics, expected: Metrics) -> None:
 @given(problems())
 def test_equals_the_definitions(problem: Problem) -> None:
     check(retrieval(*map(torch.tensor, problem)), slow(*problem))
+
+
+@given(problems(), st.randoms(use_true_random=False))
+def test_junk_is_as_if_it_were_not_in_the_gallery(problem: Problem, random: Random) -> None:
+    similarity, query_ids, gallery_ids = problem
+    junk = [[random.random() < 0.5 for _ in gallery_ids] for _ in query_ids]
+    junk[0][gallery_ids.index(query_ids[0])] = False
+    check(retrieval(*map(torch.tensor, problem), torch.tensor(junk)), slow(*problem, junk))
+
+
+def test_junk_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"junk must have the shape of similarity \(2, 2\), got \(2,\)"):
+        retrieval(torch.zeros(2, 2), torch.zeros(2), torch.zeros(2), torch.zeros(2, dtype=torch.bool))
 
 
 @given(problems(), st.randoms(use_true_random=False))
@@ -96,8 +115,11 @@ def test_random_ranking_of_a_larger_set() -> None:
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = random_problem(50, 30)
     whole = retrieval(*problem)
+    junk = torch.rand(50, 30, generator=torch.Generator().manual_seed(1)) < 0.3
+    whole_with_junk = retrieval(*problem, junk)
     monkeypatch.setattr(metrics, "CHUNK", 7)
     assert retrieval(*problem) == whole
+    assert retrieval(*problem, junk) == whole_with_junk != whole
 
 
 def test_by_hand() -> None:

@@ -34,7 +34,7 @@ def test_every_fusion_is_trained_alike_and_once(tmp_path: Path) -> None:
     assert sorted(run["kind"] for run in results["runs"]) == sorted(FUSIONS)
     configs = [json.loads((tmp_path / "runs" / f"{kind}-0" / "config.json").read_text()) for kind in FUSIONS]
     for config in configs:
-        assert config.pop("fusion")["width"] == 256
+        assert config["method"].pop("fusion")["width"] == 256
         assert config.pop("output")
     assert configs[0] == configs[1] == configs[2]
     for run in results["runs"]:

@@ -20,12 +20,13 @@ import torch
 from tiny_run import arguments, one_thread, restore_globals, tiny, train_alone, write_people
 
 from bdam_kernels import backend
-from bdam_reid import trainer as training
-from bdam_reid.checkpoint import CheckpointError, load_state, load_weights
-from bdam_reid.config import Config, OptimConfig
-from bdam_reid.runs import load_config, read_curves
+from bdam_reid.config import Config
+from bdam_reid.engine.checkpoint import CheckpointError, load_state, load_weights
+from bdam_reid.engine.run import load_config, read_curves
+from bdam_reid.methods import PRESETS
+from bdam_reid.methods.bdam import method as bdam
+from bdam_reid.methods.schedules import warm_up_and_anneal
 from bdam_reid.train import main
-from bdam_reid.trainer import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +58,14 @@ def finished(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(config: Config) -> Any:
     """Train in a process that is forked from one that has everything imported, and never trained itself."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bdam_reid.trainer"])
+    context.set_forkserver_preload(["bdam_reid.engine.trainer", "bdam_reid.evaluation.evaluator", "bdam_reid.methods.bdam.method"])
     process = context.Process(target=train_alone, args=(config,))
     process.start()
     return process
 
 
 def test_learning_rate_warms_up_and_anneals_to_zero() -> None:
-    config = OptimConfig(lr=2.0, warmup_steps=4)
-    rates = [learning_rate(config, step, 24) for step in range(25)]
+    rates = [warm_up_and_anneal(step, 24, rate=2.0, warmup_steps=4) for step in range(25)]
     assert rates[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
     assert rates[14] == pytest.approx(1.0)
     assert rates[24] == pytest.approx(0.0, abs=1e-12)
@@ -86,30 +86,31 @@ def test_run_folder_holds_everything(people: Path, finished: Path) -> None:
         "last",
     }
     assert names == files | links
-    assert load_config(finished) == tiny(people, finished)
+    assert load_config(finished, PRESETS) == tiny(people, finished)
     environment = (finished / "environment.json").read_text()
     assert json.loads(environment)["packages"]["torch"] == torch.__version__
     assert json.loads(environment)["backend"] in ("cpu", "reference")
     assert socket.gethostname() not in environment
     log = (finished / "log.txt").read_text()
-    assert "epoch 3/3" in log and "validation  R-1" in log and "\r" not in log
+    assert "epoch 3/3" in log and "validation  r1" in log and "\r" not in log
     progress = load_state(finished / "last")["progress"]
-    assert (progress["epoch"], progress["batch"], progress["step"]) == (3, 0, 12)
+    assert [progress[name] for name in ("stage", "epoch", "batch", "step")] == [0, 3, 0, 12]
     best = load_state(finished / "best")
     assert best == progress["best"]
     assert best["step"] in (4, 8, 12)
 
 
-def test_metrics_are_of_both_protocols_with_and_without_clothing(finished: Path) -> None:
+def test_metrics_are_of_all_protocols_with_and_without_clothing(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     for split, gallery in (("test", 8), ("clothing_change", 4)):
         assert metrics[f"{split}_chance_r1"] == pytest.approx(50)
-        for name in (split, f"{split}_beta0"):
+        for name in (split, f"{split}_identity"):
             row = metrics[name]
             assert (row["queries"], row["gallery"], row["queries_without_positive"]) == (16, gallery, 0)
             assert 0 <= row["r1"] <= row["r5"] <= row["r10"] <= 100
             assert 0 < row["minp"] <= 100 and 0 < row["map"] <= 100
-    assert metrics["beta"] == load_state(finished / "best")["beta"]
+    assert metrics["weights"] == load_state(finished / "best")["weights"]
+    assert metrics.keys() >= {"gates", "probes"}
 
 
 def test_tensorboard_has_every_step(finished: Path) -> None:
@@ -177,11 +178,11 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(people: Path, finished:
     [
         (["--data.root", "/no/such/folder"], "expected a data set folder, got /no/such/folder"),
         (["--data.identities-per-batch", "9"], "batch of 9 identities is larger than the training set"),
-        (["--data.image-height", "33"], "--data.image-height must be a multiple of --image.patch-height"),
-        (["--optim.mixed-precision", "fp16"], "fp16 needs a GPU"),
-        (["--text.pretrained", "./no-such-encoder"], "no-such-encoder"),
-        (["--image.pretrained", "./no-such-encoder"], "no-such-encoder"),
-        (["--fusion.kind", "simple", "--fusion.tokens", "pair"], "simple"),
+        (["--data.image-height", "33"], "--data.image-height must be a multiple of --method.image.patch-height"),
+        (["--engine.mixed-precision", "fp16"], "fp16 needs a GPU"),
+        (["--method.text.pretrained", "./no-such-encoder"], "no-such-encoder"),
+        (["--method.image.pretrained", "./no-such-encoder"], "no-such-encoder"),
+        (["--method.fusion.kind", "simple", "--method.fusion.tokens", "pair"], "simple"),
     ],
 )
 def test_bad_input_is_one_message(
@@ -223,8 +224,8 @@ def test_another_config_is_refused_by_the_names_of_its_fields(
     people: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(finished.rglob("*"))
-    message = failure(arguments(people, finished, "--optim.epochs", "5", "--seed", "1"), capsys)
-    assert "--optim.epochs: 3 in the run, 5 now" in message and "--seed: 0 in the run, 1 now" in message
+    message = failure(arguments(people, finished, "--method.optim.epochs", "5", "--seed", "1"), capsys)
+    assert "--method.optim.epochs: 3 in the run, 5 now" in message and "--seed: 0 in the run, 1 now" in message
     assert "another --output" in message
     assert sorted(finished.rglob("*")) == before
 
@@ -269,11 +270,22 @@ def test_a_full_disk_ends_training_with_one_message(
 def test_a_loss_that_is_no_number_ends_training(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    honest = training.losses
+    honest = bdam.unweighted_losses
 
     def broken(*inputs: Any) -> dict[str, torch.Tensor]:
         return {**honest(*inputs), "info": torch.tensor(float("nan"), requires_grad=True)}
 
-    monkeypatch.setattr(training, "losses", broken)
-    message = failure(arguments(people, tmp_path / "run", "--loss.gradnorm-every", "0"), capsys)
-    assert "the loss is nan at step 0" in message and "lower --optim.lr" in message
+    monkeypatch.setattr(bdam, "unweighted_losses", broken)
+    message = failure(arguments(people, tmp_path / "run", "--method.loss.gradnorm-every", "0"), capsys)
+    assert "the loss is nan at step 0" in message and "lower the learning rate" in message
+
+
+def test_a_run_of_an_older_version_is_not_trained_on(
+    people: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run, symlinks=True)
+    state = json.loads((run / "last" / "state.json").read_text())
+    del state["progress"]["stage"]
+    (run / "last" / "state.json").write_text(json.dumps(state))
+    assert "it can be evaluated, but not be trained on" in failure(arguments(people, run), capsys)

@@ -85,7 +85,7 @@ def unweighted_losses(
     """The losses of one batch, unweighted, by name.
 
     "info" (Eq. 3), "triplet" (Eq. 4), "clothing" (Eq. 1 of either draft), "decouple" (Eq. 2), and "gate", the
-    gate regularisation, which GradNorm leaves alone. To be called outside autocast; computed in float32 at least.
+    gate regularisation, which GradNorm leaves alone. To be called outside autocast, with features in float32 at least.
 
     Args:
         config: which losses, temperature and margin.
@@ -95,20 +95,20 @@ def unweighted_losses(
         identities: class indices, (B,).
     Returns: scalars by name.
     """
-    queries = {"identity": image.identity_embedding, "fused": F.normalize(full(fused), dim=1)}
+    queries = {"identity": image.identity_embedding, "fused": F.normalize(fused, dim=1)}
     chosen = queries.values() if config.query == "both" else [queries[config.query]]
-    targets = full(text.identity_embedding)
-    info = [info_nce(full(query), targets, identities, config.temperature) for query in chosen]
+    targets = text.identity_embedding
+    info = [info_nce(query, targets, identities, config.temperature) for query in chosen]
     clothing = clothing_alignment if config.clothing == "alignment" else clothing_adversary
     result = {
         "info": torch.stack(info).mean(),
-        "triplet": triplet_loss(F.normalize(full(image.identity), dim=1), identities, config.margin),
-        "clothing": clothing(full(image.clothing_embedding), full(text.clothing_embedding), config.temperature),
+        "triplet": triplet_loss(F.normalize(image.identity, dim=1), identities, config.margin),
+        "clothing": clothing(image.clothing_embedding, text.clothing_embedding, config.temperature),
     }
     if config.decouple:
-        result["decouple"] = decoupling_loss(full(image.identity), full(image.clothing))
+        result["decouple"] = decoupling_loss(image.identity, image.clothing)
     if image.gate is not None:
-        result["gate"] = gate_regularisation(full(image.gate))
+        result["gate"] = gate_regularisation(image.gate)
     return result
 
 
@@ -119,7 +119,3 @@ def total_loss(config: LossConfig, losses: dict[str, Tensor], gradnorm: GradNorm
     """
     total = gradnorm(losses)
     return total + config.gate_weight * losses["gate"] if "gate" in losses else total
-
-
-def full(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

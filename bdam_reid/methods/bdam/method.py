@@ -21,8 +21,8 @@ from bdam_reid.methods.bdam.batches import Batch, make_batches
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.gates import gate_weights
 from bdam_reid.methods.bdam.gradnorm import GradNorm
-from bdam_reid.methods.bdam.losses import full, task_names, total_loss, unweighted_losses
-from bdam_reid.methods.bdam.network import Network, save_architectures
+from bdam_reid.methods.bdam.losses import task_names, total_loss, unweighted_losses
+from bdam_reid.methods.bdam.network import Network, full_precision, save_architectures
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.schedules import warm_up_and_anneal
 
@@ -74,15 +74,18 @@ class BDAM(Network, Method):
         config = self.config.loss
         image, text, fused, fusion_weights = self.features(batch)
         with torch.autocast(batch.images.device.type, enabled=False):
+            # Once for all losses: their gradients add up in float32.
+            image, text = full_precision(image), full_precision(text)
+            fused, fusion_weights = fused.to(image.identity.dtype), fusion_weights.to(image.identity.dtype)
             parts = unweighted_losses(config, image, text, fused, batch.identities)
             if config.gradnorm_every and step % config.gradnorm_every == 0:
                 self.gradnorm.update(parts, self.shared_parameters())
             total = total_loss(config, parts, self.gradnorm)
             weights = zip(self.gradnorm.tasks, self.gradnorm.weights(), strict=True)
             scalars = {f"weight/{name}": weight for name, weight in weights}
-            scalars["gate/fusion_image"] = full(fusion_weights[:, 0]).mean()
+            scalars["gate/fusion_image"] = fusion_weights[:, 0].mean()
             if image.gate is not None:
-                scalars["gate/identity"] = full(image.gate).mean()
+                scalars["gate/identity"] = image.gate.mean()
         return Losses(total, parts, scalars)
 
     def embed_images(self, images: Tensor) -> Tensor:

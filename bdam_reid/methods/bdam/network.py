@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,6 +53,9 @@ class TextFeatures(NamedTuple):
     """`identity` as unit vectors."""
     clothing_embedding: Tensor
     """`clothing` as unit vectors."""
+
+
+Features = TypeVar("Features", ImageFeatures, TextFeatures)
 
 
 class Network(nn.Module):
@@ -131,6 +135,13 @@ class Network(nn.Module):
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters of the last layer that every loss reaches, for GradNorm."""
         return self.bdam.shared_parameters()
+
+
+def full_precision(features: Features) -> Features:
+    """Features with what is in half precision as float32."""
+    halves = (torch.float16, torch.bfloat16)
+    values = features._asdict().items()
+    return features._replace(**{name: x.float() for name, x in values if x is not None and x.dtype in halves})
 
 
 def save_architectures(config: BDAMConfig, folder: Path) -> None:
