@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from bdam_reid.models import BDAMReID, Fusion
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
@@ -18,7 +19,6 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 import bdam_kernels.flops  # noqa: F401
 from bdam_reid.config import BDAMConfig, DataConfig, EncoderConfig, FusionConfig, paper_icme
-from bdam_reid.models import BDAMReID, Fusion
 from bdam_reid.studies.fusion import FUSIONS
 from benchmarks.measure import DEVICE, Contender
 

@@ -37,7 +37,7 @@ def weights_text(weights: Mapping[str, float]) -> str:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
-    """The retrieval metrics: a line for each protocol with the parts weighted, one with the first alone, one for chance."""
+    """The retrieval metrics of each protocol: a line with the parts weighted, one with the first alone, one for chance."""
     head = "".join(f"{name:>7}" for name in RATES.values())
     lines = [
         f"{'weights of the parts':<{_TITLE}}{weights_text(metrics['weights'])}",
@@ -71,7 +71,7 @@ def _gate_table(gates: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 def _probe_table(probes: Mapping[str, Any]) -> str:
     features = list(probes[f"{GROUPS[0]}_above_chance"])
-    head = "".join(f"{name:>10}" for name in ("chance", *features, "images"))
+    head = "".join(f"{name:>10}" for name in ("majority", *features, "images"))
     lines = [f"{'linear probe, accuracy %':<{_TITLE}}{head}"]
     for group in GROUPS:
         for name, row in probes[group].items():
