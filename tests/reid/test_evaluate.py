@@ -39,7 +39,7 @@ def _untouched_globals() -> Iterator[None]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     root = tmp_path_factory.mktemp("evaluate")
-    return train_alone(tiny(write_people(root / "people"), root / "run", "--save-every", "0"))
+    return train_alone(tiny(write_people(root / "people"), root / "run", "--engine.save-every", "0"))
 
 
 def make_ranking(identity: torch.Tensor, clothing: torch.Tensor) -> Ranking:
