@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bdam_reid.pictures import BLUE, GREEN, GREY, INK, ORANGE, STYLE
+from bdam_reid.evaluation.pictures import BLUE, GREEN, GREY, INK, ORANGE, STYLE
 from benchmarks.study import Curve, crossings
 
 COLOURS = {"mamba": BLUE, "transformer": ORANGE, "simple": GREEN}

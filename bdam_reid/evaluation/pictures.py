@@ -213,9 +213,7 @@ def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
         values = [row[key] for row in rows.values()]
         axes.bar(places + shift, values, 0.95 * width, color=colour, label=f"from the {key} feature")
     chance = [row["chance"] for row in rows.values()]
-    axes.hlines(
-        chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="always the majority class"
-    )
+    axes.hlines(chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="always the majority class")
     axes.set_xticks(places, [name.replace("_", " ") for name in rows], rotation=35, ha="right")
     axes.grid(False, axis="x")
 

@@ -65,9 +65,7 @@ def alone(part: str) -> dict[str, float]:
     return {part: 1.0}
 
 
-def choose_weights(
-    ranking: Ranking, choices: Sequence[Mapping[str, float]]
-) -> tuple[Mapping[str, float], Metrics]:
+def choose_weights(ranking: Ranking, choices: Sequence[Mapping[str, float]]) -> tuple[Mapping[str, float], Metrics]:
     """Of some weights of the parts those of the best R-1, then mAP, on a validation split; the first of equals."""
     rated = [(weights, ranking.metrics(weights)) for weights in choices]
     return max(rated, key=lambda pair: (pair[1].r1, pair[1].map))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from naive import HEADS, WIDTH, close, linear
-from torch import Tensor
 from torch.nn import functional as F
 
 from bdam_reid.config import DataConfig

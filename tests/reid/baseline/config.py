@@ -11,7 +11,6 @@ from bdam_reid.encoders.config import EncoderConfig
 
 if TYPE_CHECKING:
     from baseline.method import Baseline
-
     from bdam_reid.data.records import Dataset
 
 
@@ -36,7 +35,6 @@ class BaselineConfig(MethodConfig):
 
     def build(self, data: DataConfig, folder: Path, *, fresh: bool) -> Baseline:
         from baseline.method import Baseline
-
         from bdam_reid.engine.checkpoint import read_json
 
         return Baseline(self, data, read_json(folder / "persons.json"))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from baseline.config import BaselineConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
+from baseline.config import BaselineConfig
 from bdam_reid.config import DataConfig
 from bdam_reid.data.images import load_image
 from bdam_reid.data.records import Dataset, Query
