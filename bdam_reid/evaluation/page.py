@@ -42,7 +42,7 @@ def draw_page(run: Path, output: Path, found: Evaluation) -> Path:
     drawn["Training"] = "curves.png"
     pictures.draw_curves(read_curves(run), folder / "curves.png")
     if found.gates:
-        drawn["Gates on the test split"] = "gates.png"
+        drawn["Gates"] = "gates.png"
         panels = {
             group: {name: weights.flatten().numpy() for name, weights in series.items()}
             for group, series in found.gates.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import shutil
 import signal
 import time
@@ -19,11 +20,12 @@ from tiny_run import one_thread, restore_globals, write_people
 
 import bdam_reid
 from bdam_reid.data.datasets import load_dataset
-from bdam_reid.data.records import Record
+from bdam_reid.data.records import QueryError, Record
 from bdam_reid.engine.checkpoint import CheckpointError, load_state, load_weights
 from bdam_reid.engine.run import load_config, read_curves
 from bdam_reid.engine.trainer import make_method
 from bdam_reid.evaluate import main as evaluate
+from bdam_reid.methods import PRESETS as BDAM
 from bdam_reid.train import main as train
 
 
@@ -145,6 +147,20 @@ def test_evaluation_ranks_images_without_those_of_the_same_camera(run: Path, tmp
     assert {path.stem for path in (tmp_path / "pictures").glob("*.png")} == {"test", "curves", "overview"}
 
 
+def test_a_method_says_which_sets_and_queries_it_cannot_read(
+    market: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = market.with_name("people")
+    for command, arguments, presets, said in (
+        (train, f"demo --data.root {market} --output {tmp_path / 'run'}", BDAM, "images of .* have none, such as"),
+        (evaluate, f"{run} --root {people} --output {tmp_path / 'out'}", PRESETS, "searches by an image alone"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            command(arguments.split(), presets)
+        message = capsys.readouterr().err
+        assert stop.value.code == 1 and message.startswith("error: ") and re.search(said, message)
+
+
 def test_it_is_opened_to_search_with(market: Path, run: Path) -> None:
     retriever = bdam_reid.load(run, presets=PRESETS)
     paths = sorted((market / "query").iterdir())
@@ -152,5 +168,5 @@ def test_it_is_opened_to_search_with(market: Path, run: Path) -> None:
     with Image.open(paths[2]) as picture:
         assert torch.equal(retriever.embed_images([picture])[0], retriever.embed_images([paths[2]])[0])
     assert retriever.parts == {"person": slice(0, gallery.shape[1])}
-    with pytest.raises(ValueError, match="searches by an image alone"):
+    with pytest.raises(QueryError, match="searches by an image alone"):
         retriever.search(gallery, "a man")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from tiny_run import restore_globals, tiny, train_alone, write_people
 
@@ -19,6 +20,7 @@ from bdam_reid.config import ConfigError
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.images import ImageError
 from bdam_reid.data.records import Protocol
+from bdam_reid.data.tokens import train_wordpiece
 from bdam_reid.engine.checkpoint import CheckpointError, load_state
 from bdam_reid.engine.run import load_best, load_config
 from bdam_reid.evaluation.ranking import Embedder
@@ -112,6 +114,27 @@ def test_what_cannot_be_searched_is_said(run: Path, retriever: Retriever, tmp_pa
     shutil.copytree(run, tmp_path / "new", ignore=shutil.ignore_patterns("best*"))
     with pytest.raises(CheckpointError, match="has no best checkpoint yet"):
         bdam_reid.load(tmp_path / "new")
+
+
+def test_published_encoders_are_fetched_for_training_only(run: Path, protocol: Protocol, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    published = tmp_path / "published"
+    transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(
+        published / "vit"
+    )
+    bert = transformers.BertConfig(**sizes, vocab_size=200, max_position_embeddings=24)
+    transformers.BertModel(bert).save_pretrained(published / "bert")
+    train_wordpiece(["a man in a red shirt"], 200, published / "tokenizer")
+    for file in (published / "tokenizer").iterdir():
+        shutil.copy(file, published / "bert")
+    options = f"--method.image.pretrained {published / 'vit'} --method.text.pretrained {published / 'bert'}"
+    people = run.with_name("elsewhere")
+    trained = train_alone(tiny(people, tmp_path / "run", *options.split(), "--method.optim.epochs", "1"))
+    published.rename(tmp_path / "gone")
+    gallery = bdam_reid.load(trained).embed_images([record.path for record in protocol.gallery])
+    assert gallery.isfinite().all() and gallery.shape == (8, 32)
+    # A finished run is left as it is, without looking for them again.
+    train_alone(tiny(people, tmp_path / "run", *options.split(), "--method.optim.epochs", "1"))
 
 
 def test_importing_the_package_takes_nothing_heavy_along() -> None:

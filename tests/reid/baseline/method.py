@@ -14,7 +14,7 @@ from torch.optim import AdamW
 from baseline.config import BaselineConfig
 from bdam_reid.config import DataConfig
 from bdam_reid.data.images import load_image
-from bdam_reid.data.records import Dataset, Query
+from bdam_reid.data.records import Dataset, Query, QueryError
 from bdam_reid.data.samplers import IdentitySampler
 from bdam_reid.data.training import Batches, Item, TrainingSet, nothing
 from bdam_reid.encoders.image import ImageEncoder
@@ -87,6 +87,6 @@ class Baseline(Method):
     def embed_queries(self, queries: Sequence[Query]) -> Tensor:
         paths = [query.image for query in queries if query.image is not None and query.text is None]
         if len(paths) < len(queries):
-            raise ValueError("the baseline searches by an image alone, got a query with a text or without an image")
+            raise QueryError("the baseline searches by an image alone, got a query with a text or without an image")
         images = torch.stack([load_image(path, self.image_size) for path in paths])
         return self.embed_images(images.to(self.neck.weight.device))
