@@ -29,15 +29,15 @@ class BaselineConfig(MethodConfig):
         self.image.check_image("method.image", data)
 
     def prepare(self, data: DataConfig, dataset: Dataset, folder: Path) -> None:
-        from bdam_reid.engine.checkpoint import write_json
-
-        write_json(folder / "persons.json", len({record.identity for record in dataset.train}))
+        if not (folder / "persons").exists():
+            temporary = folder / "persons.tmp"
+            temporary.write_text(str(len({record.identity for record in dataset.train})))
+            temporary.replace(folder / "persons")
 
     def build(self, data: DataConfig, folder: Path, *, fresh: bool) -> Baseline:
         from baseline.method import Baseline
-        from bdam_reid.engine.checkpoint import read_json
 
-        return Baseline(self, data, read_json(folder / "persons.json"))
+        return Baseline(self, data, int((folder / "persons").read_text()))
 
 
 def baseline() -> Config:
