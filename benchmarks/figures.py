@@ -14,11 +14,11 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from bdam_reid.pictures import BLUE, GREEN, GREY, INK, ORANGE, STYLE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from bdam_reid.evaluation.pictures import BLUE, GREEN, GREY, INK, ORANGE, STYLE
 from benchmarks.study import Curve, crossings
 
 COLOURS = {"mamba": BLUE, "transformer": ORANGE, "simple": GREEN}

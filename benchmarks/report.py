@@ -263,7 +263,8 @@ def demo_section() -> str:
     metrics = load(FOLDER / "demo.json")
     rows = []
     for split, words in (("test", "test"), ("clothing_change", "other clothes than described")):
-        for key, how in ((split, f"beta {metrics['beta']:g}"), (f"{split}_beta0", "identity features alone (beta 0)")):
+        beta = f"beta {metrics['weights']['clothing']:g}"
+        for key, how in ((split, beta), (f"{split}_identity", "identity features alone (beta 0)")):
             rates = [f"{metrics[key][rate]:.1f}" for rate in ("r1", "r5", "r10", "map", "minp")]
             rows.append([f"{words}, {how}", *rates])
     chance = f"{metrics['test_chance_r1']:.1f}"

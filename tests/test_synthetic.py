@@ -9,12 +9,14 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bdam_reid.data.records import load_attributes, load_dataset
+from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.records import Record
 from bdam_reid.data.synthetic import SyntheticError, write_synthetic, writer
 from bdam_reid.data.synthetic.drawing import render
 from bdam_reid.data.synthetic.people import (
@@ -57,14 +59,25 @@ def test_another_seed_gives_other_people(root: Path, tmp_path: Path) -> None:
     assert ours[0]["captions"] != theirs[0]["captions"]
 
 
+def standard(root: Path) -> list[Record]:
+    """The pictures of the three splits."""
+    dataset = load_dataset(root)
+    return [*dataset.train, *dataset.protocols["val"].gallery, *dataset.protocols["test"].gallery]
+
+
+def attributes_of(record: Record) -> dict[str, Any]:
+    assert record.attributes is not None
+    return dict(record.attributes)
+
+
 def test_the_layout_is_that_of_cuhk_pedes(root: Path) -> None:
     dataset = load_dataset(root)
     assert dataset.name == "cuhk-pedes"
     assert dataset.report.findings == ()
     assert dataset.report.identities == {"train": 4, "val": 2, "test": 2}
-    for record in (*dataset.train, *dataset.val, *dataset.test):
+    for record in standard(root):
         assert len(record.captions) == 2
-        assert record.identity_text and record.clothing_text
+        assert record.texts
         with Image.open(record.path) as image:
             assert (image.format, image.size) == ("JPEG", (96, 192))
     raw = json.loads((root / "reid_raw.json").read_text())
@@ -74,37 +87,33 @@ def test_the_layout_is_that_of_cuhk_pedes(root: Path) -> None:
 
 def test_everything_that_is_drawn_is_indexed(root: Path) -> None:
     drawn = {str(path.relative_to(root / "imgs")) for path in (root / "imgs").rglob("*.jpg")}
-    attributes = load_attributes(root)
-    assert attributes is not None
-    assert set(attributes) == drawn
+    assert set(json.loads((root / "attributes.json").read_text())) == drawn
     assert set(json.loads((root / "texts.json").read_text())) == drawn
 
 
 def test_people_keep_their_identity_attributes_in_all_pictures(root: Path) -> None:
-    dataset, attributes = load_dataset(root), load_attributes(root)
-    assert attributes is not None and dataset.clothing_change is not None
+    dataset = load_dataset(root)
     seen = defaultdict(list)
-    for record in (*dataset.train, *dataset.val, *dataset.test, *dataset.clothing_change.gallery):
-        seen[record.identity].append(attributes[record.key]["identity"])
+    for record in (*standard(root), *dataset.protocols["clothing_change"].gallery):
+        seen[record.identity].append(attributes_of(record)["identity"])
     assert all(other == own[0] for own in seen.values() for other in own)
     outfits = defaultdict(set)
     for record in dataset.train:
-        outfits[record.identity].add(attributes[record.key]["outfit_index"])
+        outfits[record.identity].add(record.outfit)
     assert all(len(numbers) >= 2 for numbers in outfits.values())
 
 
 def test_the_clothing_change_gallery_is_a_change_and_apart_from_the_standard_protocol(root: Path) -> None:
-    dataset, attributes = load_dataset(root), load_attributes(root)
-    assert attributes is not None and dataset.clothing_change is not None
-    change = dataset.clothing_change
-    test_ids = {record.identity for record in dataset.test}
+    protocols = load_dataset(root).protocols
+    change, test = protocols["clothing_change"], protocols["test"].gallery
+    test_ids = {record.identity for record in test}
     assert {record.identity for record in change.gallery} == test_ids
     assert {query.identity for query in change.queries} == test_ids
-    assert len(change.queries) == sum(len(record.captions) for record in dataset.test)
-    assert not {record.key for record in change.gallery} & {record.key for record in dataset.test}
-    worn = {record.identity: attributes[record.key]["outfit"] for record in dataset.test}
+    assert len(change.queries) == sum(len(record.captions) for record in test)
+    assert not {record.key for record in change.gallery} & {record.key for record in test}
+    worn = {record.identity: attributes_of(record)["outfit"] for record in test}
     for record in change.gallery:
-        before, after = worn[record.identity], attributes[record.key]["outfit"]
+        before, after = worn[record.identity], attributes_of(record)["outfit"]
         pairs = [{(item["kind"], item["colour"]) for item in outfit.values()} for outfit in (before, after)]
         assert not pairs[0] & pairs[1]
         assert before.get("outer", before["upper"])["colour"] != after.get("outer", after["upper"])["colour"]

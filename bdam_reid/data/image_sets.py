@@ -57,9 +57,7 @@ def load_market(root: Path) -> Dataset:
     people = held_out(r.identity for r in known)
     findings.add("training identities held out for validation, as there is no such split", sorted(people))
     train = tuple(r for r in known if r.identity not in people)
-    val = tuple(
-        Record(r.path, r.key, r.identity, "val", camera=r.camera) for r in known if r.identity in people
-    )
+    val = tuple(Record(r.path, r.key, r.identity, "val", camera=r.camera) for r in known if r.identity in people)
     if len({r.identity for r in train}) < 2 or not val or not queries:
         raise DatasetError(
             f"expected images of four people or more in {FOLDERS[0]} of {root} and one or more in {FOLDERS[1]}, "

@@ -23,6 +23,10 @@ class DatasetError(ValueError):
     """A data set that cannot be used: what was expected, what was found, what to do."""
 
 
+class QueryError(ValueError):
+    """A query of a kind that a method cannot read, such as a sentence for one that reads images only."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One image and what is known of it; `key` names it within its set."""

@@ -151,8 +151,7 @@ def _read_records(root: Path, index: Path, path_key: str, findings: Findings) ->
             findings.add("records of an image that has one already skipped", [record.key])
     if not records:
         raise DatasetError(
-            f"{index}: none of its {len(entries)} records is complete: "
-            f"{'; '.join(map(str, findings.listed()))}"
+            f"{index}: none of its {len(entries)} records is complete: {'; '.join(map(str, findings.listed()))}"
         )
     return list(records.values())
 
@@ -179,18 +178,14 @@ def _read_record(root: Path, number: int, entry: Any, path_key: str, findings: F
     return Record(root / "imgs" / key, key, identity, split, kept)
 
 
-def _without_missing_files(
-    records: list[Record], root: Path, index: Path, findings: Findings
-) -> list[Record]:
+def _without_missing_files(records: list[Record], root: Path, index: Path, findings: Findings) -> list[Record]:
     there = [record for record in records if record.path.is_file()]
     if not there:
         raise DatasetError(
             f"expected the images of {index} under {root / 'imgs'}, found none of {len(records)}, such as "
             f"{records[0].key}: unpack them there"
         )
-    missing = (
-        [record.key for record in records if not record.path.is_file()] if len(there) < len(records) else []
-    )
+    missing = [record.key for record in records if not record.path.is_file()] if len(there) < len(records) else []
     findings.add("records whose file is missing skipped", missing)
     return there
 
@@ -249,9 +244,7 @@ def _check_sizes(splits: dict[Split, tuple[Record, ...]], index: Path) -> None:
             raise DatasetError(f"expected images with captions in the {split} split of {index}, found none")
 
 
-def _read_clothing_change(
-    root: Path, splits: dict[Split, tuple[Record, ...]], findings: Findings
-) -> Protocol | None:
+def _read_clothing_change(root: Path, splits: dict[Split, tuple[Record, ...]], findings: Findings) -> Protocol | None:
     """Captions of persons in one outfit, images of the same persons in another; None if the set has no such file."""
     path = root / "clothing_change.json"
     if not path.exists():
@@ -259,9 +252,7 @@ def _read_clothing_change(
     value = _read_object(path)
     entries, captions = value.get("gallery"), value.get("queries")
     if not isinstance(entries, list) or not isinstance(captions, list):
-        raise DatasetError(
-            f"{path} must hold the lists queries and gallery, got {', '.join(value) or 'neither'}"
-        )
+        raise DatasetError(f"{path} must hold the lists queries and gallery, got {', '.join(value) or 'neither'}")
     read = (_read_record(root, n, _as_test(e), "file_path", findings) for n, e in enumerate(entries))
     gallery = [record for record in read if record is not None]
     present = _without_missing_files(gallery, root, path, findings) if gallery else []

@@ -85,7 +85,7 @@ class Embedder:
     batch_size: int = 128
 
     def rank(self, protocol: Protocol) -> Ranking:
-        """Similarities of all queries of a protocol to all of its gallery. Raises: DatasetError, ImageError."""
+        """Of all queries of a protocol to all of its gallery. Raises: DatasetError, QueryError, ImageError."""
         records, gallery = self.gallery(protocol.gallery)
         queries = self.queries(protocol.queries)
         return Ranking(
@@ -113,7 +113,7 @@ class Embedder:
             return self.method.analyse(self._batches(records))
 
     def queries(self, queries: Sequence[Query]) -> Tensor:
-        """Embeddings (Q, E), float32 on the CPU. Raises: ValueError as the method's `embed_queries`; ImageError."""
+        """Embeddings (Q, E), float32 on the CPU. Raises: QueryError, ImageError."""
         embedded = []
         with inference(self.method, self.device, self.precision):
             for at in range(0, len(queries), self.batch_size):

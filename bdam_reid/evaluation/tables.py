@@ -37,7 +37,7 @@ def weights_text(weights: Mapping[str, float]) -> str:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
-    """The retrieval metrics of each protocol: a line with the parts weighted, one with the first alone, one for chance."""
+    """The retrieval metrics: for each protocol with the parts weighted, with the first alone, and by chance."""
     head = "".join(f"{name:>7}" for name in RATES.values())
     lines = [
         f"{'weights of the parts':<{_TITLE}}{weights_text(metrics['weights'])}",
