@@ -18,8 +18,8 @@ from bdam_kernels import backend
 from bdam_reid.build import make_accelerator
 from bdam_reid.config import Config, EncoderConfig, demo, paper_icme
 from bdam_reid.data import Batch, Dataset, Query, Record, load_dataset, training_batches
-from bdam_reid.data.synthetic.writer import write_synthetic
 from bdam_reid.ranking import Gallery, Ranking
+from bdam_reid.synthetic.writer import write_synthetic
 from bdam_reid.trainer import Trainer
 from benchmarks.measure import Contender, error
 

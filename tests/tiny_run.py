@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from bdam_reid.config import Config, parse_config
-from bdam_reid.data.synthetic.writer import write_synthetic
+from bdam_reid.synthetic.writer import write_synthetic
 from bdam_reid.trainer import train
 
 TINY = """

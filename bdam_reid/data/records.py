@@ -190,7 +190,7 @@ def _find_index(root: Path, name: str) -> tuple[str, Path]:
         raise DatasetError(
             f"expected a data set folder, got {root}, which {problem}: give --data.root the folder "
             "of CUHK-PEDES, ICFG-PEDES or RSTPReid, or draw a set with "
-            f"`python -m bdam_reid.data.synthetic {root}`"
+            f"`python -m bdam_reid.synthetic {root}`"
         )
     layouts = _LAYOUTS if name == "auto" else {name: _LAYOUTS[name]}
     expected = [(known, root / file) for known, layout in layouts.items() for file in layout.files]

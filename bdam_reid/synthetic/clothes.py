@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bdam_reid.data.synthetic.body import HIP_Y, WAIST_Y, Body, Limb, Pose
-from bdam_reid.data.synthetic.figure import Figure, shaded
-from bdam_reid.data.synthetic.painter import Paint, Painter, Point, blend, ellipse, mirrored, smooth, tone
-from bdam_reid.data.synthetic.people import COLOURS, SLEEVES, Item, Person
+from bdam_reid.synthetic.body import HIP_Y, WAIST_Y, Body, Limb, Pose
+from bdam_reid.synthetic.figure import Figure, shaded
+from bdam_reid.synthetic.painter import Paint, Painter, Point, blend, ellipse, mirrored, smooth, tone
+from bdam_reid.synthetic.people import COLOURS, SLEEVES, Item, Person
 
 # Of each garment: how far it stands off the body, where it ends, and how much wider it gets on the way.
 _EASE = {

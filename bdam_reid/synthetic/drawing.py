@@ -6,15 +6,15 @@ from random import Random
 
 from PIL import Image
 
-from bdam_reid.data.synthetic import accessories
-from bdam_reid.data.synthetic.body import Body, walking_pose
-from bdam_reid.data.synthetic.clothes import draw_arm, draw_torso
-from bdam_reid.data.synthetic.figure import Figure, paints
-from bdam_reid.data.synthetic.head import Head
-from bdam_reid.data.synthetic.legs import draw_legs
-from bdam_reid.data.synthetic.painter import HEIGHT, SUPERSAMPLING, WIDTH, Painter
-from bdam_reid.data.synthetic.people import Outfit, Person, Shot
-from bdam_reid.data.synthetic.scene import background, camera_of, cast_shadow, develop, expose, occlude
+from bdam_reid.synthetic import accessories
+from bdam_reid.synthetic.body import Body, walking_pose
+from bdam_reid.synthetic.clothes import draw_arm, draw_torso
+from bdam_reid.synthetic.figure import Figure, paints
+from bdam_reid.synthetic.head import Head
+from bdam_reid.synthetic.legs import draw_legs
+from bdam_reid.synthetic.painter import HEIGHT, SUPERSAMPLING, WIDTH, Painter
+from bdam_reid.synthetic.people import Outfit, Person, Shot
+from bdam_reid.synthetic.scene import background, camera_of, cast_shadow, develop, expose, occlude
 
 
 def render(person: Person, outfit: Outfit, shot: Shot, seed: int) -> Image.Image:

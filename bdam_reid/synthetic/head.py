@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bdam_reid.data.synthetic.figure import Figure
-from bdam_reid.data.synthetic.hair import FALL, Hair, HeadFrame
-from bdam_reid.data.synthetic.painter import blend, ellipse, mirrored, points, tone
-from bdam_reid.data.synthetic.people import Item
+from bdam_reid.synthetic.figure import Figure
+from bdam_reid.synthetic.hair import FALL, Hair, HeadFrame
+from bdam_reid.synthetic.painter import blend, ellipse, mirrored, points, tone
+from bdam_reid.synthetic.people import Item
 
 _DARK = (26, 24, 28)
 

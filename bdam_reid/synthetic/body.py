@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 from random import Random
 
-from bdam_reid.data.synthetic.painter import Point
-from bdam_reid.data.synthetic.people import Person
+from bdam_reid.synthetic.painter import Point
+from bdam_reid.synthetic.people import Person
 
 SHOULDER_Y, WAIST_Y, HIP_Y, CROTCH_Y = 0.2, 0.39, 0.485, 0.525
 CHIN_Y = 0.152

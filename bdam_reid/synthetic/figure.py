@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from bdam_reid.data.synthetic.body import Body, Pose
-from bdam_reid.data.synthetic.painter import Paint, Painter, tone
-from bdam_reid.data.synthetic.people import COLOURS, Outfit, Person
+from bdam_reid.synthetic.body import Body, Pose
+from bdam_reid.synthetic.painter import Paint, Painter, tone
+from bdam_reid.synthetic.people import COLOURS, Outfit, Person
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bdam_reid.data.synthetic.drawing import render
-from bdam_reid.data.synthetic.people import (
+from bdam_reid.synthetic.drawing import render
+from bdam_reid.synthetic.people import (
     Item,
     Outfit,
     Person,
@@ -29,7 +29,7 @@ from bdam_reid.data.synthetic.people import (
     sample_shots,
     sample_wardrobe,
 )
-from bdam_reid.data.synthetic.sentences import write_captions, write_sidecar
+from bdam_reid.synthetic.sentences import write_captions, write_sidecar
 
 # Shots of the outfits of one person; the rarely seen third outfit of a training person is drawn by chance.
 _TRAIN_SHOTS, _THIRD_OUTFIT = (3, 2), 0.3

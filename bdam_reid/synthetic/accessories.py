@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bdam_reid.data.synthetic.body import Pose
-from bdam_reid.data.synthetic.figure import Figure
-from bdam_reid.data.synthetic.painter import Painter, Point, ellipse, mirrored, smooth, tone
-from bdam_reid.data.synthetic.people import HAND_BAGS, Rgb, bag_visible
+from bdam_reid.synthetic.body import Pose
+from bdam_reid.synthetic.figure import Figure
+from bdam_reid.synthetic.painter import Painter, Point, ellipse, mirrored, smooth, tone
+from bdam_reid.synthetic.people import HAND_BAGS, Rgb, bag_visible
 
 
 def _side_sign(pose: Pose, side: str) -> int:

@@ -16,7 +16,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from bdam_reid.data.synthetic.people import Rgb
+from bdam_reid.synthetic.people import Rgb
 
 WIDTH, HEIGHT = 96, 192
 SUPERSAMPLING = 4

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from bdam_reid.data.synthetic.people import Item, Outfit, Person, Shot, visible_items
-from bdam_reid.data.synthetic.vocabulary import (
+from bdam_reid.synthetic.people import Item, Outfit, Person, Shot, visible_items
+from bdam_reid.synthetic.vocabulary import (
     AGE_WORDS,
     BEARD_WORDS,
     BUILD_WORDS,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from bdam_reid.data.synthetic.body import CHIN_Y
-from bdam_reid.data.synthetic.painter import Painter, Point, blend, ellipse, mirrored, points, smooth, tone
-from bdam_reid.data.synthetic.people import Person, Rgb
+from bdam_reid.synthetic.body import CHIN_Y
+from bdam_reid.synthetic.painter import Painter, Point, blend, ellipse, mirrored, points, smooth, tone
+from bdam_reid.synthetic.people import Person, Rgb
 
 # How far down loose hair falls.
 FALL = {"bob": 1.02, "shoulder-length": 1.42, "long": 2.25}

@@ -1,4 +1,4 @@
-"""`python -m bdam_reid.data.synthetic OUT --identities N --seed S`."""
+"""`python -m bdam_reid.synthetic OUT --identities N --seed S`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from bdam_reid.data.synthetic.writer import SyntheticError, write_synthetic
+from bdam_reid.synthetic.writer import SyntheticError, write_synthetic
 
 
 def main() -> int:
     """Draw the set that the command line asks for; 1 if that fails."""
     parser = argparse.ArgumentParser(
-        prog="python -m bdam_reid.data.synthetic",
+        prog="python -m bdam_reid.synthetic",
         description="Draw a synthetic pedestrian set in the layout of CUHK-PEDES.",
     )
     parser.add_argument("out", type=Path, help="a new or empty folder")

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from bdam_reid.data.records import load_attributes, load_dataset
-from bdam_reid.data.synthetic import SyntheticError, write_synthetic, writer
-from bdam_reid.data.synthetic.drawing import render
-from bdam_reid.data.synthetic.people import (
+from bdam_reid.synthetic import SyntheticError, write_synthetic, writer
+from bdam_reid.synthetic.drawing import render
+from bdam_reid.synthetic.people import (
     VIEWPOINTS,
     Shot,
     differs,
@@ -27,8 +27,8 @@ from bdam_reid.data.synthetic.people import (
     sample_wardrobe,
     visible_items,
 )
-from bdam_reid.data.synthetic.sentences import write_captions, write_sidecar
-from bdam_reid.data.synthetic.vocabulary import COLOUR_WORDS, HAIR_COLOUR_WORDS, ITEM_WORDS, NOUNS
+from bdam_reid.synthetic.sentences import write_captions, write_sidecar
+from bdam_reid.synthetic.vocabulary import COLOUR_WORDS, HAIR_COLOUR_WORDS, ITEM_WORDS, NOUNS
 
 IDENTITIES = 8
 
@@ -272,7 +272,7 @@ def command(*arguments: str, limit: int | None = None) -> subprocess.CompletedPr
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    line = [sys.executable, "-m", "bdam_reid.data.synthetic", *arguments]
+    line = [sys.executable, "-m", "bdam_reid.synthetic", *arguments]
     return subprocess.run(line, capture_output=True, text=True, preexec_fn=limited)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from bdam_reid.data.synthetic.body import CROTCH_Y, HIP_Y, Limb
-from bdam_reid.data.synthetic.figure import Figure, shaded
-from bdam_reid.data.synthetic.painter import Paint, Painter, Point, mirrored, smooth, tone
-from bdam_reid.data.synthetic.people import Rgb
+from bdam_reid.synthetic.body import CROTCH_Y, HIP_Y, Limb
+from bdam_reid.synthetic.figure import Figure, shaded
+from bdam_reid.synthetic.painter import Paint, Painter, Point, mirrored, smooth, tone
+from bdam_reid.synthetic.people import Rgb
 
 # Ease at hip, knee and ankle, and where a leg ends.
 _LEG_EASE = {

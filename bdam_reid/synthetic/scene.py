@@ -10,8 +10,8 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from bdam_reid.data.synthetic.painter import HEIGHT, NEUTRAL, WIDTH, blend, tone
-from bdam_reid.data.synthetic.people import Rgb
+from bdam_reid.synthetic.painter import HEIGHT, NEUTRAL, WIDTH, blend, tone
+from bdam_reid.synthetic.people import Rgb
 
 _PANORAMA = 4 * WIDTH
 _HORIZON = 104

@@ -1,6 +1,6 @@
 """A synthetic pedestrian set, drawn and described by this package, in the on-disk layout of CUHK-PEDES.
 
-    python -m bdam_reid.data.synthetic OUT --identities 800 --seed 0
+    python -m bdam_reid.synthetic OUT --identities 800 --seed 0
 
 It stands in for the public sets where these cannot be had, and it is no substitute for them: it is always
 called synthetic. Drawn persons have identity attributes (sex, age, build, height, skin, hair, posture,
@@ -28,6 +28,6 @@ that no query describes, and none of the clothing-change gallery was seen by the
 selection.
 """
 
-from bdam_reid.data.synthetic.writer import SyntheticError, write_synthetic
+from bdam_reid.synthetic.writer import SyntheticError, write_synthetic
 
 __all__ = ["SyntheticError", "write_synthetic"]
