@@ -5,7 +5,9 @@ from __future__ import annotations
 from bdam_reid.synthetic.body import Pose
 from bdam_reid.synthetic.figure import Figure
 from bdam_reid.synthetic.painter import Painter, Point, ellipse, mirrored, smooth, tone
-from bdam_reid.synthetic.people import HAND_BAGS, Rgb, bag_visible
+from bdam_reid.synthetic.people import Rgb, bag_visible
+
+HAND_BAGS = ("handbag", "briefcase", "shopping bag")
 
 
 def _side_sign(pose: Pose, side: str) -> int:
@@ -66,9 +68,7 @@ def _draw_backpack(figure: Figure, rgb: Rgb) -> None:
         wide = body.chest * 0.94
         painter.shape(
             smooth(
-                mirrored(
-                    [(wide * 0.5, 0.185), (wide * 0.95, 0.21), (wide, 0.3), (wide, 0.42), (wide * 0.6, 0.445)]
-                )
+                mirrored([(wide * 0.5, 0.185), (wide * 0.95, 0.21), (wide, 0.3), (wide, 0.42), (wide * 0.6, 0.445)])
             ),
             rgb,
             relief=0.12,
@@ -82,9 +82,7 @@ def _draw_backpack(figure: Figure, rgb: Rgb) -> None:
         painter.line(((-0.02, 0.187), (-0.014, 0.172), (0.014, 0.172), (0.02, 0.187)), strap, 0.009)
         painter.crease(((-wide * 0.8, 0.25), (0.0, 0.235), (wide * 0.8, 0.25)), 0.7, 0.006)
     else:
-        painter.line(
-            ((-0.03, 0.17), (0.028, 0.2), (0.036, 0.27), (-0.01, 0.35), (-body.back, 0.38)), strap, 0.024
-        )
+        painter.line(((-0.03, 0.17), (0.028, 0.2), (0.036, 0.27), (-0.01, 0.35), (-body.back, 0.38)), strap, 0.024)
 
 
 def _draw_crossbody(figure: Figure, rgb: Rgb) -> None:
@@ -115,9 +113,7 @@ def _draw_shoulder_bag(figure: Figure, rgb: Rgb) -> None:
 
 
 def _draw_tote(painter: Painter, x: float, rgb: Rgb) -> None:
-    painter.shape(
-        [(x - 0.058, 0.385), (x + 0.058, 0.385), (x + 0.068, 0.505), (x - 0.068, 0.505)], rgb, relief=0.14
-    )
+    painter.shape([(x - 0.058, 0.385), (x + 0.058, 0.385), (x + 0.068, 0.505), (x - 0.068, 0.505)], rgb, relief=0.14)
     painter.crease(((x - 0.058, 0.397), (x + 0.058, 0.397)), 0.7, 0.006)
 
 
@@ -161,9 +157,7 @@ def draw_in_hand(figure: Figure) -> None:
             0.01,
         )
         painter.shape(
-            smooth(
-                [(x - 0.05, y + 0.045), (x + 0.05, y + 0.045), (x + 0.07, y + 0.12), (x - 0.07, y + 0.12)], 1
-            ),
+            smooth([(x - 0.05, y + 0.045), (x + 0.05, y + 0.045), (x + 0.07, y + 0.12), (x - 0.07, y + 0.12)], 1),
             bag.rgb,
             relief=0.16,
         )

@@ -127,9 +127,7 @@ def _from_front(body: Body, view: str, rng: Random) -> Pose:
         hip = body.hips - body.thigh
         knee = (sign * (hip + 0.004), 0.735 - (0.008 if forward > 0 else 0.0))
         lift = 0.018 * forward if forward > 0 else 0.05 * forward
-        legs[side] = Limb(
-            side, ((sign * hip, 0.49), knee, (sign * (hip * 0.92 + 0.004), 0.938 + lift)), turn=forward
-        )
+        legs[side] = Limb(side, ((sign * hip, 0.49), knee, (sign * (hip * 0.92 + 0.004), 0.938 + lift)), turn=forward)
     # From the front the leg that is behind is drawn first; from behind it is the one in front.
     order = sorted(legs, key=lambda side: legs[side].joints[2][1])
     return Pose(view, (arms["left"], arms["right"]), (legs[order[0]], legs[order[1]]))

@@ -5,7 +5,13 @@ from __future__ import annotations
 from bdam_reid.synthetic.body import HIP_Y, WAIST_Y, Body, Limb, Pose
 from bdam_reid.synthetic.figure import Figure, shaded
 from bdam_reid.synthetic.painter import Paint, Painter, Point, blend, ellipse, mirrored, smooth, tone
-from bdam_reid.synthetic.people import COLOURS, SLEEVES, Item, Person
+from bdam_reid.synthetic.people import COLOURS, Item, Person
+
+_LONG = ("shirt", "blouse", "sweater", "hoodie", "jacket", "denim jacket", "leather jacket", "puffer jacket")
+SLEEVES = {
+    **{"tank top": "none", "t-shirt": "short", "polo shirt": "short", "dress": "short"},
+    **dict.fromkeys((*_LONG, "blazer", "coat"), "long"),
+}
 
 # Of each garment: how far it stands off the body, where it ends, and how much wider it gets on the way.
 _EASE = {
@@ -90,9 +96,7 @@ def _draw_garment(figure: Figure, item: Item, paint: Paint) -> None:
     hem = _HEM[item.kind]
     for _ in range(4):
         x, y = rng.uniform(-0.7, 0.7) * body.waist, rng.uniform(0.3, 0.47)
-        painter.crease(
-            ((x, y), (x + rng.uniform(-0.03, 0.03), y + 0.03)), rng.choice((0.84, 0.88, 1.1)), 0.005
-        )
+        painter.crease(((x, y), (x + rng.uniform(-0.03, 0.03), y + 0.03)), rng.choice((0.84, 0.88, 1.1)), 0.005)
     if hem > 0.6:
         for share in (-0.5, 0.0, 0.5):
             painter.crease(((body.hips * share, 0.53), ((body.hips + 0.03) * share, hem)), 0.86, 0.006)
@@ -145,9 +149,7 @@ def _draw_front_details(painter: Painter, body: Body, item: Item, paint: Paint, 
             shaded(paint, 0.85),
             relief=0.2,
         )
-        painter.fill(
-            [smooth(mirrored([(neck * 0.8, 0.158), (0.012, 0.185), (0.0, 0.19)]))], tone(paint.rgb, 0.5)
-        )
+        painter.fill([smooth(mirrored([(neck * 0.8, 0.158), (0.012, 0.185), (0.0, 0.19)]))], tone(paint.rgb, 0.5))
         for sign in (-1, 1):
             painter.line(((sign * 0.016, 0.2), (sign * 0.018, 0.268)), light, 0.006)
         painter.crease(((-0.045, 0.47), (-0.03, 0.405), (0.03, 0.405), (0.045, 0.47)), 0.72, 0.007)
@@ -246,17 +248,13 @@ def draw_arm(figure: Figure, arm: Limb) -> None:
     ease, paint = _EASE[item.kind] * 0.75 + 0.002, shaded(figure.cloth[name], shade)
     sleeve = SLEEVES[item.kind]
     if sleeve == "long":
-        painter.limb(
-            arm.joints, (body.arm + ease, body.forearm * 1.1 + ease, body.forearm * 0.95 + ease), paint
-        )
+        painter.limb(arm.joints, (body.arm + ease, body.forearm * 1.1 + ease, body.forearm * 0.95 + ease), paint)
         painter.crease(
             ((elbow[0] - body.arm, elbow[1] + 0.004), (elbow[0] + body.arm * 0.4, elbow[1] - 0.008)),
             0.78,
             0.006,
         )
-        painter.crease(
-            ((wrist[0] - 0.03, wrist[1] - 0.012), (wrist[0] + 0.03, wrist[1] - 0.012)), 0.76, 0.006
-        )
+        painter.crease(((wrist[0] - 0.03, wrist[1] - 0.012), (wrist[0] + 0.03, wrist[1] - 0.012)), 0.76, 0.006)
         if item.kind == "puffer jacket":
             for share in (0.3, 0.65, 1.35, 1.7):
                 a, b = (shoulder, elbow) if share < 1 else (elbow, wrist)

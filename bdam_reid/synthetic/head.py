@@ -35,9 +35,7 @@ class Head:
         jaw = 0.3 if self._person.sex == "female" else 0.345
         cheeks = 0.05 if self._person.build == "heavy" else 0.0
         for sign in (-1, 1):
-            self._frame.shape(
-                ellipse(sign * (0.375 + cheeks), 0.56, 0.06, 0.1, 10), tone(self._skin, 0.9), rounds=0
-            )
+            self._frame.shape(ellipse(sign * (0.375 + cheeks), 0.56, 0.06, 0.1, 10), tone(self._skin, 0.9), rounds=0)
         face = mirrored(
             [
                 (0.12, 0.02),
@@ -57,11 +55,7 @@ class Head:
 
     def _draw_features(self) -> None:
         skin, dark = self._skin, blend(self._skin, (30, 16, 12), 0.72)
-        lips = (
-            blend(skin, (178, 48, 56), 0.62)
-            if self._person.sex == "female"
-            else blend(skin, (130, 56, 52), 0.45)
-        )
+        lips = blend(skin, (178, 48, 56), 0.62) if self._person.sex == "female" else blend(skin, (130, 56, 52), 0.45)
         brow = blend(self._hair, dark, 0.45)
         for sign in (-1, 1):
             x = sign * 0.165
@@ -92,9 +86,7 @@ class Head:
             lip = points("-0.22,0.68 -0.16,0.74 0.0,0.72 0.16,0.74 0.22,0.68")
             self._frame.shape([*jawline, *lip], rgb, relief=0.1, depth=0.7, rounds=1)
         elif self._person.beard == "moustache":
-            self._frame.shape(
-                mirrored(points("0.05,0.72 0.19,0.77 0.22,0.83 0.06,0.79")), rgb, depth=0.5, rounds=1
-            )
+            self._frame.shape(mirrored(points("0.05,0.72 0.19,0.77 0.22,0.83 0.06,0.79")), rgb, depth=0.5, rounds=1)
 
     def _draw_glasses_front(self) -> None:
         for sign in (-1, 1):
@@ -113,9 +105,7 @@ class Head:
 
     def _draw_side(self) -> None:
         male = self._person.sex == "male"
-        face = points(
-            "0.0,0.0 0.24,0.06 0.36,0.24 0.38,0.44 0.365,0.5 0.49,0.66 0.395,0.71 0.42,0.78 0.4,0.84"
-        )
+        face = points("0.0,0.0 0.24,0.06 0.36,0.24 0.38,0.44 0.365,0.5 0.49,0.66 0.395,0.71 0.42,0.78 0.4,0.84")
         skull = points("0.28,1.03 0.02,0.92 -0.18,0.98 -0.36,0.7 -0.4,0.36 -0.28,0.08")
         profile = [*face, (0.41 if male else 0.38, 0.96), *skull]
         self._frame.shape(profile, self._skin, relief=0.1, depth=0.7, rounds=1)
@@ -180,9 +170,7 @@ class Head:
         elif hat.kind == "cap":
             self._frame.shape(dome, rgb, relief=0.14, rounds=1)
             if self._view == "front":
-                self._frame.shape(
-                    mirrored(points("0.1,0.2 0.4,0.24 0.5,0.38 0.3,0.37 0.1,0.35")), dark, relief=0.2
-                )
+                self._frame.shape(mirrored(points("0.1,0.2 0.4,0.24 0.5,0.38 0.3,0.37 0.1,0.35")), dark, relief=0.2)
             elif self._view == "side":
                 self._frame.shape(points("0.28,0.2 0.6,0.24 0.84,0.34 0.78,0.38 0.3,0.33"), dark, relief=0.2)
             else:

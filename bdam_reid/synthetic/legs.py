@@ -52,9 +52,7 @@ def _draw_trouser_leg(painter: Painter, leg: Limb, radii: tuple[float, ...], kin
         y = knee[1] * share
         painter.crease(((knee[0] - at_knee * width, y), (knee[0] + at_knee * 0.2, y + 0.012)), 0.8, 0.005)
     if kind == "jeans":
-        painter.line(
-            ((hip[0] + at_hip * 0.8, 0.54), (knee[0] + at_knee * 0.7, knee[1])), tone(paint.rgb, 1.25), 0.004
-        )
+        painter.line(((hip[0] + at_hip * 0.8, 0.54), (knee[0] + at_knee * 0.7, knee[1])), tone(paint.rgb, 1.25), 0.004)
 
 
 def _draw_seat(figure: Figure) -> None:

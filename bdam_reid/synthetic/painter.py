@@ -85,9 +85,7 @@ def capsule(a: Point, b: Point, ra: float, rb: float) -> list[Point]:
     angle = math.atan2(b[1] - a[1], b[0] - a[0])
     arc = [math.pi * (0.5 + i / 6) for i in range(7)]
     start = [(a[0] + ra * math.cos(angle + t), a[1] + ra * math.sin(angle + t)) for t in arc]
-    end = [
-        (b[0] + rb * math.cos(angle + t + math.pi), b[1] + rb * math.sin(angle + t + math.pi)) for t in arc
-    ]
+    end = [(b[0] + rb * math.cos(angle + t + math.pi), b[1] + rb * math.sin(angle + t + math.pi)) for t in arc]
     return start + end
 
 
@@ -100,9 +98,7 @@ class Painter:
 
     hip = 0.48
 
-    def __init__(
-        self, *, centre: float, top: float, unit: float, facing: int, lean: float, drop: float, light: int
-    ):
+    def __init__(self, *, centre: float, top: float, unit: float, facing: int, lean: float, drop: float, light: int):
         size = (WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING)
         self.colour = Image.new("RGBA", size)
         self.light = Image.new("L", size, NEUTRAL)
@@ -122,9 +118,7 @@ class Painter:
     def _polygon(self, outline: Sequence[Point]) -> list[Point]:
         return [self.place(x, y) for x, y in outline]
 
-    def shape(
-        self, outline: Sequence[Point], paint: Paint | Rgb, *, relief: float = 0.14, depth: float = 1.0
-    ) -> None:
+    def shape(self, outline: Sequence[Point], paint: Paint | Rgb, *, relief: float = 0.14, depth: float = 1.0) -> None:
         """Fill a closed polygon; `relief` is the share of its size that turns away from the viewer, `depth`
         how dark that gets.
         """
@@ -134,14 +128,10 @@ class Painter:
         xs, ys = [p[0] for p in outline], [p[1] for p in outline]
         cx, cy = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
         shift = self._toward_light * relief * 0.35 * (max(xs) - min(xs)) / 2
-        inner = [
-            (cx + (x - cx) * (1 - relief) + shift, cy + (y - cy) * (1 - relief * 0.4)) for x, y in outline
-        ]
+        inner = [(cx + (x - cx) * (1 - relief) + shift, cy + (y - cy) * (1 - relief * 0.4)) for x, y in outline]
         self._light.polygon(self._polygon(inner), fill=face)
 
-    def limb(
-        self, path: Sequence[Point], radii: Sequence[float], paint: Paint | Rgb, *, depth: float = 1.0
-    ) -> None:
+    def limb(self, path: Sequence[Point], radii: Sequence[float], paint: Paint | Rgb, *, depth: float = 1.0) -> None:
         """Fill a chain of tapered capsules, rounded by the light."""
         self.fill(self._chain(path, radii), paint)
         bands = ((1.0, 0.0, 1 - 0.34 * depth), (0.74, 0.16, 1.0), (0.34, 0.34, 1 + 0.08 * depth))
@@ -163,9 +153,7 @@ class Painter:
 
     def crease(self, path: Sequence[Point], value: float, width: float) -> None:
         """A fold or strand: a line of light (value > 1) or shade on whatever is there."""
-        self._light.line(
-            self._polygon(path), fill=round(NEUTRAL * value), width=max(1, round(width * self.unit))
-        )
+        self._light.line(self._polygon(path), fill=round(NEUTRAL * value), width=max(1, round(width * self.unit)))
 
     def fill(self, polygons: Sequence[Sequence[Point]], paint: Paint | Rgb) -> None:
         """Fill polygons with a colour or a fabric, without relief."""
@@ -225,9 +213,7 @@ class Painter:
         return cloth
 
     @staticmethod
-    def _flowers(
-        draw: ImageDraw.ImageDraw, paint: Paint, box: tuple[int, int, int, int], step: float
-    ) -> None:
+    def _flowers(draw: ImageDraw.ImageDraw, paint: Paint, box: tuple[int, int, int, int], step: float) -> None:
         rng = Random(paint.seed)
         leaf = blend(paint.second, (40, 120, 60), 0.6)
         for _ in range(420):
@@ -240,6 +226,4 @@ class Painter:
             if not (-size < x < box[2] - box[0] + size and -size < y < box[3] - box[1] + size):
                 continue
             draw.ellipse((x - size, y - size, x + size, y + size), fill=(*rgb, 255))
-            draw.ellipse(
-                (x - size / 3, y - size / 3, x + size / 3, y + size / 3), fill=(*tone(paint.rgb, 0.9), 255)
-            )
+            draw.ellipse((x - size / 3, y - size / 3, x + size / 3, y + size / 3), fill=(*tone(paint.rgb, 0.9), 255))

@@ -53,9 +53,7 @@ def _park(draw: ImageDraw.ImageDraw, rng: Random) -> None:
     draw.polygon([(0, 136), (_PANORAMA, 122), (_PANORAMA, HEIGHT), (0, HEIGHT)], fill=(196, 186, 164))
     for _ in range(300):
         x, y = rng.uniform(0, _PANORAMA), rng.uniform(_HORIZON - 8, 122)
-        draw.line(
-            (x, y, x + rng.uniform(-1, 1), y - 3), fill=blend((108, 134, 80), (156, 172, 116), rng.random())
-        )
+        draw.line((x, y, x + rng.uniform(-1, 1), y - 3), fill=blend((108, 134, 80), (156, 172, 116), rng.random()))
 
 
 def _station(draw: ImageDraw.ImageDraw, rng: Random) -> None:
@@ -195,9 +193,7 @@ def occlude(image: Image.Image, occluder: str, rng: Random) -> None:
     if occluder == "pole":
         x, wide = rng.choice((rng.uniform(8, 26), rng.uniform(68, 86))), rng.uniform(6, 10)
         for share, value in ((1.0, 92), (0.6, 122), (0.2, 142)):
-            draw.rectangle(
-                (x - wide * share / 2, 0, x + wide * share / 2, HEIGHT), fill=(value, value, value + 4)
-            )
+            draw.rectangle((x - wide * share / 2, 0, x + wide * share / 2, HEIGHT), fill=(value, value, value + 4))
     elif occluder == "low":
         top = rng.randint(146, 154)
         if rng.random() < 0.5:
@@ -238,6 +234,4 @@ def develop(image: Image.Image, camera: Camera, rng: Random) -> Image.Image:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.7)))
     grains = np.frombuffer(rng.randbytes(2 * WIDTH * HEIGHT), dtype=np.uint8).reshape(2, HEIGHT, WIDTH, 1)
     grain = (grains[0].astype(np.float32) - grains[1]) * np.float32(camera.noise / 160)
-    return Image.fromarray(
-        np.clip(np.asarray(image, dtype=np.float32) + grain + 0.5, 0, 255).astype(np.uint8)
-    )
+    return Image.fromarray(np.clip(np.asarray(image, dtype=np.float32) + grain + 0.5, 0, 255).astype(np.uint8))

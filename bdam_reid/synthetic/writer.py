@@ -27,9 +27,9 @@ from bdam_reid.synthetic.people import (
     Shot,
     sample_person,
     sample_shots,
-    sample_wardrobe,
 )
-from bdam_reid.synthetic.sentences import write_captions, write_sidecar
+from bdam_reid.synthetic.sentences import write_captions, write_texts
+from bdam_reid.synthetic.wardrobe import sample_wardrobe
 
 # Shots of the outfits of one person; the rarely seen third outfit of a training person is drawn by chance.
 _TRAIN_SHOTS, _THIRD_OUTFIT = (3, 2), 0.3
@@ -143,19 +143,11 @@ def _write_identity(root: Path, seed: int, job: tuple[int, str]) -> list[_Pictur
     identity, split = job
     rng = Random(f"{seed}/person/{identity}")
     person = sample_person(rng)
-    counts = (
-        _TRAIN_SHOTS
-        if split == "train"
-        else (_TEST_SHOTS, _CHANGED_SHOTS)
-        if split == "test"
-        else (_TEST_SHOTS,)
-    )
+    counts = _TRAIN_SHOTS if split == "train" else (_TEST_SHOTS, _CHANGED_SHOTS) if split == "test" else (_TEST_SHOTS,)
     if split == "train" and rng.random() < _THIRD_OUTFIT:
         counts = (*counts, 1)
     pictures = []
-    for number, (outfit, count) in enumerate(
-        zip(sample_wardrobe(rng, person, len(counts)), counts, strict=True)
-    ):
+    for number, (outfit, count) in enumerate(zip(sample_wardrobe(rng, person, len(counts)), counts, strict=True)):
         for index, shot in enumerate(sample_shots(rng, count, f"{seed}/{identity}/{number}")):
             changed = split == "test" and number > 0
             folder = "clothing_change" if changed else f"camera{shot.camera + 1}"
@@ -170,7 +162,7 @@ def _write_identity(root: Path, seed: int, job: tuple[int, str]) -> list[_Pictur
                     split=split,
                     changed=changed,
                     captions=write_captions(person, outfit, shot),
-                    texts=write_sidecar(person, outfit, shot),
+                    texts=write_texts(person, outfit, shot),
                     attributes=_attributes(person, outfit, number, shot),
                 )
             )

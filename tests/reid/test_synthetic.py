@@ -20,15 +20,13 @@ from bdam_reid.synthetic.drawing import render
 from bdam_reid.synthetic.people import (
     VIEWPOINTS,
     Shot,
-    differs,
-    sample_outfit,
     sample_person,
     sample_shots,
-    sample_wardrobe,
     visible_items,
 )
-from bdam_reid.synthetic.sentences import write_captions, write_sidecar
-from bdam_reid.synthetic.vocabulary import COLOUR_WORDS, HAIR_COLOUR_WORDS, ITEM_WORDS, NOUNS
+from bdam_reid.synthetic.sentences import write_captions, write_texts
+from bdam_reid.synthetic.wardrobe import differs, sample_outfit, sample_wardrobe
+from bdam_reid.synthetic.words import COLOUR_WORDS, HAIR_COLOUR_WORDS, ITEM_WORDS, NOUNS
 
 IDENTITIES = 8
 
@@ -41,9 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
-    }
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def test_the_same_seed_gives_the_same_bytes_for_any_number_of_processes(root: Path, tmp_path: Path) -> None:
@@ -118,9 +114,7 @@ def test_wardrobes_differ_and_fit_the_person() -> None:
         assert differs(first, second) and differs(second, third) and differs(first, third)
         assert not differs(first, first)
         if person.sex == "male":
-            assert all(
-                outfit.lower is not None and "skirt" not in outfit.lower.kind for outfit in (first, second)
-            )
+            assert all(outfit.lower is not None and "skirt" not in outfit.lower.kind for outfit in (first, second))
         else:
             assert person.beard == "none"
 
@@ -142,9 +136,7 @@ def mentions(text: str, phrase: str) -> bool:
 
 def without_longer(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
     """Keys whose words occur in a text, but for words inside longer known ones ("coat" in "long coat")."""
-    every = sorted(
-        ((word, key) for key, own in words.items() for word in own), key=lambda pair: -len(pair[0])
-    )
+    every = sorted(((word, key) for key, own in words.items() for word in own), key=lambda pair: -len(pair[0]))
     found = set()
     for word, key in every:
         if mentions(text, word):
@@ -156,11 +148,9 @@ def without_longer(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
 def test_captions_name_only_what_can_be_seen() -> None:
     for person, outfit, shot in looks(150, "true"):
         seen = visible_items(outfit, shot)
-        texts = [*write_captions(person, outfit, shot), write_sidecar(person, outfit, shot)["clothing"]]
+        texts = [*write_captions(person, outfit, shot), write_texts(person, outfit, shot)["clothing"]]
         for text in texts:
-            assert without_longer(text.replace("jacket:", ""), ITEM_WORDS) <= {
-                item.kind for item in seen.values()
-            }
+            assert without_longer(text.replace("jacket:", ""), ITEM_WORDS) <= {item.kind for item in seen.values()}
             if shot.viewpoint == "back":
                 assert "glasses" not in text and "beard" not in text and "moustache" not in text
 
@@ -169,18 +159,16 @@ def test_captions_name_the_true_colours_and_the_true_sex() -> None:
     for person, outfit, shot in looks(150, "colours"):
         true = {item.colour for item in outfit.items().values()}
         true |= {item.second for item in outfit.items().values() if item.second}
-        sidecar = write_sidecar(person, outfit, shot)
-        assert without_longer(sidecar["clothing"], COLOUR_WORDS) <= true
-        for text in (*write_captions(person, outfit, shot), sidecar["identity"]):
+        texts = write_texts(person, outfit, shot)
+        assert without_longer(texts["clothing"], COLOUR_WORDS) <= true
+        for text in (*write_captions(person, outfit, shot), texts["identity"]):
             own = NOUNS[person.sex]
             assert any(mentions(text, noun) for noun in own)
             others = set(NOUNS["female" if person.sex == "male" else "male"]) - set(own)
             assert not any(mentions(text, noun) for noun in others)
-        if any(mentions(sidecar["identity"], word) for word in ("hair", "bun", "bob", "ponytail", "curls")):
+        if any(mentions(texts["identity"], word) for word in ("hair", "bun", "bob", "ponytail", "curls")):
             words = HAIR_COLOUR_WORDS[person.hair_colour]
-            assert "no hair" in sidecar["identity"] or any(
-                mentions(sidecar["identity"], word) for word in words
-            )
+            assert "no hair" in texts["identity"] or any(mentions(texts["identity"], word) for word in words)
 
 
 def test_most_captions_name_the_garment_above_and_its_colour() -> None:
@@ -194,12 +182,12 @@ def test_most_captions_name_the_garment_above_and_its_colour() -> None:
     assert named >= 90
 
 
-def test_sidecar_texts_keep_identity_and_clothing_apart() -> None:
+def test_texts_keep_identity_and_clothing_apart() -> None:
     for person, outfit, shot in looks(100, "apart"):
-        sidecar = write_sidecar(person, outfit, shot)
-        assert not without_longer(sidecar["identity"], ITEM_WORDS)
-        assert not any(mentions(sidecar["clothing"], noun) for nouns in NOUNS.values() for noun in nouns)
-        assert "hair" not in sidecar["clothing"] and "glasses" not in sidecar["clothing"]
+        texts = write_texts(person, outfit, shot)
+        assert not without_longer(texts["identity"], ITEM_WORDS)
+        assert not any(mentions(texts["clothing"], noun) for nouns in NOUNS.values() for noun in nouns)
+        assert "hair" not in texts["clothing"] and "glasses" not in texts["clothing"]
 
 
 def test_captions_of_a_shot_differ_and_repeat() -> None:
@@ -216,13 +204,7 @@ def test_pictures_show_garments_where_the_body_is() -> None:
     while person.posture == "stooped":
         person = sample_person(rng)
     outfit = sample_outfit(rng, person)
-    while (
-        outfit.upper.colour != "red"
-        or outfit.upper.pattern != "plain"
-        or outfit.outer
-        or outfit.bag
-        or outfit.scarf
-    ):
+    while outfit.upper.colour != "red" or outfit.upper.pattern != "plain" or outfit.outer or outfit.bag or outfit.scarf:
         outfit = sample_outfit(rng, person)
     for viewpoint in VIEWPOINTS:
         pixels = np.asarray(render(person, outfit, Shot(0, viewpoint, "none", "shot"), seed=0)).astype(int)
