@@ -1,8 +1,7 @@
 """The body below the clothes: its measures, and where its limbs are in a step.
 
-All lengths are fractions of the body height; y counts down from the crown (0) to the floor (1). Seen from
-the front or from behind, x grows to the right of the picture; seen from the side, to where the person
-walks.
+All lengths are fractions of the body height; y counts down from the crown (0) to the floor (1). Seen from the front or
+from behind, x grows to the right of the picture; seen from the side, to where the person walks.
 """
 
 from __future__ import annotations
@@ -11,19 +10,15 @@ import math
 from dataclasses import dataclass
 from random import Random
 
-from bdam_reid.synthetic.painter import Point
 from bdam_reid.synthetic.people import Person
+from bdam_reid.synthetic.shapes import Point
 
-SHOULDER_Y, WAIST_Y, HIP_Y, CROTCH_Y = 0.2, 0.39, 0.485, 0.525
-CHIN_Y = 0.152
-AVERAGE_STATURE = 0.84
+CHIN_Y, WAIST_Y, HIP_Y, CROTCH_Y = 0.152, 0.39, 0.485, 0.525
 
 
 @dataclass(frozen=True)
 class Body:
-    """Half widths from the front (shoulder to hips), half depths from the side (bust to seat), and radii of
-    limbs.
-    """
+    """Half widths from the front (shoulder to hips), half depths from the side (bust to seat), radii of limbs."""
 
     shoulder: float
     chest: float
@@ -43,21 +38,18 @@ class Body:
 
     @classmethod
     def of(cls, person: Person) -> Body:
-        """The measures of a person: sex sets the silhouette, build the girth, and tall people have
-        relatively smaller heads.
-        """
+        """The measures of a person: sex sets the silhouette, build the girth; heads are of about one size."""
         female = person.sex == "female"
         frame, girth, middle, limbs = {
             "slim": (0.9, 0.79, 0.72, 0.74),
             "average": (1.0, 1.0, 1.0, 1.0),
             "heavy": (1.12, 1.33, 1.66, 1.34),
         }[person.build]
-        shoulder, chest, waist, hips = (0.106, 0.09, 0.07, 0.1) if female else (0.13, 0.107, 0.089, 0.09)
         return cls(
-            shoulder=shoulder * frame,
-            chest=chest * girth,
-            waist=waist * middle,
-            hips=hips * girth,
+            shoulder=(0.106 if female else 0.13) * frame,
+            chest=(0.09 if female else 0.107) * girth,
+            waist=(0.07 if female else 0.089) * middle,
+            hips=(0.1 if female else 0.09) * girth,
             bust=(0.078 if female else 0.062) * girth,
             belly=0.048 * middle ** (1.5 if middle > 1 else 1.0),
             back=0.06 * girth,
@@ -67,16 +59,14 @@ class Body:
             thigh=(0.052 if female else 0.048) * girth,
             knee=0.034 * limbs,
             ankle=0.023 * limbs,
-            head=0.165 * AVERAGE_STATURE / person.stature,
+            head=0.165 * 0.84 / person.stature,
             neck=(0.026 if female else 0.033) * (1.2 if person.build == "heavy" else 1.0),
         )
 
 
 @dataclass(frozen=True)
 class Limb:
-    """Three joints: shoulder, elbow, wrist, or hip, knee, ankle; `side` is the person's own, `turn` the
-    angle of the foot.
-    """
+    """Shoulder, elbow and wrist, or hip, knee and ankle; `side` is the person's own, `turn` the angle of the foot."""
 
     side: str
     joints: tuple[Point, Point, Point]
@@ -100,6 +90,10 @@ class Pose:
         """The person's left or right arm."""
         return next(limb for limb in self.arms if limb.side == side)
 
+    def sign(self, side: str) -> int:
+        """On which side of a front or back picture the person's own side is: 1 is the right of the picture."""
+        return 1 if (side == "left") == (self.view == "front") else -1
+
 
 def walking_pose(body: Body, view: str, rng: Random) -> Pose:
     """A moment of a walk, seen from a viewpoint."""
@@ -108,41 +102,39 @@ def walking_pose(body: Body, view: str, rng: Random) -> Pose:
 
 def _from_front(body: Body, view: str, rng: Random) -> Pose:
     stride = rng.uniform(0.35, 1.0) * rng.choice((-1, 1))
-    # From the front the person's left is on the right of the picture.
     left = 1 if view == "front" else -1
-    arms, legs = {}, {}
-    for side, sign in (("left", left), ("right", -left)):
-        forward = stride * sign * (1 if view == "front" else -1)
-        elbow = max(body.shoulder + 0.014, body.waist + body.arm + 0.012)
-        wrist = max(elbow + 0.004, body.hips + 0.034)
-        swing = 0.016 * forward
-        arms[side] = Limb(
-            side,
-            (
-                (sign * (body.shoulder - body.arm * 0.8), 0.186 + body.arm),
-                (sign * elbow, 0.345),
-                (sign * (wrist - abs(swing)), 0.462 + swing),
-            ),
-        )
-        hip = body.hips - body.thigh
-        knee = (sign * (hip + 0.004), 0.735 - (0.008 if forward > 0 else 0.0))
-        lift = 0.018 * forward if forward > 0 else 0.05 * forward
-        legs[side] = Limb(side, ((sign * hip, 0.49), knee, (sign * (hip * 0.92 + 0.004), 0.938 + lift)), turn=forward)
+    arms = (_hanging_arm(body, "left", left, stride), _hanging_arm(body, "right", -left, -stride))
+    legs = (_stepping_leg(body, "left", left, stride), _stepping_leg(body, "right", -left, -stride))
     # From the front the leg that is behind is drawn first; from behind it is the one in front.
-    order = sorted(legs, key=lambda side: legs[side].joints[2][1])
-    return Pose(view, (arms["left"], arms["right"]), (legs[order[0]], legs[order[1]]))
+    behind, ahead = sorted(legs, key=lambda leg: leg.joints[2][1])
+    return Pose(view, arms, (behind, ahead))
+
+
+def _hanging_arm(body: Body, side: str, sign: int, forward: float) -> Limb:
+    elbow = max(body.shoulder + 0.014, body.waist + body.arm + 0.012)
+    wrist = max(elbow + 0.004, body.hips + 0.034)
+    swing = 0.016 * forward
+    shoulder = (sign * (body.shoulder - body.arm * 0.8), 0.186 + body.arm)
+    return Limb(side, (shoulder, (sign * elbow, 0.345), (sign * (wrist - abs(swing)), 0.462 + swing)))
+
+
+def _stepping_leg(body: Body, side: str, sign: int, forward: float) -> Limb:
+    hip = body.hips - body.thigh
+    lift, bend = (0.018 * forward, 0.008) if forward > 0 else (0.05 * forward, 0.0)
+    knee, ankle = (sign * (hip + 0.004), 0.735 - bend), (sign * (hip * 0.92 + 0.004), 0.938 + lift)
+    return Limb(side, ((sign * hip, 0.49), knee, ankle), turn=forward)
 
 
 def _from_side(view: str, rng: Random) -> Pose:
     stride = rng.uniform(0.2, 0.44)
     near, far = view, "left" if view == "right" else "right"
     if rng.random() < 0.5:
-        near_leg, far_leg = _leg_ahead(near, stride), _leg_behind(far, stride)
-        near_arm, far_arm = _swung_arm(near, -stride * 0.8), _swung_arm(far, stride)
+        legs = _leg_behind(far, stride), _leg_ahead(near, stride)
+        arms = _swung_arm(far, stride), _swung_arm(near, -stride * 0.8)
     else:
-        near_leg, far_leg = _leg_behind(near, stride), _leg_ahead(far, stride)
-        near_arm, far_arm = _swung_arm(near, stride * 0.9), _swung_arm(far, -stride)
-    return Pose(view, (far_arm, near_arm), (far_leg, near_leg))
+        legs = _leg_ahead(far, stride), _leg_behind(near, stride)
+        arms = _swung_arm(far, -stride), _swung_arm(near, stride * 0.9)
+    return Pose(view, arms, legs)
 
 
 def _along(start: Point, length: float, angle: float) -> Point:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from random import Random
 
 from bdam_reid.synthetic.body import Body, Pose
-from bdam_reid.synthetic.painter import Paint, Painter, tone
+from bdam_reid.synthetic.fabric import Paint
+from bdam_reid.synthetic.painter import Painter
 from bdam_reid.synthetic.people import COLOURS, Outfit, Person
 
 
@@ -27,15 +28,10 @@ def paints(outfit: Outfit, seed: str) -> dict[str, Paint]:
     """The paint of every item of an outfit. A print sits on the chest and is not part of the fabric."""
     return {
         name: Paint(
-            item.rgb,
-            "plain" if item.pattern == "printed" else item.pattern,
-            COLOURS[item.second] if item.second else item.rgb,
-            f"{seed}/{name}",
+            rgb=item.rgb,
+            pattern="plain" if item.pattern == "printed" else item.pattern,
+            second=COLOURS[item.second] if item.second else item.rgb,
+            seed=f"{seed}/{name}",
         )
         for name, item in outfit.items().items()
     }
-
-
-def shaded(paint: Paint, factor: float) -> Paint:
-    """The same fabric, darker or lighter."""
-    return Paint(tone(paint.rgb, factor), paint.pattern, tone(paint.second, factor), paint.seed)

@@ -41,7 +41,8 @@ _ANNOTATORS: tuple[Grammar, ...] = (
     },
     {  # Talkative and a little unsure.
         "text": "This person (appears to be|seems to be|looks like|is probably) {subject}"
-        "[, and {pronoun} has {traits}]. {pronoun} (has on|is dressed in|wears what looks like) {outfit}.[ There is also {carried}.]",
+        "[, and {pronoun} has {traits}]. {pronoun} (has on|is dressed in|wears what looks like) {outfit}."
+        "[ There is also {carried}.]",
     },
     {  # The clothes before the person.
         "text": f"wearing {{outfit}}, {_WITH_TRAITS} (is walking|walks by|is walking along)[, carrying {{carried}}].",

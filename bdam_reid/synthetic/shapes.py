@@ -1,0 +1,70 @@
+"""Outlines and colours: what a painter is given to draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+
+from bdam_reid.synthetic.people import Rgb
+
+Point = tuple[float, float]
+Outline = Sequence[Point]
+SIDES = (-1, 1)
+
+
+def tone(rgb: Rgb, factor: float) -> Rgb:
+    """A darker (factor < 1) or lighter colour of the same hue."""
+    red, green, blue = (min(255, max(0, round(c * factor))) for c in rgb)
+    return red, green, blue
+
+
+def blend(a: Rgb, b: Rgb, share: float) -> Rgb:
+    """The mixture of two colours with a share of the second."""
+    red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    return red, green, blue
+
+
+@cache
+def points(text: str) -> tuple[Point, ...]:
+    """The points of "x,y x,y ...", as an SVG polygon writes them."""
+    pairs = (pair.split(",") for pair in text.split())
+    return tuple((float(x), float(y)) for x, y in pairs)
+
+
+def placed(outline: Outline, x: float = 0.0, y: float = 0.0, width: float = 1.0, height: float = 1.0) -> list[Point]:
+    """An outline stretched (mirrored by a negative width), then moved."""
+    return [(x + px * width, y + py * height) for px, py in outline]
+
+
+def mirrored(half: Outline) -> list[Point]:
+    """A symmetric polygon from its right half, given from top to bottom."""
+    return [*half, *placed(half[::-1], width=-1)]
+
+
+def smooth(outline: Outline, rounds: int = 2) -> list[Point]:
+    """A closed curve through a polygon's edges (Chaikin's corner cutting)."""
+    for _ in range(rounds):
+        edges = zip(outline, [*outline[1:], outline[0]], strict=True)
+        outline = [(ax * (1 - s) + bx * s, ay * (1 - s) + by * s) for (ax, ay), (bx, by) in edges for s in (0.25, 0.75)]
+    return list(outline)
+
+
+def between(a: Point, b: Point, share: float) -> Point:
+    """The point at a share of the way from one to another."""
+    return a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share
+
+
+def ellipse(x: float, y: float, rx: float, ry: float, steps: int = 16) -> list[Point]:
+    """An ellipse as a polygon."""
+    turns = [2 * math.pi * i / steps for i in range(steps)]
+    return [(x + rx * math.cos(t), y + ry * math.sin(t)) for t in turns]
+
+
+def capsule(a: Point, b: Point, ra: float, rb: float) -> list[Point]:
+    """The outline of two discs of radii ra and rb, joined."""
+    angle = math.atan2(b[1] - a[1], b[0] - a[0])
+    arc = [angle + math.pi * (0.5 + i / 6) for i in range(7)]
+    start = [(a[0] + ra * math.cos(t), a[1] + ra * math.sin(t)) for t in arc]
+    end = [(b[0] + rb * math.cos(t + math.pi), b[1] + rb * math.sin(t + math.pi)) for t in arc]
+    return start + end
