@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from bdam_reid.synthetic.body import HIP_Y, WAIST_Y, Body, Limb, Pose
 from bdam_reid.synthetic.fabric import Paint
-from bdam_reid.synthetic.figure import Figure
+from bdam_reid.synthetic.figure import Figure, Limb
 from bdam_reid.synthetic.painter import Painter
 from bdam_reid.synthetic.people import COLOURS, Item, Rgb
-from bdam_reid.synthetic.shapes import SIDES, Point, between, blend, ellipse, mirrored, placed, points, smooth, tone
+from bdam_reid.synthetic.shapes import between, blend, ellipse, tone
 
 
 class Cut(NamedTuple):
@@ -21,7 +20,7 @@ class Cut(NamedTuple):
     ease: float
     hem: float
     flare: float = 0.0
-    neckline: float | None = None
+    neckline: float = 0.0
 
     @property
     def long(self) -> bool:
@@ -49,14 +48,23 @@ _WAISTBAND = ("sweater", "hoodie", "jacket", "leather jacket")
 _COLLAR = ("shirt", "polo shirt", "blazer", "coat", "denim jacket", "leather jacket", "jacket")
 _YOKE = ("denim jacket", "leather jacket", "jacket", "shirt")
 _LAPELS = ("blazer", "coat")
+# Measures beyond the body's are those of a cut, and what `_measured` adds.
+_FRONT = (
+    "neck+0.002,0.16 shoulder*0.62,0.171 shoulder-0.008+ease*0.4,0.19 shoulder+ease*0.3,0.215 chest+ease,0.28 "
+    "waist+ease,0.39 hips+ease,0.485 edge,hem-0.012 edge,hem edge*0.5,hem+0.006"
+)
+_SIDE = (
+    "0.026,0.162 0.046+ease,0.195 bust+ease,0.262 stomach,0.33 belly+ease+0.006,0.4 "
+    "lap,0.485 lap,hem-0.004 lap,hem rear,hem rear,hem-0.004 "
+    "-seat-ease,0.485 -back*0.78-ease,0.37 -back-ease,0.26 -back*0.9-ease*0.5,0.2 -0.034,0.158"
+)
 
 
 def draw_torso(figure: Figure) -> None:
     """Neck, upper garment, and what is worn over it."""
     body, outfit = figure.body, figure.outfit
-    x = 0.012 if figure.pose.side_view else 0.0
-    neck = (body.neck, body.neck * 1.15)
-    figure.painter.limb(((x, 0.11), (x * 0.5, 0.175)), neck, tone(figure.person.skin_rgb, 0.92))
+    neck = "0.012,0.11 0.006,0.175" if figure.pose.side_view else "0,0.11 0,0.175"
+    figure.painter.limb(neck, (body.neck, body.neck * 1.15), tone(figure.person.skin_rgb, 0.92))
     _draw_garment(figure, outfit.upper, figure.cloth["upper"])
     if outfit.outer is not None:
         _draw_garment(figure, outfit.outer, figure.cloth["outer"])
@@ -65,153 +73,120 @@ def draw_torso(figure: Figure) -> None:
 
 
 def _draw_garment(figure: Figure, item: Item, paint: Paint) -> None:
-    painter, body, pose, cut = figure.painter, figure.body, figure.pose, CUTS[item.kind]
-    outline = _side_outline(body, pose, cut) if pose.side_view else _front_outline(body, item.kind, cut)
-    painter.shape(smooth(outline, 1), paint, relief=0.16)
-    _draw_folds(figure, item.kind, cut)
-    if pose.view == "front":
-        _draw_front(figure, item, paint)
-    elif pose.view == "back":
-        _draw_back(painter, body, item.kind, paint)
+    view, painter = figure.pose.view, _measured(figure, item.kind)
+    painter.shape(
+        _SIDE if figure.pose.side_view else _FRONT, paint, half=not figure.pose.side_view, rounds=1, relief=0.16
+    )
+    _draw_folds(figure, painter, item.kind)
+    if view == "front":
+        _draw_front(painter, item, paint, figure.person.skin_rgb)
+    elif view == "back":
+        _draw_back(painter, item.kind, paint)
     elif item.kind == "hoodie":
-        hood = points("-0.02,0.145 -0.075,0.165 -0.1,0.21 -0.055,0.235 -0.02,0.19")
-        painter.shape(smooth(hood), paint.shaded(0.88), relief=0.2)
+        hood = "-0.02,0.145 -0.075,0.165 -0.1,0.21 -0.055,0.235 -0.02,0.19"
+        painter.shape(hood, paint.shaded(0.88), rounds=2, relief=0.2)
 
 
-def _front_outline(body: Body, kind: str, cut: Cut) -> list[Point]:
-    ease, hem, edge = cut.ease, cut.hem, body.hips + cut.ease + cut.flare
-    shoulder = body.shoulder - 0.03 if kind == "tank top" else body.shoulder
-    yoke = [(body.neck + 0.002, 0.16), (shoulder * 0.62, 0.171)]
-    armhole = [(shoulder - 0.008 + ease * 0.4, 0.19), (shoulder + ease * 0.3, 0.215), (body.chest + ease, 0.28)]
-    sides = [(body.waist + ease, WAIST_Y), (body.hips + ease, HIP_Y)]
-    return mirrored([*yoke, *armhole, *sides, (edge, hem - 0.012), (edge, hem), (edge * 0.5, hem + 0.006)])
-
-
-def _side_outline(body: Body, pose: Pose, cut: Cut) -> list[Point]:
-    ease, hem, belly = cut.ease, cut.hem, body.belly + cut.ease
-    lap, seat = max(body.thigh + 0.008, belly * 0.82) + ease, -body.seat - ease
-    chest = [(0.026, 0.162), (0.046 + ease, 0.195), (body.bust + ease, 0.262)]
-    front = [*chest, (max(belly, 0.045 + ease), 0.33), (belly + 0.006, 0.4)]
-    back = [(-body.seat - ease, HIP_Y), (-body.back * 0.78 - ease, 0.37), (-body.back - ease, 0.26)]
-    nape = [(-body.back * 0.9 - ease * 0.5, 0.2), (-0.034, 0.158)]
+def _measured(figure: Figure, kind: str) -> Painter:
+    """The painter with the measures of a garment."""
+    body, cut = figure.body, CUTS[kind]
+    belly = body.belly + cut.ease
+    lap, rear = max(body.thigh + 0.008, belly * 0.82) + cut.ease, -body.seat - cut.ease
     if cut.long:
-        knees = [leg.joints[1][0] for leg in pose.legs]
+        knees = [leg.joints[1][0] for leg in figure.pose.legs]
         lap = max(lap, max(knees) * 0.8 + 0.04 + cut.flare * 0.4)
-        seat = min(seat, min(knees) * 0.8 - 0.04 - cut.flare * 0.4)
-    edge = [(lap, HIP_Y), (lap, hem - 0.004), (lap, hem), (seat, hem), (seat, hem - 0.004)]
-    return [*front, *edge, *back, *nape]
+        rear = min(rear, min(knees) * 0.8 - 0.04 - cut.flare * 0.4)
+    return figure.painter.at(
+        ease=cut.ease,
+        hem=cut.hem,
+        drop=cut.neckline,
+        edge=body.hips + cut.ease + cut.flare,
+        lap=lap,
+        rear=rear,
+        stomach=max(belly, 0.045 + cut.ease),
+        shoulder=body.shoulder - 0.03 if kind == "tank top" else body.shoulder,
+    )
 
 
-def _draw_folds(figure: Figure, kind: str, cut: Cut) -> None:
-    painter, body, rng = figure.painter, figure.body, figure.rng
+def _draw_folds(figure: Figure, painter: Painter, kind: str) -> None:
+    rng = figure.rng
     for _ in range(4):
-        x, y = rng.uniform(-0.7, 0.7) * body.waist, rng.uniform(0.3, 0.47)
+        x, y = rng.uniform(-0.7, 0.7) * figure.body.waist, rng.uniform(0.3, 0.47)
         painter.crease(((x, y), (x + rng.uniform(-0.03, 0.03), y + 0.03)), rng.choice((0.84, 0.88, 1.1)), 0.005)
-    if cut.long:
-        for share in (-0.5, 0.0, 0.5):
-            painter.crease(((body.hips * share, 0.53), ((body.hips + 0.03) * share, cut.hem)), 0.86, 0.006)
+    if CUTS[kind].long:
+        for fold in ("-hips*0.5,0.53 -hips*0.5-0.015,hem", "0,0.53 0,hem", "hips*0.5,0.53 hips*0.5+0.015,hem"):
+            painter.crease(fold, 0.86, 0.006)
     if kind in _WAISTBAND:
-        _crease_across(painter, body.hips + 0.02, cut.hem - 0.022, 0.78, 0.006)
+        painter.crease("-hips-0.02,hem-0.022 hips+0.02,hem-0.022", 0.78, 0.006)
     if kind == "puffer jacket":
         for y in (0.215, 0.265, 0.315, 0.365, 0.415, 0.465):
-            painter.crease(((-body.chest * 1.5, y), (0.0, y + 0.005), (body.chest * 1.5, y)), 0.72, 0.009)
-            _crease_across(painter, body.chest * 1.5, y + 0.022, 1.1, 0.01)
+            painter.at(0.0, y).crease("-chest*1.5,0 0,0.005 chest*1.5,0", 0.72, 0.009)
+            painter.at(0.0, y).crease("-chest*1.5,0.022 chest*1.5,0.022", 1.1, 0.01)
     if kind == "dress":
-        _crease_across(painter, body.waist, 0.39, 0.72, 0.008)
+        painter.crease("-waist,0.39 waist,0.39", 0.72, 0.008)
 
 
-def _crease_across(painter: Painter, wide: float, y: float, value: float, width: float) -> None:
-    painter.crease(((-wide, y), (wide, y)), value, width)
-
-
-def _draw_front(figure: Figure, item: Item, paint: Paint) -> None:
-    painter, neck, skin = figure.painter, figure.body.neck, figure.person.skin_rgb
-    drop = CUTS[item.kind].neckline
-    if drop is not None:
-        neckline = mirrored([(neck + 0.008, 0.158), (neck * 0.9, drop - 0.01), (0.006, drop + 0.008)])
-        painter.fill(smooth(neckline), skin)
+def _draw_front(painter: Painter, item: Item, paint: Paint, skin: Rgb) -> None:
+    trim = tone(paint.rgb, 1.3 if sum(paint.rgb) < 500 else 0.72)
+    if CUTS[item.kind].neckline:
+        painter.fill("neck+0.008,0.158 neck*0.9,drop-0.01 0.006,drop+0.008", skin, half=True, rounds=2)
     if item.kind in ("shirt", "polo shirt"):
-        _draw_buttons(painter, neck, paint, skin, end=0.5 if item.kind == "shirt" else 0.265)
+        painter.fill("-0.016,0.162 0.016,0.162 0,0.2", skin)
+        for side in painter.sides():
+            side.shape("0.014,0.158 neck+0.012,0.155 0.03,0.196 0,0.2", trim, relief=0.1)
+        end, buttons = (0.5, 7) if item.kind == "shirt" else (0.265, 2)
+        painter.line([(0.0, 0.2), (0.0, end)], blend(paint.rgb, (20, 20, 24), 0.45), 0.004)
+        for button in range(buttons):
+            painter.fill(ellipse(0.0, 0.22 + 0.042 * button, 0.006, 0.006, 8), trim)
     if item.kind == "hoodie":
-        _draw_hood(painter, neck, paint)
+        hood = "neck,0.15 neck+0.03,0.165 0.03,0.205 0,0.218"
+        painter.shape(hood, paint.shaded(0.85), half=True, rounds=2, relief=0.2)
+        painter.fill("neck*0.8,0.158 0.012,0.185 0,0.19", tone(paint.rgb, 0.5), half=True, rounds=2)
+        for side in painter.sides():
+            side.line("0.016,0.2 0.018,0.268", trim, 0.006)
+        painter.crease("-0.045,0.47 -0.03,0.405 0.03,0.405 0.045,0.47", 0.72, 0.007)
     if item.pattern == "printed" and item.second is not None:
-        square = points("-0.036,0.25 0.036,0.25 0.036,0.31 -0.036,0.31")
-        painter.fill(smooth(square, 1), COLOURS[item.second])
+        painter.fill("-0.036,0.25 0.036,0.25 0.036,0.31 -0.036,0.31", COLOURS[item.second], rounds=1)
         painter.fill(ellipse(0.0, 0.28, 0.016, 0.016, 10), paint.rgb)
 
 
-def _trim(paint: Paint) -> Rgb:
-    """A colour that stands out from a garment's."""
-    return tone(paint.rgb, 1.3 if sum(paint.rgb) < 500 else 0.72)
-
-
-def _draw_buttons(painter: Painter, neck: float, paint: Paint, skin: Rgb, end: float) -> None:
-    light = _trim(paint)
-    painter.fill(points("-0.016,0.162 0.016,0.162 0,0.2"), skin)
-    collar = [(0.014, 0.158), (neck + 0.012, 0.155), (0.03, 0.196), (0.0, 0.2)]
-    for sign in SIDES:
-        painter.shape(placed(collar, width=sign), light, relief=0.1)
-    painter.line(((0.0, 0.2), (0.0, end)), blend(paint.rgb, (20, 20, 24), 0.45), 0.004)
-    y = 0.22
-    while y < end:
-        painter.fill(ellipse(0.0, y, 0.006, 0.006, 8), light)
-        y += 0.042
-
-
-def _draw_hood(painter: Painter, neck: float, paint: Paint) -> None:
-    hood = mirrored([(neck, 0.15), (neck + 0.03, 0.165), (0.03, 0.205), (0.0, 0.218)])
-    painter.shape(smooth(hood), paint.shaded(0.85), relief=0.2)
-    painter.fill(smooth(mirrored([(neck * 0.8, 0.158), (0.012, 0.185), (0.0, 0.19)])), tone(paint.rgb, 0.5))
-    for sign in SIDES:
-        painter.line(((sign * 0.016, 0.2), (sign * 0.018, 0.268)), _trim(paint), 0.006)
-    painter.crease(points("-0.045,0.47 -0.03,0.405 0.03,0.405 0.045,0.47"), 0.72, 0.007)
-
-
-def _draw_back(painter: Painter, body: Body, kind: str, paint: Paint) -> None:
+def _draw_back(painter: Painter, kind: str, paint: Paint) -> None:
     if kind == "hoodie":
-        hood = mirrored([(body.neck, 0.148), (body.neck + 0.042, 0.175), (0.05, 0.225), (0.0, 0.262)])
-        painter.shape(smooth(hood), paint.shaded(0.9), relief=0.2)
+        hood = "neck,0.148 neck+0.042,0.175 0.05,0.225 0,0.262"
+        painter.shape(hood, paint.shaded(0.9), half=True, rounds=2, relief=0.2)
     if kind in _COLLAR:
-        collar = mirrored([(body.neck, 0.148), (body.neck + 0.012, 0.17), (0.0, 0.176)])
-        painter.shape(collar, paint.shaded(0.85), relief=0.1)
+        painter.shape("neck,0.148 neck+0.012,0.17 0,0.176", paint.shaded(0.85), half=True, relief=0.1)
     if kind in _YOKE:
-        _crease_across(painter, body.chest, 0.235, 0.8, 0.006)
+        painter.crease("-chest,0.235 chest,0.235", 0.8, 0.006)
     if kind in _LAPELS:
-        painter.crease(((0.0, 0.4), (0.0, CUTS[kind].hem)), 0.74, 0.006)
+        painter.crease("0,0.4 0,hem", 0.74, 0.006)
 
 
 def _draw_opening(figure: Figure, kind: str, paint: Paint) -> None:
     """What shows of the clothes below between the open sides of a jacket, with its lapels, zip or collar."""
-    painter, body, outfit, cut = figure.painter, figure.body, figure.outfit, CUTS[kind]
-    wide, end = 0.36 * body.waist, min(cut.hem + 0.01, CUTS[outfit.upper.kind].hem)
-    if outfit.lower is not None and cut.long:
-        lap = [(wide * 1.06, 0.5), (wide * 1.3, cut.hem + 0.004)]
-        painter.fill(mirrored(lap), figure.cloth["lower"])
-    inner = [(0.016, 0.163), (0.03, 0.2), (wide, 0.3), (wide * 1.08, end), (0.0, end + 0.004)]
-    painter.fill(mirrored(inner), figure.cloth["upper"])
-    for sign in SIDES:
-        painter.crease(((sign * (wide + 0.006), 0.3), (sign * (wide * 1.1 + 0.006), cut.hem)), 0.66, 0.008)
-        _draw_jacket_collar(painter, kind, paint, body.neck, wide, sign)
-        if kind == "denim jacket":
-            pocket = points("-0.02,0.265 0.02,0.265 0.016,0.3 -0.016,0.3 -0.02,0.265")
-            painter.line(placed(pocket, sign * (wide + body.chest) * 0.52), tone(paint.rgb, 1.25), 0.004)
+    cut, wide = CUTS[kind], 0.36 * figure.body.waist
+    painter = figure.painter.at(wide=wide, hem=cut.hem, end=min(cut.hem + 0.01, CUTS[figure.outfit.upper.kind].hem))
+    if cut.long and figure.outfit.lower is not None:
+        painter.fill("wide*1.06,0.5 wide*1.3,hem+0.004", figure.cloth["lower"], half=True)
+    inner = "0.016,0.163 0.03,0.2 wide,0.3 wide*1.08,end 0,end+0.004"
+    painter.fill(inner, figure.cloth["upper"], half=True)
+    for side in painter.sides():
+        side.crease("wide+0.006,0.3 wide*1.1+0.006,hem", 0.66, 0.008)
+        if kind in _LAPELS:
+            side.shape("0.012,0.158 neck+0.02,0.165 wide+0.03,0.245 wide,0.3", paint.shaded(0.86), relief=0.1)
+        elif kind == "puffer jacket":
+            side.shape("0.018,0.14 0.05,0.15 0.048,0.19 0.022,0.19", paint.shaded(0.9))
+        else:
+            side.shape("0.014,0.154 neck+0.018,0.155 0.06,0.205 0.03,0.205", paint.shaded(0.84), relief=0.1)
         if kind == "coat":
             for y in (0.34, 0.4, 0.46):
-                painter.fill(ellipse(sign * (wide + 0.016), y, 0.008, 0.008, 8), blend(paint.rgb, (15, 15, 18), 0.5))
+                side.fill(ellipse(wide + 0.016, y, 0.008, 0.008, 8), blend(paint.rgb, (15, 15, 18), 0.5))
         if kind == "leather jacket":
-            painter.line(((sign * (wide + 0.004), 0.3), (sign * (wide + 0.006), cut.hem)), (196, 196, 200), 0.004)
-
-
-def _draw_jacket_collar(painter: Painter, kind: str, paint: Paint, neck: float, wide: float, sign: int) -> None:
-    if kind in _LAPELS:
-        lapel = [(0.012, 0.158), (neck + 0.02, 0.165), (wide + 0.03, 0.245), (wide, 0.3)]
-        painter.shape(placed(lapel, width=sign), paint.shaded(0.86), relief=0.1)
-    elif kind == "puffer jacket":
-        stand = points("0.018,0.14 0.05,0.15 0.048,0.19 0.022,0.19")
-        painter.shape(placed(stand, width=sign), paint.shaded(0.9))
-    else:
-        collar = [(0.014, 0.154), (neck + 0.018, 0.155), (0.06, 0.205), (0.03, 0.205)]
-        painter.shape(placed(collar, width=sign), paint.shaded(0.84), relief=0.1)
+            side.line("wide+0.004,0.3 wide+0.006,hem", (196, 196, 200), 0.004)
+    if kind == "denim jacket":
+        for x in (-(wide + figure.body.chest) * 0.52, (wide + figure.body.chest) * 0.52):
+            pocket = "-0.02,0.265 0.02,0.265 0.016,0.3 -0.016,0.3 -0.02,0.265"
+            painter.at(x).line(pocket, tone(paint.rgb, 1.25), 0.004)
 
 
 def draw_arm(figure: Figure, arm: Limb) -> None:
@@ -221,19 +196,17 @@ def draw_arm(figure: Figure, arm: Limb) -> None:
     skin = tone(figure.person.skin_rgb, shade)
     shoulder, elbow, wrist = arm.joints
     painter.limb(arm.joints, (body.arm, body.forearm * 1.08, body.forearm * 0.8), skin)
-    painter.shape(smooth(ellipse(wrist[0] + 0.004, wrist[1] + 0.022, 0.018, 0.026, 10), 1), skin, relief=0.25)
+    painter.at(*wrist).shape(ellipse(0.004, 0.022, 0.018, 0.026, 10), skin, rounds=1, relief=0.25)
     name, item = ("outer", outfit.outer) if outfit.outer is not None else ("upper", outfit.upper)
     ease, paint = CUTS[item.kind].ease * 0.75 + 0.002, figure.cloth[name].shaded(shade)
     if CUTS[item.kind].sleeve == "short":
         wide = body.arm + ease
         painter.limb((shoulder, between(shoulder, elbow, 0.62)), (wide, wide + 0.004), paint)
     if CUTS[item.kind].sleeve == "long":
-        radii = (body.arm + ease, body.forearm * 1.1 + ease, body.forearm * 0.95 + ease)
-        painter.limb(arm.joints, radii, paint)
-        crook = [(-body.arm, 0.004), (body.arm * 0.4, -0.008)]
-        painter.crease(placed(crook, *elbow), 0.78, 0.006)
-        painter.crease(placed(points("-0.03,-0.012 0.03,-0.012"), *wrist), 0.76, 0.006)
+        painter.limb(arm.joints, (body.arm + ease, body.forearm * 1.1 + ease, body.forearm * 0.95 + ease), paint)
+        painter.at(*elbow).crease("-arm,0.004 arm*0.4,-0.008", 0.78, 0.006)
+        painter.at(*wrist).crease("-0.03,-0.012 0.03,-0.012", 0.76, 0.006)
     if item.kind == "puffer jacket":
         for a, b, shares in ((shoulder, elbow, (0.3, 0.65)), (elbow, wrist, (0.35, 0.7))):
             for share in shares:
-                painter.crease(placed(points("-0.05,0 0.05,0"), *between(a, b, share)), 0.72, 0.008)
+                painter.at(*between(a, b, share)).crease("-0.05,0 0.05,0", 0.72, 0.008)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
-from bdam_reid.synthetic.body import CROTCH_Y, HIP_Y, Limb
 from bdam_reid.synthetic.fabric import Paint
-from bdam_reid.synthetic.figure import Figure
+from bdam_reid.synthetic.figure import Figure, Limb
 from bdam_reid.synthetic.painter import Painter
 from bdam_reid.synthetic.people import Rgb
-from bdam_reid.synthetic.shapes import SIDES, Outline, Point, between, mirrored, placed, points, smooth, tone
+from bdam_reid.synthetic.shapes import between, tone
 
 # Ease at hip, knee and ankle.
 _TROUSERS = {
@@ -18,8 +15,8 @@ _TROUSERS = {
     "leggings": (0.0, 0.0, 0.001),
     "shorts": (0.008, 0.02, 0.02),
 }
-# The hem and how much wider it is than the hips.
-_SKIRTS = {"skirt": (0.7, 0.026), "long skirt": (0.9, 0.04)}
+# The hem, how much wider it is than the hips, and the joints of a leg that it covers.
+_SKIRTS = {"skirt": (0.7, 0.026, (1,)), "long skirt": (0.9, 0.04, (1, 2))}
 
 
 def draw_legs(figure: Figure) -> None:
@@ -50,102 +47,87 @@ def _draw_trouser_leg(painter: Painter, leg: Limb, radii: tuple[float, ...], kin
         painter.limb((hip, between(hip, knee, 0.82)), (at_hip, at_knee), paint)
         return
     painter.limb(leg.joints, (at_hip, at_knee, at_ankle), paint)
-    for share, width in ((0.96, 0.9), (1.06, 0.7)):
-        y = knee[1] * share
-        painter.crease(((knee[0] - at_knee * width, y), (knee[0] + at_knee * 0.2, y + 0.012)), 0.8, 0.005)
+    fold = painter.at(knee[0], wide=at_knee, knee=knee[1])
+    fold.crease("-wide*0.9,knee*0.96 wide*0.2,knee*0.96+0.012", 0.8, 0.005)
+    fold.crease("-wide*0.7,knee*1.06 wide*0.2,knee*1.06+0.012", 0.8, 0.005)
     if kind == "jeans":
         seam = ((hip[0] + at_hip * 0.8, 0.54), (knee[0] + at_knee * 0.7, knee[1]))
         painter.line(seam, tone(paint.rgb, 1.25), 0.004)
 
 
 def _draw_seat(figure: Figure) -> None:
-    painter, body, paint = figure.painter, figure.body, figure.cloth["lower"]
+    painter, paint = figure.painter, figure.cloth["lower"]
     if figure.pose.side_view:
-        lap = [(body.belly * 0.9, 0.4), (body.thigh * 1.15, 0.47), (0.05, CROTCH_Y + 0.02)]
-        back = [(-0.04, CROTCH_Y + 0.02), (-body.seat, 0.49), (-body.back * 0.8, 0.4)]
-        painter.shape(smooth(lap + back), paint, relief=0.2)
+        seat = "belly*0.9,0.4 thigh*1.15,0.47 0.05,0.545 -0.04,0.545 -seat,0.49 -back*0.8,0.4"
+        painter.shape(seat, paint, rounds=2, relief=0.2)
         return
-    half = [(body.waist, 0.4), (body.hips + 0.004, 0.48), (body.hips, 0.53), (0.012, 0.55)]
-    painter.shape(mirrored(half), paint, relief=0.2)
-    painter.crease(((0.0, 0.46), (0.0, 0.55)), 0.7, 0.006)
+    painter.shape("waist,0.4 hips+0.004,0.48 hips,0.53 0.012,0.55", paint, half=True, relief=0.2)
+    painter.crease("0,0.46 0,0.55", 0.7, 0.006)
     if figure.pose.view == "back":
-        pocket = points("-0.022,0.485 0.022,0.485 0.018,0.525 -0.018,0.525")
-        for sign in SIDES:
-            painter.crease(placed(pocket, sign * body.hips * 0.5), 0.78, 0.005)
+        for x in (-figure.body.hips * 0.5, figure.body.hips * 0.5):
+            painter.at(x).crease("-0.022,0.485 0.022,0.485 0.018,0.525 -0.018,0.525", 0.78, 0.005)
 
 
 def _draw_skirt(figure: Figure, kind: str) -> None:
-    painter, body, legs = figure.painter, figure.body, figure.pose.legs
-    hem, flare = _SKIRTS[kind]
+    body, paint, (hem, flare, covered) = figure.body, figure.cloth["lower"], _SKIRTS[kind]
+    xs = [leg.joints[i][0] for leg in figure.pose.legs for i in covered]
+    front, rear = max(xs) * 0.86 + 0.045, min(xs) * 0.86 - 0.045
+    painter = figure.painter.at(hem=hem, edge=body.hips + flare, front=front, rear=rear)
     if figure.pose.side_view:
-        covered = (1,) if kind == "skirt" else (1, 2)
-        xs = [leg.joints[i][0] for leg in legs for i in covered]
-        front, back = max(xs) * 0.86 + 0.045, min(xs) * 0.86 - 0.045
-        outline = [(body.belly, 0.39), (body.thigh * 1.3, HIP_Y), (front, hem - 0.01), (front, hem)]
-        outline += [(back, hem), (back, hem - 0.01), (-body.seat - 0.006, HIP_Y), (-body.back * 0.8, 0.39)]
+        lap = "belly,0.39 thigh*1.3,0.485 front,hem-0.01 front,hem"
+        painter.shape(f"{lap} rear,hem rear,hem-0.01 -seat-0.006,0.485 -back*0.8,0.39", paint, relief=0.18)
     else:
-        edge = body.hips + flare
-        sides = [(body.waist, 0.39), (body.hips + 0.008, HIP_Y), (edge, hem - 0.02)]
-        outline = mirrored([*sides, (edge, hem), (edge * 0.5, hem + 0.008)])
-    painter.shape(outline, figure.cloth["lower"], relief=0.18)
+        side = "waist,0.39 hips+0.008,0.485 edge,hem-0.02 edge,hem edge*0.5,hem+0.008"
+        painter.shape(side, paint, half=True, relief=0.18)
     for share in (-0.55, -0.15, 0.3, 0.65):
-        painter.crease(((body.hips * share, 0.52), ((body.hips + flare) * share, hem - 0.004)), 0.84, 0.006)
+        painter.crease([(body.hips * share, 0.52), ((body.hips + flare) * share, hem - 0.004)], 0.84, 0.006)
 
 
 def _draw_shoe(figure: Figure, leg: Limb, shade: float) -> None:
     skin, rgb = tone(figure.person.skin_rgb, shade), tone(figure.outfit.shoes.rgb, shade)
     wide, kind, view = figure.body.ankle + 0.006, figure.outfit.shoes.kind, figure.pose.view
     if figure.pose.side_view:
-        _draw_shoe_from_side(figure.painter, leg, kind, wide, rgb, skin)
-    else:
-        _draw_shoe_from_front(figure.painter, leg, kind, wide, rgb, skin, toes=view == "front")
+        _draw_shoe_from_side(figure.painter.at(*leg.joints[2], turn=leg.turn, wide=wide), kind, wide, rgb, skin)
+        return
+    length = 0.012 + (0.052 if view == "front" else 0.034) * (1.0 if leg.turn > 0 else 0.75)
+    painter = figure.painter.at(*leg.joints[2], wide=wide, length=length)
+    _draw_shoe_from_front(painter, kind, wide, rgb, skin, toes=view == "front")
 
 
-def _draw_shoe_from_front(
-    painter: Painter, leg: Limb, kind: str, wide: float, rgb: Rgb, skin: Rgb, *, toes: bool
-) -> None:
-    x, y = leg.joints[2]
-    bottom = y + 0.012 + (0.052 if toes else 0.034) * (1.0 if leg.turn > 0 else 0.75)
-    foot = mirrored([(wide, y), (wide * 1.25, bottom - 0.012), (wide * 0.9, bottom)])
-    if kind == "high heels":
-        foot = mirrored([(wide * 0.9, y + 0.006), (wide * 0.7, bottom)])
+def _draw_shoe_from_front(painter: Painter, kind: str, wide: float, rgb: Rgb, skin: Rgb, *, toes: bool) -> None:
+    foot = "wide,0 wide*1.25,length-0.012 wide*0.9,length"
     if kind == "boots":
-        painter.limb(((x, y - 0.075), (x, y)), (wide + 0.008, wide + 0.004), rgb)
-    painter.shape(
-        smooth(placed(foot, x)), skin if kind == "sandals" else rgb, relief=0.2 if kind == "sandals" else 0.24
-    )
+        painter.limb("0,-0.075 0,0", (wide + 0.008, wide + 0.004), rgb)
     if kind == "sandals":
-        for share in (0.35, 0.7):
-            level = y + (bottom - y) * share
-            painter.line(((x - wide * 1.15, level), (x + wide * 1.15, level)), rgb, 0.011)
+        painter.shape(foot, skin, half=True, rounds=2, relief=0.2)
+        painter.line("-wide*1.15,length*0.35 wide*1.15,length*0.35", rgb, 0.011)
+        painter.line("-wide*1.15,length*0.7 wide*1.15,length*0.7", rgb, 0.011)
+        return
+    painter.shape(
+        "wide*0.9,0.006 wide*0.7,length" if kind == "high heels" else foot, rgb, half=True, rounds=2, relief=0.24
+    )
     if kind == "sneakers":
-        painter.line(((x - wide * 1.05, bottom - 0.004), (x + wide * 1.05, bottom - 0.004)), _sole(rgb), 0.009)
+        painter.line("-wide*1.05,length-0.004 wide*1.05,length-0.004", _sole(rgb), 0.009)
         if toes:
-            painter.line(((x - 0.008, y + 0.016), (x + 0.008, y + 0.016)), _sole(rgb), 0.005)
+            painter.line("-0.008,0.016 0.008,0.016", _sole(rgb), 0.005)
 
 
-def _draw_shoe_from_side(painter: Painter, leg: Limb, kind: str, wide: float, rgb: Rgb, skin: Rgb) -> None:
-    (x, y), sin, cos = leg.joints[2], math.sin(leg.turn), math.cos(leg.turn)
-
-    def turned(outline: Outline) -> list[Point]:
-        return [(x + px * cos - py * sin, y + px * sin + py * cos) for px, py in outline]
-
+def _draw_shoe_from_side(painter: Painter, kind: str, wide: float, rgb: Rgb, skin: Rgb) -> None:
     if kind == "high heels":
-        pump = [(-wide, 0.0), (wide * 0.6, 0.004), (0.075, 0.04), (0.04, 0.045), (-0.006, 0.026)]
-        painter.shape(turned(pump), rgb, relief=0.2)
-        painter.line(turned([(-wide * 0.8, 0.008), (-wide * 0.75, 0.045)]), rgb, 0.009)
+        painter.shape("-wide,0 wide*0.6,0.004 0.075,0.04 0.04,0.045 -0.006,0.026", rgb, relief=0.2)
+        painter.line("-wide*0.8,0.008 -wide*0.75,0.045", rgb, 0.009)
         return
     if kind == "boots":
-        painter.limb(turned([(0.0, -0.08), (0.0, 0.0)]), (wide + 0.008, wide + 0.004), rgb)
-    upper = [(-wide, -0.004), (wide * 0.8, -0.006), (0.052, 0.018), (0.082, 0.03)]
-    foot = [*upper, (0.082, 0.046), (-wide - 0.006, 0.046), (-wide - 0.006, 0.02)]
-    painter.shape(turned(smooth(foot, 1)), skin if kind == "sandals" else rgb, relief=0.16)
+        painter.limb("0,-0.08 0,0", (wide + 0.008, wide + 0.004), rgb)
+    upper = "-wide,-0.004 wide*0.8,-0.006 0.052,0.018 0.082,0.03"
+    foot = f"{upper} 0.082,0.046 -wide-0.006,0.046 -wide-0.006,0.02"
+    painter.shape(foot, skin if kind == "sandals" else rgb, rounds=1, relief=0.16)
     if kind == "sandals":
-        painter.line(turned([(0.035, 0.008), (0.05, 0.044)]), rgb, 0.011)
-        painter.line(turned([(-wide, 0.004), (wide, 0.012)]), rgb, 0.011)
-        painter.line(turned([(-wide - 0.004, 0.045), (0.08, 0.045)]), tone(rgb, 0.7), 0.008)
+        painter.line("0.035,0.008 0.05,0.044", rgb, 0.011)
+        painter.line("-wide,0.004 wide,0.012", rgb, 0.011)
+        painter.line("-wide-0.004,0.045 0.08,0.045", tone(rgb, 0.7), 0.008)
     if kind == "sneakers":
-        painter.line(turned([(-wide - 0.004, 0.042), (0.08, 0.042)]), _sole(rgb), 0.011)
+        painter.line("-wide-0.004,0.042 0.08,0.042", _sole(rgb), 0.011)
 
 
 def _sole(rgb: Rgb) -> Rgb:

@@ -9,7 +9,7 @@ from PIL import ImageDraw
 
 from bdam_reid.synthetic.painter import HEIGHT, WIDTH
 from bdam_reid.synthetic.people import Rgb
-from bdam_reid.synthetic.shapes import blend, placed, points, tone
+from bdam_reid.synthetic.shapes import blend, tone
 
 Canvas = ImageDraw.ImageDraw
 Scenery = Callable[[Canvas, Random], None]
@@ -24,6 +24,12 @@ def _ground(draw: Canvas, top: float, rgb: Rgb) -> None:
 
 def _backdrop(draw: Canvas, wall: Rgb) -> None:
     draw.rectangle((0, 0, PANORAMA, HORIZON), fill=wall)
+
+
+def _polygon(draw: Canvas, x: int, outline: str, rgb: Rgb) -> None:
+    """A polygon "x,y x,y ..." whose x count from somewhere."""
+    pairs = (map(int, pair.split(",")) for pair in outline.split())
+    draw.polygon([(x + px, y) for px, y in pairs], fill=rgb)
 
 
 def _disc(draw: Canvas, x: float, y: float, radius: float, rgb: Rgb) -> None:
@@ -48,8 +54,8 @@ def street(draw: Canvas, rng: Random) -> None:
         glass = rng.choice(((104, 124, 136), (126, 138, 142), (92, 104, 118)))
         awning = rng.choice(((142, 84, 76), (96, 124, 104), (92, 104, 138), (168, 146, 104)))
         draw.rectangle((x + 6, 34, x + 58, 92), fill=glass)
-        draw.polygon(placed(points("12,92 30,34 40,34 22,92"), x), fill=tone(glass, 1.15))
-        draw.polygon(placed(points("4,20 60,20 64,34 0,34"), x), fill=awning)
+        _polygon(draw, x, "12,92 30,34 40,34 22,92", tone(glass, 1.15))
+        _polygon(draw, x, "4,20 60,20 64,34 0,34", awning)
     _paving(draw, (160, 156, 150), 13)
 
 
@@ -85,7 +91,7 @@ def station(draw: Canvas, rng: Random) -> None:
     _ground(draw, HORIZON, (158, 160, 156))
     draw.rectangle((0, HORIZON + 4, PANORAMA, HORIZON + 9), fill=(202, 184, 108))
     for x in range(-10, PANORAMA, 54):
-        draw.polygon(placed(points("0,114 16,114 28,192 4,192"), x), fill=(170, 172, 168))
+        _polygon(draw, x, "0,114 16,114 28,192 4,192", (170, 172, 168))
 
 
 def crossing(draw: Canvas, rng: Random) -> None:
@@ -94,13 +100,13 @@ def crossing(draw: Canvas, rng: Random) -> None:
     for x in range(-6, PANORAMA, 44):
         wall = blend((168, 158, 148), (140, 146, 152), rng.random())
         draw.rectangle((x, rng.randint(0, 16), x + 42, HORIZON), fill=wall)
-        for left, top in points("8,24 25,24 8,48 25,48"):
+        for left, top in ((8, 24), (25, 24), (8, 48), (25, 48)):
             draw.rectangle((x + left, top, x + left + 9, top + 14), fill=tone(wall, 0.7))
     _ground(draw, HORIZON - 14, (112, 114, 118))
     for x in range(rng.randint(0, 30), PANORAMA, 128):
         _car(draw, x, rng.choice(((150, 60, 58), (76, 96, 128), (202, 202, 200), (70, 72, 76))))
     for x in range(-80, PANORAMA, 42):
-        draw.polygon(placed(points("14,122 30,122 22,192 -4,192"), x), fill=(206, 206, 202))
+        _polygon(draw, x, "14,122 30,122 22,192 -4,192", (206, 206, 202))
 
 
 def _car(draw: Canvas, x: int, rgb: Rgb) -> None:

@@ -1,16 +1,21 @@
-"""Outlines and colours: what a painter is given to draw."""
+"""Outlines and colours: what a painter is given to draw.
+
+An outline is written as text, "x,y x,y ...", as an SVG polygon writes its points, where a number may be measured on the
+body: "hips*0.5+0.006,0.4" is a point 0.006 outside of half the width of the hips.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from bdam_reid.synthetic.people import Rgb
 
 Point = tuple[float, float]
 Outline = Sequence[Point]
-SIDES = (-1, 1)
+_TERM = re.compile(r"([+-]?)(?:([a-z]+)\*?)?([\d.]*)")
 
 
 def tone(rgb: Rgb, factor: float) -> Rgb:
@@ -25,29 +30,33 @@ def blend(a: Rgb, b: Rgb, share: float) -> Rgb:
     return red, green, blue
 
 
+def points(text: str, measures: Mapping[str, float]) -> list[Point]:
+    """The points of an outline that is written as text, with the values of the measures in it."""
+    numbers = [sum(measures[name] * factor for name, factor in terms) for terms in _parsed(text)]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
 @cache
-def points(text: str) -> tuple[Point, ...]:
-    """The points of "x,y x,y ...", as an SVG polygon writes them."""
-    pairs = (pair.split(",") for pair in text.split())
-    return tuple((float(x), float(y)) for x, y in pairs)
-
-
-def placed(outline: Outline, x: float = 0.0, y: float = 0.0, width: float = 1.0, height: float = 1.0) -> list[Point]:
-    """An outline stretched (mirrored by a negative width), then moved."""
-    return [(x + px * width, y + py * height) for px, py in outline]
+def _parsed(text: str) -> tuple[tuple[tuple[str, float], ...], ...]:
+    """The numbers of an outline, each as terms of a measure (none is "one") and a factor."""
+    found = (_TERM.findall(number) for number in text.replace(",", " ").split())
+    return tuple(
+        tuple((name or "one", float(f"{sign}{factor or 1}")) for sign, name, factor in terms if name or factor)
+        for terms in found
+    )
 
 
 def mirrored(half: Outline) -> list[Point]:
     """A symmetric polygon from its right half, given from top to bottom."""
-    return [*half, *placed(half[::-1], width=-1)]
+    return [*half, *((-x, y) for x, y in reversed(half))]
 
 
-def smooth(outline: Outline, rounds: int = 2) -> list[Point]:
+def smooth(outline: Outline, rounds: int) -> Outline:
     """A closed curve through a polygon's edges (Chaikin's corner cutting)."""
     for _ in range(rounds):
         edges = zip(outline, [*outline[1:], outline[0]], strict=True)
         outline = [(ax * (1 - s) + bx * s, ay * (1 - s) + by * s) for (ax, ay), (bx, by) in edges for s in (0.25, 0.75)]
-    return list(outline)
+    return outline
 
 
 def between(a: Point, b: Point, share: float) -> Point:
