@@ -10,7 +10,21 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from bdam_reid.synthetic.painter import HEIGHT, NEUTRAL, WIDTH
-from bdam_reid.synthetic.scene import PANORAMA, Scenery, campus, crossing, night, obstacle, park, station, street
+from bdam_reid.synthetic.scene import (
+    PANORAMA,
+    Scenery,
+    campus,
+    crossing,
+    garage,
+    mall,
+    night,
+    obstacle,
+    park,
+    snow,
+    station,
+    street,
+    terminal,
+)
 
 
 @dataclass(frozen=True)
@@ -27,12 +41,20 @@ class Camera:
 
 
 CAMERAS = (
+    # A city in all seasons.
     Camera(street, (1.02, 1.0, 0.96), (0.88, 1.04), 1, 3.0),
     Camera(park, (1.0, 1.02, 0.97), (0.88, 1.06), -1, 3.0),
     Camera(station, (0.97, 1.01, 0.98), (0.82, 0.98), 1, 5.0),
     Camera(crossing, (0.98, 1.0, 1.03), (0.86, 1.02), -1, 4.0),
     Camera(campus, (1.03, 1.0, 0.95), (0.88, 1.04), 1, 3.0),
     Camera(night, (1.0, 0.97, 0.95), (0.8, 0.95), -1, 6.0),
+    # Another city in winter, outside and inside.
+    Camera(snow, (0.92, 0.98, 1.08), (0.9, 1.02), -1, 3.0),
+    Camera(snow, (0.82, 0.88, 1.1), (0.62, 0.74), 1, 7.0),
+    Camera(mall, (1.1, 1.0, 0.82), (0.9, 1.02), 1, 3.0),
+    Camera(mall, (1.04, 0.98, 0.9), (0.78, 0.9), -1, 5.0),
+    Camera(garage, (0.9, 1.06, 0.92), (0.7, 0.84), 1, 8.0),
+    Camera(terminal, (0.98, 0.96, 1.06), (0.78, 0.92), -1, 5.0),
 )
 
 

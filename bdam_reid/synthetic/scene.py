@@ -147,6 +147,74 @@ def night(draw: Canvas, rng: Random) -> None:
         draw.ellipse((x - 46, 124, x + 46, 154), fill=(132, 124, 112))
 
 
+def snow(draw: Canvas, rng: Random) -> None:
+    """A row of houses under snow, bare trees, a trodden path."""
+    _backdrop(draw, (206, 212, 220))
+    for x in range(-20, PANORAMA, 72):
+        wall = rng.choice(((156, 120, 96), (132, 140, 150), (170, 156, 120)))
+        draw.rectangle((x + 6, 36, x + 66, HORIZON), fill=wall)
+        _polygon(draw, x, "0,38 36,8 72,38", (238, 242, 248))
+        for left in (14, 44):
+            draw.rectangle((x + left, 52, x + left + 14, 72), fill=tone(wall, 0.55))
+            draw.line((x + left, 74, x + left + 14, 74), fill=(240, 244, 250), width=2)
+    for x in range(rng.randint(0, 30), PANORAMA, 58):
+        for lean in (-14, -7, 0, 6, 13):
+            draw.line((x, 70, x + lean, 22 + abs(lean)), fill=(92, 82, 78))
+        draw.line((x, 60, x, HORIZON), fill=(84, 74, 70), width=4)
+    _ground(draw, HORIZON - 6, (232, 237, 244))
+    draw.polygon([(0, 138), (PANORAMA, 128), (PANORAMA, 172), (0, 180)], fill=(204, 210, 220))
+    for _ in range(160):
+        step, y = rng.uniform(0, PANORAMA), rng.uniform(132, 174)
+        draw.ellipse((step, y, step + 5, y + 2), fill=(184, 192, 206))
+
+
+def mall(draw: Canvas, rng: Random) -> None:
+    """A shopping mall in warm light: a gallery above, lit shops, a floor that shines."""
+    _backdrop(draw, (214, 196, 166))
+    draw.rectangle((0, 0, PANORAMA, 20), fill=(184, 164, 134))
+    for x in range(6, PANORAMA, 26):
+        draw.ellipse((x, 3, x + 12, 9), fill=(255, 246, 214))
+    for x in range(-14, PANORAMA, 80):
+        shop = rng.choice(((226, 190, 120), (214, 168, 150), (190, 186, 160), (232, 208, 164)))
+        draw.rectangle((x + 6, 34, x + 74, HORIZON), fill=shop)
+        draw.rectangle((x + 6, 26, x + 74, 38), fill=tone(shop, 0.6))
+        for left in (16, 36, 56):
+            draw.rectangle((x + left, 62, x + left + 10, 98), fill=tone(shop, rng.uniform(0.55, 0.9)))
+    _ground(draw, HORIZON, (208, 188, 160))
+    for x in range(0, PANORAMA, 40):
+        _polygon(draw, x, "0,106 20,106 26,192 -8,192", (222, 206, 180))
+
+
+def garage(draw: Canvas, rng: Random) -> None:
+    """An underground car park: concrete, tubes of light, pillars, cars and painted lines."""
+    _backdrop(draw, (120, 126, 122))
+    draw.rectangle((0, 0, PANORAMA, 22), fill=(88, 94, 92))
+    for x in range(10, PANORAMA, 60):
+        draw.rectangle((x, 10, x + 34, 14), fill=(236, 250, 236))
+    _ground(draw, HORIZON - 12, (104, 108, 106))
+    for x in range(rng.randint(0, 20), PANORAMA, 104):
+        _car(draw, x, rng.choice(((64, 70, 78), (176, 178, 180), (60, 84, 76), (120, 48, 44))))
+        draw.rectangle((x + 80, 22, x + 94, 116), fill=(148, 152, 146))
+        draw.rectangle((x + 80, 84, x + 94, 100), fill=(204, 176, 40))
+    for x in range(-60, PANORAMA, 70):
+        _polygon(draw, x, "20,116 24,116 2,192 -6,192", (196, 190, 120))
+
+
+def terminal(draw: Canvas, rng: Random) -> None:
+    """An airport's hall: a wall of glass with the dusk behind, benches, a carpet."""
+    for y in range(HORIZON):
+        draw.line((0, y, PANORAMA, y), fill=blend((110, 122, 160), (222, 176, 150), y / HORIZON))
+    for x in range(-10, PANORAMA, 34):
+        draw.rectangle((x, 0, x + 3, HORIZON), fill=(70, 76, 88))
+    for y in (30, 66):
+        draw.rectangle((0, y, PANORAMA, y + 2), fill=(70, 76, 88))
+    _ground(draw, HORIZON - 4, (96, 104, 128))
+    for x in range(rng.randint(0, 30), PANORAMA, 74):
+        draw.rectangle((x, 88, x + 52, 102), fill=rng.choice(((44, 48, 60), (120, 56, 52), (52, 84, 98))))
+    for y in range(112, HEIGHT, 12):
+        draw.line((0, y, PANORAMA, y), fill=(86, 94, 118))
+
+
 def obstacle(draw: Canvas, kind: str, rng: Random) -> None:
     """What stands between the camera and the person: something low that hides the feet, or a pole."""
     if kind == "pole":

@@ -1,44 +1,24 @@
-"""Writes the set to disk, whole or not at all, with as many processes as there are cores."""
+"""Writes the set in the layout of CUHK-PEDES."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from tqdm import tqdm
-
 from bdam_reid.synthetic.drawing import render
-from bdam_reid.synthetic.people import (
-    Item,
-    Outfit,
-    Person,
-    Shot,
-    sample_person,
-    sample_shots,
-)
+from bdam_reid.synthetic.output import SyntheticError, draw_all, new_folder, save
+from bdam_reid.synthetic.people import Item, Outfit, Person, Shot, sample_person, sample_shots
 from bdam_reid.synthetic.sentences import write_captions, write_texts
 from bdam_reid.synthetic.wardrobe import sample_wardrobe
 
-# Shots of the outfits of one person; the rarely seen third outfit of a training person is drawn by chance.
-_TRAIN_SHOTS, _THIRD_OUTFIT = (3, 2), 0.3
-_TEST_SHOTS, _CHANGED_SHOTS = 4, 2
-_QUALITY = 88
-
-
-class SyntheticError(RuntimeError):
-    """The set cannot be written as asked: one sentence that says why and what to do."""
+# Shots of the outfits of one person; a training person has a rarely seen third outfit by chance.
+_SHOTS = {"train": (3, 2), "val": (4,), "test": (4, 2)}
+_THIRD_OUTFIT = 0.3
 
 
 @dataclass(frozen=True)
@@ -66,8 +46,7 @@ def write_synthetic(
         test_identities: persons in the test split, and as many in the validation split; an eighth by default.
         processes: by default one for each core that this process may use.
     Returns: the number of pictures.
-    Raises: SyntheticError if the arguments do not fit, `out` is in use, or the disk is full; nothing is
-    left then.
+    Raises: SyntheticError if the arguments do not fit, `out` is in use, or the disk is full; nothing is left then.
     """
     held_out = max(2, identities // 8) if test_identities is None else test_identities
     if held_out < 2 or identities - 2 * held_out < 2:
@@ -76,96 +55,30 @@ def write_synthetic(
             f"test of {identities} in all: raise --identities, or change --test-identities"
         )
     splits = ["train"] * (identities - 2 * held_out) + ["val"] * held_out + ["test"] * held_out
-    processes = _cores() if processes is None else processes
-    if processes < 1:
-        raise SyntheticError(f"expected one drawing process or more, got {processes}")
-    with _new_folder(out) as folder:
-        work = partial(_write_identity, folder, seed)
-        pictures: list[_Picture] = []
-        with tqdm(total=identities, desc="Drawing people", unit=" id", disable=None) as bar:
-            for drawn in _in_parallel(work, list(enumerate(splits, start=1)), processes):
-                pictures += drawn
-                bar.update()
+    with new_folder(out) as folder:
+        people = draw_all(partial(_draw_person, folder, seed), list(enumerate(splits, start=1)), processes)
+        pictures = [picture for person in people for picture in person]
         _write_index(folder, pictures)
     return len(pictures)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place at the end, and disappears if anything fails."""
-    out = out.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SyntheticError(
-            f"expected a new or empty folder, got {out}, which is in use: delete it or choose another one"
-        )
-    folder: Path | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = out.with_name(f".{out.name}-{secrets.token_hex(4)}")
-        folder.mkdir()
-        yield folder
-        folder.replace(out)
-    except OSError as error:
-        raise SyntheticError(
-            f"cannot write the synthetic set to {out}: {error.strerror or error}. Nothing was kept: make "
-            "room (about 60 KB an identity) or choose another folder"
-        ) from error
-    except BrokenProcessPool as error:
-        raise SyntheticError(
-            f"a drawing process was killed, nothing was kept in {out}: free some memory or use --processes 1"
-        ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _in_parallel(
-    work: Callable[[tuple[int, str]], list[_Picture]], jobs: list[tuple[int, str]], processes: int
-) -> Iterable[list[_Picture]]:
-    """The results of all jobs in their order."""
-    if processes == 1:
-        yield from map(work, jobs)
-        return
-    # Spawned rather than forked: the caller may hold threads (of torch, say) that do not survive a fork.
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield from pool.map(work, jobs, chunksize=4)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _write_identity(root: Path, seed: int, job: tuple[int, str]) -> list[_Picture]:
+def _draw_person(root: Path, seed: int, job: tuple[int, str]) -> list[_Picture]:
     """Draw all pictures of one person; everything follows from the seed and the identity's number."""
     identity, split = job
     rng = Random(f"{seed}/person/{identity}")
-    person = sample_person(rng)
-    counts = _TRAIN_SHOTS if split == "train" else (_TEST_SHOTS, _CHANGED_SHOTS) if split == "test" else (_TEST_SHOTS,)
+    person, counts = sample_person(rng), _SHOTS[split]
     if split == "train" and rng.random() < _THIRD_OUTFIT:
         counts = (*counts, 1)
     pictures = []
-    for number, (outfit, count) in enumerate(zip(sample_wardrobe(rng, person, len(counts)), counts, strict=True)):
-        for index, shot in enumerate(sample_shots(rng, count, f"{seed}/{identity}/{number}")):
-            changed = split == "test" and number > 0
+    for number, outfit in enumerate(sample_wardrobe(rng, person, len(counts))):
+        changed = split == "test" and number > 0
+        for index, shot in enumerate(sample_shots(rng, counts[number], f"{seed}/{identity}/{number}")):
             folder = "clothing_change" if changed else f"camera{shot.camera + 1}"
             key = f"{folder}/{identity:05d}_{number}{index}.jpg"
-            path = root / "imgs" / key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            render(person, outfit, shot, seed).save(path, quality=_QUALITY)
-            pictures.append(
-                _Picture(
-                    key=key,
-                    identity=identity,
-                    split=split,
-                    changed=changed,
-                    captions=write_captions(person, outfit, shot),
-                    texts=write_texts(person, outfit, shot),
-                    attributes=_attributes(person, outfit, number, shot),
-                )
-            )
+            save(render(person, outfit, shot, seed), root / "imgs" / key)
+            captions, texts = write_captions(person, outfit, shot), write_texts(person, outfit, shot)
+            attributes = _attributes(person, outfit, number, shot)
+            pictures.append(_Picture(key, identity, split, changed, captions, texts, attributes))
     return pictures
 
 
@@ -187,38 +100,32 @@ def _item_attributes(item: Item) -> dict[str, str | None]:
 
 
 def _write_index(folder: Path, pictures: list[_Picture]) -> None:
-    records = [
-        {
-            "split": p.split,
-            "captions": list(p.captions),
-            "file_path": p.key,
-            "processed_tokens": [caption.lower().rstrip(".").split() for caption in p.captions],
-            "id": p.identity,
-        }
-        for p in pictures
-        if not p.changed
-    ]
-    queries = [
-        {"caption": caption, "id": p.identity, "outfit": p.attributes["outfit_index"], "file_path": p.key}
-        for p in pictures
-        if p.split == "test" and not p.changed
-        for caption in p.captions
-    ]
-    gallery = [
-        {
-            "captions": list(p.captions),
-            "id": p.identity,
-            "outfit": p.attributes["outfit_index"],
-            "file_path": p.key,
-        }
-        for p in pictures
-        if p.changed
-    ]
-    files = {
-        "reid_raw.json": records,
-        "texts.json": {p.key: p.texts for p in pictures},
-        "attributes.json": {p.key: p.attributes for p in pictures},
-        "clothing_change.json": {"queries": queries, "gallery": gallery},
+    standard = [picture for picture in pictures if not picture.changed]
+    queries = [query for picture in standard if picture.split == "test" for query in _queries(picture)]
+    gallery = [{"captions": list(p.captions), **_worn(p)} for p in pictures if p.changed]
+    _write_json(folder / "reid_raw.json", [_record(picture) for picture in standard])
+    _write_json(folder / "texts.json", {picture.key: picture.texts for picture in pictures})
+    _write_json(folder / "attributes.json", {picture.key: picture.attributes for picture in pictures})
+    _write_json(folder / "clothing_change.json", {"queries": queries, "gallery": gallery})
+
+
+def _record(picture: _Picture) -> dict[str, Any]:
+    return {
+        "split": picture.split,
+        "captions": list(picture.captions),
+        "file_path": picture.key,
+        "processed_tokens": [caption.lower().rstrip(".").split() for caption in picture.captions],
+        "id": picture.identity,
     }
-    for name, value in files.items():
-        (folder / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _queries(picture: _Picture) -> Iterator[dict[str, Any]]:
+    return ({"caption": caption, **_worn(picture)} for caption in picture.captions)
+
+
+def _worn(picture: _Picture) -> dict[str, Any]:
+    return {"id": picture.identity, "outfit": picture.attributes["outfit_index"], "file_path": picture.key}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

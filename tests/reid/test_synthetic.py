@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from bdam_reid.data.records import load_attributes, load_dataset
-from bdam_reid.synthetic import SyntheticError, write_synthetic, writer
+from bdam_reid.synthetic import SyntheticError, write_market, write_synthetic, writer
 from bdam_reid.synthetic.drawing import render
 from bdam_reid.synthetic.people import (
     VIEWPOINTS,
@@ -271,3 +271,60 @@ def test_the_command_fails_in_one_line_when_it_cannot_write(tmp_path: Path) -> N
     assert "error: cannot write the synthetic set" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+MARKET_NAME = re.compile(r"(-1|\d{4})_c(\d)s(\d)_(\d{6})_(\d{2})\.jpg")
+
+
+@pytest.fixture(scope="module", params=[0, 1])
+def market(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("market") / "set"
+    write_market(out, IDENTITIES, seed=3, domain=request.param, processes=1)
+    return out
+
+
+def seen(market: Path, folder: str) -> list[tuple[int, int]]:
+    """The person and the camera of every picture in a folder."""
+    names = [MARKET_NAME.fullmatch(path.name) for path in sorted((market / folder).iterdir())]
+    assert all(names)
+    return [(int(name[1]), int(name[2])) for name in names if name]
+
+
+def test_market_separates_the_persons_of_training_and_test(market: Path) -> None:
+    train, query, gallery = (seen(market, folder) for folder in ("bounding_box_train", "query", "bounding_box_test"))
+    assert {person for person, _ in train} == {1, 2, 3, 4}
+    assert {person for person, _ in query} == {5, 6, 7, 8}
+    assert {person for person, _ in gallery} - {0, -1} == {5, 6, 7, 8}
+    assert len([person for person, _ in gallery if person in (0, -1)]) == IDENTITIES // 4
+    assert {camera for _, camera in train + query + gallery} <= set(range(1, 7))
+
+
+def test_market_has_one_query_a_camera_and_a_match_by_another(market: Path) -> None:
+    query, gallery = seen(market, "query"), seen(market, "bounding_box_test")
+    assert len(query) == len(set(query))
+    assert set(query) == {(person, camera) for person, camera in gallery if person > 0}
+    for person in {person for person, _ in query}:
+        assert len({camera for other, camera in query if other == person}) >= 2
+
+
+def test_market_is_the_same_for_any_number_of_processes_and_differs_by_domain(tmp_path: Path) -> None:
+    for name, domain, processes in (("once", 0, 1), ("again", 0, 2), ("other", 1, 1)):
+        write_market(tmp_path / name, 4, seed=3, domain=domain, processes=processes)
+    once, again, other = (contents(tmp_path / name) for name in ("once", "again", "other"))
+    assert once == again
+    assert not set(once.values()) & set(other.values())
+
+
+def test_market_marks_pictures_that_are_cut_and_refuses_too_few_people(tmp_path: Path) -> None:
+    write_market(tmp_path / "set", IDENTITIES, seed=1, processes=1)
+    assert {-1, 0} < {person for person, _ in seen(tmp_path / "set", "bounding_box_test")}
+    with pytest.raises(SyntheticError, match="expected 4 identities or more"):
+        write_market(tmp_path / "none", 3, seed=0)
+
+
+def test_the_command_writes_market_and_refuses_options_of_the_other_layout(tmp_path: Path) -> None:
+    done = command(str(tmp_path / "set"), "--layout", "market", "--identities", "4", "--domain", "1")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {"bounding_box_train", "query", "bounding_box_test"}
+    assert "does not go with --layout market" in command("x", "--layout", "market", "--test-identities", "2").stderr
+    assert "does not go with --layout cuhk-pedes" in command("x", "--domain", "0").stderr
