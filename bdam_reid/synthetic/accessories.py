@@ -19,7 +19,7 @@ def draw_behind(figure: Figure) -> None:
     if figure.pose.view == "front":
         painter.shape("chest-0.008,0.2 chest+0.022,0.24 chest+0.034,0.4 chest+0.002,0.43", bag.rgb, half=True, rounds=2)
     elif figure.pose.side_view:
-        behind = painter.at(-figure.body.back)
+        behind = painter.at(-figure.body["back"])
         pack = "0.02,0.19 -0.07,0.2 -0.115,0.26 -0.12,0.4 -0.07,0.44 0.02,0.43"
         behind.shape(pack, bag.rgb, rounds=2, relief=0.18)
         behind.shape("-0.09,0.32 -0.145,0.33 -0.145,0.41 -0.09,0.42", tone(bag.rgb, 0.8), rounds=2)
@@ -41,12 +41,12 @@ def draw_before(figure: Figure) -> None:
 def _draw_backpack(figure: Figure, rgb: Rgb) -> None:
     painter, strap = figure.painter, tone(rgb, 0.78)
     if figure.pose.view == "front":
-        for side in painter.at(strap=figure.body.shoulder * 0.6).sides():
+        for side in painter.at(strap=figure.body["shoulder"] * 0.6).sides():
             side.line("strap*0.92,0.168 strap,0.24 strap*1.12,0.33 strap*1.3,0.36", strap, 0.024)
     elif figure.pose.side_view:
         painter.line("-0.03,0.17 0.028,0.2 0.036,0.27 -0.01,0.35 -back,0.38", strap, 0.024)
     else:
-        behind = painter.at(wide=figure.body.chest * 0.94)
+        behind = painter.at(wide=figure.body["chest"] * 0.94)
         pack = "wide*0.5,0.185 wide*0.95,0.21 wide,0.3 wide,0.42 wide*0.6,0.445"
         pocket = "wide*0.68,0.33 wide*0.74,0.36 wide*0.7,0.42 0.02,0.425"
         behind.shape(pack, rgb, half=True, rounds=2, relief=0.12)
@@ -64,7 +64,7 @@ def _draw_crossbody(figure: Figure, rgb: Rgb) -> None:
         return
     side = painter.at(side=figure.pose.sign(figure.outfit.bag_side))
     side.line("-shoulder*0.55,0.168 hips-0.01,0.45", strap, 0.016)
-    _draw_pouch(side.at(figure.body.hips - 0.004, 0.49), 0.056, 0.05, rgb)
+    _draw_pouch(side.at(figure.body["hips"] - 0.004, 0.49), 0.056, 0.05, rgb)
 
 
 def _draw_pouch(where: Painter, rx: float, ry: float, rgb: Rgb) -> None:
@@ -81,10 +81,10 @@ def _draw_shoulder_bag(figure: Figure, rgb: Rgb) -> None:
         painter.line("-0.01,0.185 0.03,0.39", strap, 0.012)
         _draw_tote(painter, rgb)
         return
-    x = max(body.shoulder, body.hips) + 0.022
+    x = max(body["shoulder"], body["hips"]) + 0.022
     sign = figure.pose.sign(figure.outfit.bag_side)
     for shift in (-0.024, 0.02):
-        painter.line([(sign * body.shoulder * 0.8, 0.178), (sign * x + shift, 0.4)], strap, 0.012)
+        painter.line([(sign * body["shoulder"] * 0.8, 0.178), (sign * x + shift, 0.4)], strap, 0.012)
     _draw_tote(painter.at(sign * x), rgb)
 
 
@@ -122,6 +122,6 @@ def draw_scarf(figure: Figure) -> None:
     if figure.pose.view != "back":
         end = painter.at(0.03 if side_view else 0.02)
         end.shape("-0.014,0.18 0.026,0.18 0.034,0.32 -0.006,0.32", tone(scarf.rgb, 0.86), relief=0.2)
-    loop = painter.at(wide=figure.body.neck + 0.022, chin=0.02 if side_view else 0.0)
+    loop = painter.at(wide=figure.body["neck"] + 0.022, chin=0.02 if side_view else 0.0)
     loop.shape("-wide,0.15 wide+chin,0.152 wide+0.008,0.19 0,0.205 -wide-0.008,0.19", scarf.rgb, rounds=2, relief=0.2)
     loop.crease("-wide,0.175 0,0.187 wide,0.172", 0.72, 0.007)

@@ -64,7 +64,7 @@ def draw_torso(figure: Figure) -> None:
     """Neck, upper garment, and what is worn over it."""
     body, outfit = figure.body, figure.outfit
     neck = "0.012,0.11 0.006,0.175" if figure.pose.side_view else "0,0.11 0,0.175"
-    figure.painter.limb(neck, (body.neck, body.neck * 1.15), tone(figure.person.skin_rgb, 0.92))
+    figure.painter.limb(neck, (body["neck"], body["neck"] * 1.15), tone(figure.person.skin_rgb, 0.92))
     _draw_garment(figure, outfit.upper, figure.cloth["upper"])
     if outfit.outer is not None:
         _draw_garment(figure, outfit.outer, figure.cloth["outer"])
@@ -90,8 +90,8 @@ def _draw_garment(figure: Figure, item: Item, paint: Paint) -> None:
 def _measured(figure: Figure, kind: str) -> Painter:
     """The painter with the measures of a garment."""
     body, cut = figure.body, CUTS[kind]
-    belly = body.belly + cut.ease
-    lap, rear = max(body.thigh + 0.008, belly * 0.82) + cut.ease, -body.seat - cut.ease
+    belly = body["belly"] + cut.ease
+    lap, rear = max(body["thigh"] + 0.008, belly * 0.82) + cut.ease, -body["seat"] - cut.ease
     if cut.long:
         knees = [leg.joints[1][0] for leg in figure.pose.legs]
         lap = max(lap, max(knees) * 0.8 + 0.04 + cut.flare * 0.4)
@@ -100,18 +100,18 @@ def _measured(figure: Figure, kind: str) -> Painter:
         ease=cut.ease,
         hem=cut.hem,
         drop=cut.neckline,
-        edge=body.hips + cut.ease + cut.flare,
+        edge=body["hips"] + cut.ease + cut.flare,
         lap=lap,
         rear=rear,
         stomach=max(belly, 0.045 + cut.ease),
-        shoulder=body.shoulder - 0.03 if kind == "tank top" else body.shoulder,
+        shoulder=body["shoulder"] - 0.03 if kind == "tank top" else body["shoulder"],
     )
 
 
 def _draw_folds(figure: Figure, painter: Painter, kind: str) -> None:
     rng = figure.rng
     for _ in range(4):
-        x, y = rng.uniform(-0.7, 0.7) * figure.body.waist, rng.uniform(0.3, 0.47)
+        x, y = rng.uniform(-0.7, 0.7) * figure.body["waist"], rng.uniform(0.3, 0.47)
         painter.crease(((x, y), (x + rng.uniform(-0.03, 0.03), y + 0.03)), rng.choice((0.84, 0.88, 1.1)), 0.005)
     if CUTS[kind].long:
         for fold in ("-hips*0.5,0.53 -hips*0.5-0.015,hem", "0,0.53 0,hem", "hips*0.5,0.53 hips*0.5+0.015,hem"):
@@ -164,7 +164,7 @@ def _draw_back(painter: Painter, kind: str, paint: Paint) -> None:
 
 def _draw_opening(figure: Figure, kind: str, paint: Paint) -> None:
     """What shows of the clothes below between the open sides of a jacket, with its lapels, zip or collar."""
-    cut, wide = CUTS[kind], 0.36 * figure.body.waist
+    cut, wide = CUTS[kind], 0.36 * figure.body["waist"]
     painter = figure.painter.at(wide=wide, hem=cut.hem, end=min(cut.hem + 0.01, CUTS[figure.outfit.upper.kind].hem))
     if cut.long and figure.outfit.lower is not None:
         painter.fill("wide*1.06,0.5 wide*1.3,hem+0.004", figure.cloth["lower"], half=True)
@@ -184,7 +184,7 @@ def _draw_opening(figure: Figure, kind: str, paint: Paint) -> None:
         if kind == "leather jacket":
             side.line("wide+0.004,0.3 wide+0.006,hem", (196, 196, 200), 0.004)
     if kind == "denim jacket":
-        for x in (-(wide + figure.body.chest) * 0.52, (wide + figure.body.chest) * 0.52):
+        for x in (-(wide + figure.body["chest"]) * 0.52, (wide + figure.body["chest"]) * 0.52):
             pocket = "-0.02,0.265 0.02,0.265 0.016,0.3 -0.016,0.3 -0.02,0.265"
             painter.at(x).line(pocket, tone(paint.rgb, 1.25), 0.004)
 
@@ -195,15 +195,17 @@ def draw_arm(figure: Figure, arm: Limb) -> None:
     shade = 0.8 if figure.pose.side_view and arm is figure.pose.arms[0] else 1.0
     skin = tone(figure.person.skin_rgb, shade)
     shoulder, elbow, wrist = arm.joints
-    painter.limb(arm.joints, (body.arm, body.forearm * 1.08, body.forearm * 0.8), skin)
+    painter.limb(arm.joints, (body["arm"], body["forearm"] * 1.08, body["forearm"] * 0.8), skin)
     painter.at(*wrist).shape(ellipse(0.004, 0.022, 0.018, 0.026, 10), skin, rounds=1, relief=0.25)
     name, item = ("outer", outfit.outer) if outfit.outer is not None else ("upper", outfit.upper)
     ease, paint = CUTS[item.kind].ease * 0.75 + 0.002, figure.cloth[name].shaded(shade)
     if CUTS[item.kind].sleeve == "short":
-        wide = body.arm + ease
+        wide = body["arm"] + ease
         painter.limb((shoulder, between(shoulder, elbow, 0.62)), (wide, wide + 0.004), paint)
     if CUTS[item.kind].sleeve == "long":
-        painter.limb(arm.joints, (body.arm + ease, body.forearm * 1.1 + ease, body.forearm * 0.95 + ease), paint)
+        painter.limb(
+            arm.joints, (body["arm"] + ease, body["forearm"] * 1.1 + ease, body["forearm"] * 0.95 + ease), paint
+        )
         painter.at(*elbow).crease("-arm,0.004 arm*0.4,-0.008", 0.78, 0.006)
         painter.at(*wrist).crease("-0.03,-0.012 0.03,-0.012", 0.76, 0.006)
     if item.kind == "puffer jacket":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from random import Random
 
 from PIL import Image
@@ -10,7 +9,7 @@ from PIL import Image
 from bdam_reid.synthetic import accessories
 from bdam_reid.synthetic.camera import CAMERAS, background, cast_shadow, develop, expose, occlude
 from bdam_reid.synthetic.clothes import draw_arm, draw_torso
-from bdam_reid.synthetic.figure import Body, Figure, paints, walking_pose
+from bdam_reid.synthetic.figure import Figure, measures, paints, walking_pose
 from bdam_reid.synthetic.head import Head
 from bdam_reid.synthetic.legs import draw_legs
 from bdam_reid.synthetic.painter import HEIGHT, SUPERSAMPLING, WIDTH, Painter, Stance
@@ -37,8 +36,8 @@ def render(person: Person, outfit: Outfit, shot: Shot, seed: int) -> Image.Image
         lean=0.13 if stooped and side_view else 0.0,
         drop=0.05 if stooped else 0.0,
     )
-    body = Body.of(person)
-    painter = Painter(stance, asdict(body))
+    body = measures(person)
+    painter = Painter(stance, body)
     pose = walking_pose(body, shot.viewpoint, rng)
     _draw_figure(Figure(painter, body, pose, person, outfit, paints(outfit, shot.seed), rng))
 

@@ -15,53 +15,34 @@ from bdam_reid.synthetic.painter import Painter
 from bdam_reid.synthetic.people import COLOURS, Outfit, Person
 from bdam_reid.synthetic.shapes import Point
 
+_LIMBS = ("arm", "forearm", "knee", "ankle")
+# Half widths from the front (shoulder to hips), half depths from the side (bust to seat), and radii of limbs.
+_MEASURES = {
+    "male": {
+        **{"shoulder": 0.13, "chest": 0.107, "waist": 0.089, "hips": 0.09},
+        **{"bust": 0.062, "belly": 0.048, "back": 0.06, "seat": 0.066},
+        **{"arm": 0.031, "forearm": 0.025, "thigh": 0.048, "knee": 0.034, "ankle": 0.023, "neck": 0.033},
+    },
+    "female": {
+        **{"shoulder": 0.106, "chest": 0.09, "waist": 0.07, "hips": 0.1},
+        **{"bust": 0.078, "belly": 0.048, "back": 0.06, "seat": 0.075},
+        **{"arm": 0.026, "forearm": 0.021, "thigh": 0.052, "knee": 0.034, "ankle": 0.023, "neck": 0.026},
+    },
+}
+# How much of that a person has, by build. The rest goes with the girth.
+_GIRTH = {"slim": 0.79, "average": 1.0, "heavy": 1.33}
+_BUILDS = {
+    "slim": {"shoulder": 0.9, "waist": 0.72, "belly": 0.72, "neck": 1.0, **dict.fromkeys(_LIMBS, 0.74)},
+    "average": {"neck": 1.0},
+    "heavy": {"shoulder": 1.12, "waist": 1.66, "belly": 1.66**1.5, "neck": 1.2, **dict.fromkeys(_LIMBS, 1.34)},
+}
 
-@dataclass(frozen=True)
-class Body:
-    """Half widths from the front (shoulder to hips), half depths from the side (bust to seat), radii of limbs."""
 
-    shoulder: float
-    chest: float
-    waist: float
-    hips: float
-    bust: float
-    belly: float
-    back: float
-    seat: float
-    arm: float
-    forearm: float
-    thigh: float
-    knee: float
-    ankle: float
-    head: float
-    neck: float
-
-    @classmethod
-    def of(cls, person: Person) -> Body:
-        """The measures of a person: sex sets the silhouette, build the girth; heads are of about one size."""
-        female = person.sex == "female"
-        frame, girth, middle, limbs = {
-            "slim": (0.9, 0.79, 0.72, 0.74),
-            "average": (1.0, 1.0, 1.0, 1.0),
-            "heavy": (1.12, 1.33, 1.66, 1.34),
-        }[person.build]
-        return cls(
-            shoulder=(0.106 if female else 0.13) * frame,
-            chest=(0.09 if female else 0.107) * girth,
-            waist=(0.07 if female else 0.089) * middle,
-            hips=(0.1 if female else 0.09) * girth,
-            bust=(0.078 if female else 0.062) * girth,
-            belly=0.048 * middle ** (1.5 if middle > 1 else 1.0),
-            back=0.06 * girth,
-            seat=(0.075 if female else 0.066) * girth,
-            arm=(0.026 if female else 0.031) * limbs,
-            forearm=(0.021 if female else 0.025) * limbs,
-            thigh=(0.052 if female else 0.048) * girth,
-            knee=0.034 * limbs,
-            ankle=0.023 * limbs,
-            head=0.165 * 0.84 / person.stature,
-            neck=(0.026 if female else 0.033) * (1.2 if person.build == "heavy" else 1.0),
-        )
+def measures(person: Person) -> dict[str, float]:
+    """The measures of a body by name: sex sets the silhouette, build the girth; heads are of about one size."""
+    girth, build = _GIRTH[person.build], _BUILDS[person.build]
+    body = {name: size * build.get(name, girth) for name, size in _MEASURES[person.sex].items()}
+    return {**body, "head": 0.165 * 0.84 / person.stature}
 
 
 @dataclass(frozen=True)
@@ -100,7 +81,7 @@ class Figure:
     """A person in an outfit and a pose, and its painter; `cloth` has the paint of every item."""
 
     painter: Painter
-    body: Body
+    body: dict[str, float]
     pose: Pose
     person: Person
     outfit: Outfit
@@ -121,12 +102,12 @@ def paints(outfit: Outfit, seed: str) -> dict[str, Paint]:
     }
 
 
-def walking_pose(body: Body, view: str, rng: Random) -> Pose:
+def walking_pose(body: dict[str, float], view: str, rng: Random) -> Pose:
     """A moment of a walk, seen from a viewpoint."""
     return _from_side(view, rng) if view in ("left", "right") else _from_front(body, view, rng)
 
 
-def _from_front(body: Body, view: str, rng: Random) -> Pose:
+def _from_front(body: dict[str, float], view: str, rng: Random) -> Pose:
     stride = rng.uniform(0.35, 1.0) * rng.choice((-1, 1))
     left = 1 if view == "front" else -1
     arms = (_hanging_arm(body, "left", left, stride), _hanging_arm(body, "right", -left, -stride))
@@ -136,16 +117,16 @@ def _from_front(body: Body, view: str, rng: Random) -> Pose:
     return Pose(view, arms, (behind, ahead))
 
 
-def _hanging_arm(body: Body, side: str, sign: int, forward: float) -> Limb:
-    elbow = max(body.shoulder + 0.014, body.waist + body.arm + 0.012)
-    wrist = max(elbow + 0.004, body.hips + 0.034)
+def _hanging_arm(body: dict[str, float], side: str, sign: int, forward: float) -> Limb:
+    elbow = max(body["shoulder"] + 0.014, body["waist"] + body["arm"] + 0.012)
+    wrist = max(elbow + 0.004, body["hips"] + 0.034)
     swing = 0.016 * forward
-    shoulder = (sign * (body.shoulder - body.arm * 0.8), 0.186 + body.arm)
+    shoulder = (sign * (body["shoulder"] - body["arm"] * 0.8), 0.186 + body["arm"])
     return Limb(side, (shoulder, (sign * elbow, 0.345), (sign * (wrist - abs(swing)), 0.462 + swing)))
 
 
-def _stepping_leg(body: Body, side: str, sign: int, forward: float) -> Limb:
-    hip = body.hips - body.thigh
+def _stepping_leg(body: dict[str, float], side: str, sign: int, forward: float) -> Limb:
+    hip = body["hips"] - body["thigh"]
     lift, bend = (0.018 * forward, 0.008) if forward > 0 else (0.05 * forward, 0.0)
     knee, ankle = (sign * (hip + 0.004), 0.735 - bend), (sign * (hip * 0.92 + 0.004), 0.938 + lift)
     return Limb(side, ((sign * hip, 0.49), knee, ankle), turn=forward)

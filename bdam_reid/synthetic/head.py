@@ -15,7 +15,7 @@ class Head:
     """Draws one head in two parts: `draw_behind` goes before the torso, `draw` after it."""
 
     def __init__(self, figure: Figure):
-        person, side_view, size = figure.person, figure.pose.side_view, figure.body.head
+        person, side_view, size = figure.person, figure.pose.side_view, figure.body["head"]
         self._person, self._hat = person, figure.outfit.hat
         self._view = "side" if side_view else figure.pose.view
         self._male, self._elderly = person.sex == "male", person.age == "elderly"

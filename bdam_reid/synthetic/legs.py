@@ -22,9 +22,9 @@ _SKIRTS = {"skirt": (0.7, 0.026, (1,)), "long skirt": (0.9, 0.04, (1, 2))}
 def draw_legs(figure: Figure) -> None:
     """Legs, shoes, and trousers or a skirt; the farther leg is darker."""
     body, lower = figure.body, figure.outfit.lower
-    radii = (body.thigh, body.knee, body.ankle)
+    radii = (body["thigh"], body["knee"], body["ankle"])
     if figure.pose.side_view:
-        radii = (body.thigh * 1.12, body.knee * 1.05, body.ankle * 1.05)
+        radii = (body["thigh"] * 1.12, body["knee"] * 1.05, body["ankle"] * 1.05)
     boots = figure.outfit.shoes.kind == "boots"
     for leg, shade in zip(figure.pose.legs, (0.82, 1.0), strict=True):
         figure.painter.limb(leg.joints, radii, tone(figure.person.skin_rgb, shade))
@@ -64,7 +64,7 @@ def _draw_seat(figure: Figure) -> None:
     painter.shape("waist,0.4 hips+0.004,0.48 hips,0.53 0.012,0.55", paint, half=True, relief=0.2)
     painter.crease("0,0.46 0,0.55", 0.7, 0.006)
     if figure.pose.view == "back":
-        for x in (-figure.body.hips * 0.5, figure.body.hips * 0.5):
+        for x in (-figure.body["hips"] * 0.5, figure.body["hips"] * 0.5):
             painter.at(x).crease("-0.022,0.485 0.022,0.485 0.018,0.525 -0.018,0.525", 0.78, 0.005)
 
 
@@ -72,7 +72,7 @@ def _draw_skirt(figure: Figure, kind: str) -> None:
     body, paint, (hem, flare, covered) = figure.body, figure.cloth["lower"], _SKIRTS[kind]
     xs = [leg.joints[i][0] for leg in figure.pose.legs for i in covered]
     front, rear = max(xs) * 0.86 + 0.045, min(xs) * 0.86 - 0.045
-    painter = figure.painter.at(hem=hem, edge=body.hips + flare, front=front, rear=rear)
+    painter = figure.painter.at(hem=hem, edge=body["hips"] + flare, front=front, rear=rear)
     if figure.pose.side_view:
         lap = "belly,0.39 thigh*1.3,0.485 front,hem-0.01 front,hem"
         painter.shape(f"{lap} rear,hem rear,hem-0.01 -seat-0.006,0.485 -back*0.8,0.39", paint, relief=0.18)
@@ -80,12 +80,12 @@ def _draw_skirt(figure: Figure, kind: str) -> None:
         side = "waist,0.39 hips+0.008,0.485 edge,hem-0.02 edge,hem edge*0.5,hem+0.008"
         painter.shape(side, paint, half=True, relief=0.18)
     for share in (-0.55, -0.15, 0.3, 0.65):
-        painter.crease([(body.hips * share, 0.52), ((body.hips + flare) * share, hem - 0.004)], 0.84, 0.006)
+        painter.crease([(body["hips"] * share, 0.52), ((body["hips"] + flare) * share, hem - 0.004)], 0.84, 0.006)
 
 
 def _draw_shoe(figure: Figure, leg: Limb, shade: float) -> None:
     skin, rgb = tone(figure.person.skin_rgb, shade), tone(figure.outfit.shoes.rgb, shade)
-    wide, kind, view = figure.body.ankle + 0.006, figure.outfit.shoes.kind, figure.pose.view
+    wide, kind, view = figure.body["ankle"] + 0.006, figure.outfit.shoes.kind, figure.pose.view
     if figure.pose.side_view:
         _draw_shoe_from_side(figure.painter.at(*leg.joints[2], turn=leg.turn, wide=wide), kind, wide, rgb, skin)
         return
