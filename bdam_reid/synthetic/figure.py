@@ -15,34 +15,33 @@ from bdam_reid.synthetic.painter import Painter
 from bdam_reid.synthetic.people import COLOURS, Outfit, Person
 from bdam_reid.synthetic.shapes import Point
 
-_LIMBS = ("arm", "forearm", "knee", "ankle")
-# Half widths from the front (shoulder to hips), half depths from the side (bust to seat), and radii of limbs.
+# Half widths from the front (shoulder to hips), half depths from the side (bust to seat), and radii: of a man, of a
+# woman, and times what for somebody slim and somebody heavy.
 _MEASURES = {
-    "male": {
-        **{"shoulder": 0.13, "chest": 0.107, "waist": 0.089, "hips": 0.09},
-        **{"bust": 0.062, "belly": 0.048, "back": 0.06, "seat": 0.066},
-        **{"arm": 0.031, "forearm": 0.025, "thigh": 0.048, "knee": 0.034, "ankle": 0.023, "neck": 0.033},
-    },
-    "female": {
-        **{"shoulder": 0.106, "chest": 0.09, "waist": 0.07, "hips": 0.1},
-        **{"bust": 0.078, "belly": 0.048, "back": 0.06, "seat": 0.075},
-        **{"arm": 0.026, "forearm": 0.021, "thigh": 0.052, "knee": 0.034, "ankle": 0.023, "neck": 0.026},
-    },
-}
-# How much of that a person has, by build. The rest goes with the girth.
-_GIRTH = {"slim": 0.79, "average": 1.0, "heavy": 1.33}
-_BUILDS = {
-    "slim": {"shoulder": 0.9, "waist": 0.72, "belly": 0.72, "neck": 1.0, **dict.fromkeys(_LIMBS, 0.74)},
-    "average": {"neck": 1.0},
-    "heavy": {"shoulder": 1.12, "waist": 1.66, "belly": 1.66**1.5, "neck": 1.2, **dict.fromkeys(_LIMBS, 1.34)},
+    "shoulder": (0.13, 0.106, 0.9, 1.12),
+    "chest": (0.107, 0.09, 0.79, 1.33),
+    "waist": (0.089, 0.07, 0.72, 1.66),
+    "hips": (0.09, 0.1, 0.79, 1.33),
+    "bust": (0.062, 0.078, 0.79, 1.33),
+    "belly": (0.048, 0.048, 0.72, 1.66**1.5),
+    "back": (0.06, 0.06, 0.79, 1.33),
+    "seat": (0.066, 0.075, 0.79, 1.33),
+    "arm": (0.031, 0.026, 0.74, 1.34),
+    "forearm": (0.025, 0.021, 0.74, 1.34),
+    "thigh": (0.048, 0.052, 0.79, 1.33),
+    "knee": (0.034, 0.034, 0.74, 1.34),
+    "ankle": (0.023, 0.023, 0.74, 1.34),
+    "neck": (0.033, 0.026, 1.0, 1.2),
 }
 
 
 def measures(person: Person) -> dict[str, float]:
-    """The measures of a body by name: sex sets the silhouette, build the girth; heads are of about one size."""
-    girth, build = _GIRTH[person.build], _BUILDS[person.build]
-    body = {name: size * build.get(name, girth) for name, size in _MEASURES[person.sex].items()}
-    return {**body, "head": 0.165 * 0.84 / person.stature}
+    """The measures of a body by name; heads are of about one size, whatever the stature."""
+    body = {"head": 0.165 * 0.84 / person.stature}
+    for name, (man, woman, slim, heavy) in _MEASURES.items():
+        factor = {"slim": slim, "average": 1.0, "heavy": heavy}[person.build]
+        body[name] = (woman if person.sex == "female" else man) * factor
+    return body
 
 
 @dataclass(frozen=True)

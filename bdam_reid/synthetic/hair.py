@@ -9,7 +9,7 @@ from random import Random
 
 from bdam_reid.synthetic.painter import Painter
 from bdam_reid.synthetic.people import Person
-from bdam_reid.synthetic.shapes import blend, ellipse, tone
+from bdam_reid.synthetic.shapes import blend, ellipse, points, tone
 
 # How far down loose hair falls.
 FALL = {"bob": 1.02, "shoulder-length": 1.42, "long": 2.25}
@@ -80,7 +80,7 @@ class Hair:
 
     def _draw_curls(self, where: str) -> None:
         size, places = _CURLS[where]
-        for x, y in (map(float, place.split(",")) for place in places.split()):
+        for x, y in points(places, {}):
             radius = size * self._rng.uniform(0.85, 1.15)
             self._painter.shape(ellipse(x, y, radius, radius, 10), self._rgb, relief=0.3, depth=0.8)
 

@@ -58,7 +58,7 @@ class Painter:
         self._colour, self._light = ImageDraw.Draw(self.colour), ImageDraw.Draw(self.light)
         self._stance, self._unit = stance, stance.height * SUPERSAMPLING
         self._toward_light = stance.light * stance.facing
-        self._measures = {"one": 1.0, **measures}
+        self._measures = dict(measures)
         self._origin, self._size, self._side, self._turn = (0.0, 0.0), 1.0, 1, 0.0
 
     def at(

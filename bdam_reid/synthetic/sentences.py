@@ -78,11 +78,8 @@ _UNREMARKABLE = 0.12
 def write_captions(person: Person, outfit: Outfit, shot: Shot) -> tuple[str, str]:
     """Two captions of one shot by annotators of different manners."""
     rng = Random(f"{shot.seed}/captions")
-    first, second = rng.sample(_ANNOTATORS, 2)
-    return (
-        _Observer(person, outfit, shot, rng).say(first)["text"],
-        _Observer(person, outfit, shot, rng).say(second)["text"],
-    )
+    one, other = (_Observer(person, outfit, shot, rng).say(manner)["text"] for manner in rng.sample(_ANNOTATORS, 2))
+    return one, other
 
 
 def write_texts(person: Person, outfit: Outfit, shot: Shot) -> dict[str, str]:
@@ -120,14 +117,12 @@ class _Observer:
         self._worn = [phrase for name, phrase in self._parts.items() if name != "bag"]
         carried = [self._parts["bag"] + self._place(outfit, whose)] if "bag" in self._parts else []
         # "Tall, slim young man": the age stands next to the noun without a comma.
+        kind = " ".join(filter(None, (", ".join(figure), *age, noun)))
         self._names = {
             **{name: self._parts.get(name, "").removeprefix("a pair of ") for name in Outfit.__dataclass_fields__},
             **{"noun": noun, "pronoun": pronoun, "view": view, "adjectives": ", ".join(figure + age)},
-            "type": (kind := " ".join(filter(None, (", ".join(figure), *age, noun)))),
-            "subject": _article(kind),
-            "traits": _join(traits),
-            "trait list": ", ".join(traits),
-            "carried": _join(carried),
+            **{"type": kind, "subject": _article(kind)},
+            **{"traits": _join(traits), "trait list": ", ".join(traits), "carried": _join(carried)},
             "clothing list": ", ".join(self._worn + carried),
             "keywords": ", ".join(map(_bare, [" ".join([*figure, *age, noun]), *traits, *self._worn, *carried])),
         }

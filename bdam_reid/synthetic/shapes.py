@@ -32,16 +32,16 @@ def blend(a: Rgb, b: Rgb, share: float) -> Rgb:
 
 def points(text: str, measures: Mapping[str, float]) -> list[Point]:
     """The points of an outline that is written as text, with the values of the measures in it."""
-    numbers = [sum(measures[name] * factor for name, factor in terms) for terms in _parsed(text)]
+    numbers = [sum((measures[name] if name else 1.0) * factor for name, factor in terms) for terms in _parsed(text)]
     return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 @cache
 def _parsed(text: str) -> tuple[tuple[tuple[str, float], ...], ...]:
-    """The numbers of an outline, each as terms of a measure (none is "one") and a factor."""
+    """The numbers of an outline, each as terms of a measure (or none) and a factor."""
     found = (_TERM.findall(number) for number in text.replace(",", " ").split())
     return tuple(
-        tuple((name or "one", float(f"{sign}{factor or 1}")) for sign, name, factor in terms if name or factor)
+        tuple((name, float(f"{sign}{factor or 1}")) for sign, name, factor in terms if name or factor)
         for terms in found
     )
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from bdam_reid.data.records import load_attributes, load_dataset
 from bdam_reid.synthetic import SyntheticError, write_market, write_synthetic, writer
+from bdam_reid.synthetic.__main__ import main
 from bdam_reid.synthetic.drawing import render
 from bdam_reid.synthetic.people import (
     VIEWPOINTS,
@@ -322,9 +323,21 @@ def test_market_marks_pictures_that_are_cut_and_refuses_too_few_people(tmp_path:
         write_market(tmp_path / "none", 3, seed=0)
 
 
-def test_the_command_writes_market_and_refuses_options_of_the_other_layout(tmp_path: Path) -> None:
-    done = command(str(tmp_path / "set"), "--layout", "market", "--identities", "4", "--domain", "1")
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [("--layout market --test-identities 2", "--test-identities"), ("--domain 0", "--domain")],
+)
+def test_the_command_refuses_options_of_the_other_layout(
+    options: str, refused: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["synthetic", "out", *options.split()])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"{refused} does not go with --layout" in capsys.readouterr().err
+
+
+def test_the_command_writes_market(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = "--layout market --identities 4 --domain 1 --processes 1"
+    monkeypatch.setattr(sys, "argv", ["synthetic", str(tmp_path / "set"), *options.split()])
+    assert main() == 0
     assert {path.name for path in (tmp_path / "set").iterdir()} == {"bounding_box_train", "query", "bounding_box_test"}
-    assert "does not go with --layout market" in command("x", "--layout", "market", "--test-identities", "2").stderr
-    assert "does not go with --layout cuhk-pedes" in command("x", "--domain", "0").stderr
