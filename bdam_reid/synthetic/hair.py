@@ -17,14 +17,14 @@ _RIBBON = (196, 60, 90)
 # By view: the shine of a bald head and its brightness; the outline and relief of cropped hair; the size and places of
 # curls, "behind" those of a front view that stand off the head.
 _BALD = {
-    "front": ("-0.14,0.1 0.05,0.08", 1.28),
-    "back": ("-0.16,0.14 0.04,0.1", 1.25),
-    "side": ("-0.1,0.09 0.1,0.08", 1.28),
+    "front": ("-.14,.1 .05,.08", 1.28),
+    "back": ("-.16,.14 .04,.1", 1.25),
+    "side": ("-.1,.09 .1,.08", 1.28),
 }
 _CROPPED = {
-    "front": ("0,-0.02 0.28,0.04 0.4,0.24 0.4,0.44 0.35,0.34 0.26,0.2 0,0.17", 0.5),
-    "back": ("0.1,-0.04 0.33,0.05 0.415,0.34 0.38,0.62 0.24,0.78 0.1,0.8", 0.6),
-    "side": ("0.3,0.14 0.1,-0.04 -0.24,0 -0.43,0.3 -0.4,0.66 -0.26,0.8 -0.12,0.6 0.06,0.5 0.14,0.26", 0.6),
+    "front": ("0,-.02 .28,.04 .4,.24 .4,.44 .35,.34 .26,.2 0,.17", 0.5),
+    "back": (".1,-.04 .33,.05 .415,.34 .38,.62 .24,.78 .1,.8", 0.6),
+    "side": (".3,.14 .1,-.04 -.24,0 -.43,.3 -.4,.66 -.26,.8 -.12,.6 .06,.5 .14,.26", 0.6),
 }
 _CURLS = {
     "front": (0.17, "-.36,.2 .36,.2 -.26,.04 .26,.04 -.1,-.06 .1,-.06 -.16,.14 0,.1 .16,.14"),
@@ -55,11 +55,11 @@ class Hair:
         """Hair that falls behind the shoulders, or stands off the head."""
         painter, rgb, front = self._painter, self._rgb, self._view == "front"
         if self._falls and front:
-            painter.shape("0.2,0 0.44,0.3 0.47,0.8 0.44,behind 0.2,behind", tone(rgb, 0.72), half=True, rounds=2)
+            painter.shape(".2,0 .44,.3 .47,.8 .44,behind .2,behind", tone(rgb, 0.72), half=True, rounds=2)
         elif self._falls and self._view == "side":
-            painter.shape("0.1,0 -0.4,0.1 -0.56,0.5 -0.58,end -0.16,end 0,0.6", tone(rgb, 0.9), rounds=2)
+            painter.shape(".1,0 -.4,.1 -.56,.5 -.58,end -.16,end 0,.6", tone(rgb, 0.9), rounds=2)
         elif self._style == "ponytail" and front:
-            painter.shape("0.3,0.2 0.56,0.28 0.66,0.8 0.56,1.35 0.42,1.3 0.46,0.7", tone(rgb, 0.85), rounds=2)
+            painter.shape(".3,.2 .56,.28 .66,.8 .56,1.35 .42,1.3 .46,.7", tone(rgb, 0.85), rounds=2)
         elif self._style == "bun" and front:
             painter.shape(ellipse(0.0, -0.12, 0.23, 0.2), tone(rgb, 0.9), rounds=2, relief=0.25)
         elif self._style == "curly" and front:
@@ -92,12 +92,12 @@ class Hair:
 
     def _draw_front(self) -> None:
         ear = 0.5 if self._style in ("short", "ponytail", "bun") else 0.62
-        crown = "-0.4,ear -0.45,0.26 -0.3,-0.04 0,-0.1 0.3,-0.04 0.45,0.26 0.4,ear"
-        fringe = "0.345,0.42 0.3,0.26 part+0.04,0.15 part-0.12,0.24 -0.31,0.3 -0.345,0.42"
+        crown = "-.4,ear -.45,.26 -.3,-.04 0,-.1 .3,-.04 .45,.26 .4,ear"
+        fringe = ".345,.42 .3,.26 part+.04,.15 part-.12,.24 -.31,.3 -.345,.42"
         self._painter.at(ear=ear).shape(f"{crown} {fringe}", self._rgb, rounds=2, relief=0.1)
         self._draw_strands(-0.3, 0.3, -0.05, 0.2, 7)
         if self._falls:
-            lock = "0.36,0.2 0.46,0.34 wide,0.9 wide-0.02,end 0.3,end+0.02 0.31,0.9 0.345,0.5"
+            lock = ".36,.2 .46,.34 wide,.9 wide-.02,end .3,end+.02 .31,.9 .345,.5"
             for sign in (-1, 1):
                 self._painter.at(side=sign).shape(lock, self._rgb, rounds=2, relief=0.2)
                 self._draw_strands(sign * 0.36, sign * 0.44, 0.5, self._end - 0.1, 3)
@@ -105,35 +105,32 @@ class Hair:
     def _draw_back(self) -> None:
         painter, rgb = self._painter, self._rgb
         if self._falls:
-            fall = "0.1,-0.1 0.36,0.02 0.46,0.36 0.5,0.9 0.48,end-0.1 0.3,end+0.03 0.08,end+0.05"
+            fall = ".1,-.1 .36,.02 .46,.36 .5,.9 .48,end-.1 .3,end+.03 .08,end+.05"
             painter.shape(fall, rgb, half=True, rounds=2, relief=0.12)
             self._draw_strands(-0.4, 0.4, 0.1, self._end - 0.05, 14)
             return
-        cap = "0.1,-0.1 0.36,0.02 0.45,0.34 0.41,0.68 0.28,0.86 0.1,0.9"
-        painter.shape(cap, rgb, half=True, rounds=2, relief=0.12)
+        painter.shape(".1,-.1 .36,.02 .45,.34 .41,.68 .28,.86 .1,.9", rgb, half=True, rounds=2, relief=0.12)
         self._draw_strands(-0.32, 0.32, 0.0, 0.8, 9)
         if self._style == "ponytail":
-            tail = "0.06,0.28 0.16,0.5 0.18,1 0.13,1.6 0.03,1.75"
-            painter.shape(tail, tone(rgb, 0.94), half=True, rounds=2, relief=0.3)
+            painter.shape(".06,.28 .16,.5 .18,1 .13,1.6 .03,1.75", tone(rgb, 0.94), half=True, rounds=2, relief=0.3)
             self._draw_strands(-0.1, 0.1, 0.5, 1.6, 4)
-            painter.line("-0.1,0.36 0.1,0.36", _RIBBON, 0.07)
+            painter.line("-.1,.36 .1,.36", _RIBBON, 0.07)
         elif self._style == "bun":
             painter.shape(ellipse(0.0, 0.14, 0.24, 0.22), tone(rgb, 0.94), rounds=2, relief=0.3)
             painter.crease(ellipse(0.0, 0.14, 0.13, 0.11), 0.76, 0.035)
 
     def _draw_side(self) -> None:
         painter, rgb = self._painter, self._rgb
-        crown = "0.35,0.24 0.3,0.02 0.06,-0.1 -0.26,-0.05 -0.47,0.26 -0.45,0.62"
-        painter.shape(f"{crown} -0.3,0.88 -0.14,0.66 0.06,0.58 0.1,0.36 0.2,0.22", rgb, rounds=2, relief=0.12)
+        crown = ".35,.24 .3,.02 .06,-.1 -.26,-.05 -.47,.26 -.45,.62"
+        painter.shape(f"{crown} -.3,.88 -.14,.66 .06,.58 .1,.36 .2,.22", rgb, rounds=2, relief=0.12)
         self._draw_strands(-0.36, 0.2, -0.02, 0.34, 7)
         if self._falls:
-            tips = "0.04,end-0.1 -0.2,end -0.5,end-0.04"
-            fall = f"0.08,0.2 0.13,0.5 0.06,0.9 {tips} -0.54,0.8 -0.48,0.3 -0.2,0"
-            painter.shape(fall, rgb, rounds=2, relief=0.16)
+            tips = ".04,end-.1 -.2,end -.5,end-.04"
+            painter.shape(f".08,.2 .13,.5 .06,.9 {tips} -.54,.8 -.48,.3 -.2,0", rgb, rounds=2, relief=0.16)
             self._draw_strands(-0.42, 0.0, 0.4, self._end - 0.08, 8)
         elif self._style == "ponytail":
-            tail = "-0.36,0.2 -0.6,0.16 -0.82,0.5 -0.8,1.1 -0.68,1.4 -0.62,1 -0.6,0.6 -0.4,0.42"
+            tail = "-.36,.2 -.6,.16 -.82,.5 -.8,1.1 -.68,1.4 -.62,1 -.6,.6 -.4,.42"
             painter.shape(tail, tone(rgb, 0.94), rounds=2, relief=0.25)
-            painter.line("-0.46,0.22 -0.46,0.38", _RIBBON, 0.07)
+            painter.line("-.46,.22 -.46,.38", _RIBBON, 0.07)
         elif self._style == "bun":
             painter.shape(ellipse(-0.5, 0.12, 0.21, 0.21), tone(rgb, 0.94), rounds=2, relief=0.3)

@@ -48,8 +48,8 @@ def _draw_trouser_leg(painter: Painter, leg: Limb, radii: tuple[float, ...], kin
         return
     painter.limb(leg.joints, (at_hip, at_knee, at_ankle), paint)
     fold = painter.at(knee[0], wide=at_knee, knee=knee[1])
-    fold.crease("-wide*0.9,knee*0.96 wide*0.2,knee*0.96+0.012", 0.8, 0.005)
-    fold.crease("-wide*0.7,knee*1.06 wide*0.2,knee*1.06+0.012", 0.8, 0.005)
+    fold.crease("-wide*.9,knee*.96 wide*.2,knee*.96+.012", 0.8, 0.005)
+    fold.crease("-wide*.7,knee*1.06 wide*.2,knee*1.06+.012", 0.8, 0.005)
     if kind == "jeans":
         seam = ((hip[0] + at_hip * 0.8, 0.54), (knee[0] + at_knee * 0.7, knee[1]))
         painter.line(seam, tone(paint.rgb, 1.25), 0.004)
@@ -58,14 +58,14 @@ def _draw_trouser_leg(painter: Painter, leg: Limb, radii: tuple[float, ...], kin
 def _draw_seat(figure: Figure) -> None:
     painter, paint = figure.painter, figure.cloth["lower"]
     if figure.pose.side_view:
-        seat = "belly*0.9,0.4 thigh*1.15,0.47 0.05,0.545 -0.04,0.545 -seat,0.49 -back*0.8,0.4"
+        seat = "belly*.9,.4 thigh*1.15,.47 .05,.545 -.04,.545 -seat,.49 -back*.8,.4"
         painter.shape(seat, paint, rounds=2, relief=0.2)
         return
-    painter.shape("waist,0.4 hips+0.004,0.48 hips,0.53 0.012,0.55", paint, half=True, relief=0.2)
-    painter.crease("0,0.46 0,0.55", 0.7, 0.006)
+    painter.shape("waist,.4 hips+.004,.48 hips,.53 .012,.55", paint, half=True, relief=0.2)
+    painter.crease("0,.46 0,.55", 0.7, 0.006)
     if figure.pose.view == "back":
         for x in (-figure.body["hips"] * 0.5, figure.body["hips"] * 0.5):
-            painter.at(x).crease("-0.022,0.485 0.022,0.485 0.018,0.525 -0.018,0.525", 0.78, 0.005)
+            painter.at(x).crease("-.022,.485 .022,.485 .018,.525 -.018,.525", 0.78, 0.005)
 
 
 def _draw_skirt(figure: Figure, kind: str) -> None:
@@ -74,11 +74,10 @@ def _draw_skirt(figure: Figure, kind: str) -> None:
     front, rear = max(xs) * 0.86 + 0.045, min(xs) * 0.86 - 0.045
     painter = figure.painter.at(hem=hem, edge=body["hips"] + flare, front=front, rear=rear)
     if figure.pose.side_view:
-        lap = "belly,0.39 thigh*1.3,0.485 front,hem-0.01 front,hem"
-        painter.shape(f"{lap} rear,hem rear,hem-0.01 -seat-0.006,0.485 -back*0.8,0.39", paint, relief=0.18)
+        lap = "belly,.39 thigh*1.3,.485 front,hem-.01 front,hem"
+        painter.shape(f"{lap} rear,hem rear,hem-.01 -seat-.006,.485 -back*.8,.39", paint, relief=0.18)
     else:
-        side = "waist,0.39 hips+0.008,0.485 edge,hem-0.02 edge,hem edge*0.5,hem+0.008"
-        painter.shape(side, paint, half=True, relief=0.18)
+        painter.shape("waist,.39 hips+.008,.485 edge,hem-.02 edge,hem edge*.5,hem+.008", paint, half=True, relief=0.18)
     for share in (-0.55, -0.15, 0.3, 0.65):
         painter.crease([(body["hips"] * share, 0.52), ((body["hips"] + flare) * share, hem - 0.004)], 0.84, 0.006)
 
@@ -95,39 +94,39 @@ def _draw_shoe(figure: Figure, leg: Limb, shade: float) -> None:
 
 
 def _draw_shoe_from_front(painter: Painter, kind: str, wide: float, rgb: Rgb, skin: Rgb, *, toes: bool) -> None:
-    foot = "wide,0 wide*1.25,length-0.012 wide*0.9,length"
+    foot = "wide,0 wide*1.25,length-.012 wide*.9,length"
     if kind == "boots":
-        painter.limb("0,-0.075 0,0", (wide + 0.008, wide + 0.004), rgb)
+        painter.limb("0,-.075 0,0", (wide + 0.008, wide + 0.004), rgb)
     if kind == "sandals":
         painter.shape(foot, skin, half=True, rounds=2, relief=0.2)
-        painter.line("-wide*1.15,length*0.35 wide*1.15,length*0.35", rgb, 0.011)
-        painter.line("-wide*1.15,length*0.7 wide*1.15,length*0.7", rgb, 0.011)
+        painter.line("-wide*1.15,length*.35 wide*1.15,length*.35", rgb, 0.011)
+        painter.line("-wide*1.15,length*.7 wide*1.15,length*.7", rgb, 0.011)
         return
     painter.shape(
-        "wide*0.9,0.006 wide*0.7,length" if kind == "high heels" else foot, rgb, half=True, rounds=2, relief=0.24
+        "wide*.9,.006 wide*.7,length" if kind == "high heels" else foot, rgb, half=True, rounds=2, relief=0.24
     )
     if kind == "sneakers":
-        painter.line("-wide*1.05,length-0.004 wide*1.05,length-0.004", _sole(rgb), 0.009)
+        painter.line("-wide*1.05,length-.004 wide*1.05,length-.004", _sole(rgb), 0.009)
         if toes:
-            painter.line("-0.008,0.016 0.008,0.016", _sole(rgb), 0.005)
+            painter.line("-.008,.016 .008,.016", _sole(rgb), 0.005)
 
 
 def _draw_shoe_from_side(painter: Painter, kind: str, wide: float, rgb: Rgb, skin: Rgb) -> None:
     if kind == "high heels":
-        painter.shape("-wide,0 wide*0.6,0.004 0.075,0.04 0.04,0.045 -0.006,0.026", rgb, relief=0.2)
-        painter.line("-wide*0.8,0.008 -wide*0.75,0.045", rgb, 0.009)
+        painter.shape("-wide,0 wide*.6,.004 .075,.04 .04,.045 -.006,.026", rgb, relief=0.2)
+        painter.line("-wide*.8,.008 -wide*.75,.045", rgb, 0.009)
         return
     if kind == "boots":
-        painter.limb("0,-0.08 0,0", (wide + 0.008, wide + 0.004), rgb)
-    upper = "-wide,-0.004 wide*0.8,-0.006 0.052,0.018 0.082,0.03"
-    foot = f"{upper} 0.082,0.046 -wide-0.006,0.046 -wide-0.006,0.02"
+        painter.limb("0,-.08 0,0", (wide + 0.008, wide + 0.004), rgb)
+    upper = "-wide,-.004 wide*.8,-.006 .052,.018 .082,.03"
+    foot = f"{upper} .082,.046 -wide-.006,.046 -wide-.006,.02"
     painter.shape(foot, skin if kind == "sandals" else rgb, rounds=1, relief=0.16)
     if kind == "sandals":
-        painter.line("0.035,0.008 0.05,0.044", rgb, 0.011)
+        painter.line(".035,.008 .05,.044", rgb, 0.011)
         painter.line("-wide,0.004 wide,0.012", rgb, 0.011)
-        painter.line("-wide-0.004,0.045 0.08,0.045", tone(rgb, 0.7), 0.008)
+        painter.line("-wide-.004,.045 .08,.045", tone(rgb, 0.7), 0.008)
     if kind == "sneakers":
-        painter.line("-wide-0.004,0.042 0.08,0.042", _sole(rgb), 0.011)
+        painter.line("-wide-.004,.042 .08,.042", _sole(rgb), 0.011)
 
 
 def _sole(rgb: Rgb) -> Rgb:
