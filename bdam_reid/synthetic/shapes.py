@@ -1,7 +1,7 @@
 """Outlines and colours: what a painter is given to draw.
 
 An outline is written as text, "x,y x,y ...", as an SVG polygon writes its points, where a number may be measured on the
-body: "hips*0.5+0.006,0.4" is a point 0.006 outside of half the width of the hips.
+body: "hips*.9+.006,.4" is a point 0.006 outside of nine tenths of the hips.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bdam_reid.synthetic.people import Rgb
 
 Point = tuple[float, float]
 Outline = Sequence[Point]
-_TERM = re.compile(r"([+-]?)(?:([a-z]+)\*?)?([\d.]*)")
+_TERM = r"([+-]?)(?:([a-z]+)(?:\*([\d.]+))?|([\d.]+))"
 
 
 def tone(rgb: Rgb, factor: float) -> Rgb:
@@ -38,12 +38,15 @@ def points(text: str, measures: Mapping[str, float]) -> list[Point]:
 
 @cache
 def _parsed(text: str) -> tuple[tuple[tuple[str, float], ...], ...]:
-    """The numbers of an outline, each as terms of a measure (or none) and a factor."""
-    found = (_TERM.findall(number) for number in text.replace(",", " ").split())
-    return tuple(
-        tuple((name, float(f"{sign}{factor or 1}")) for sign, name, factor in terms if name or factor)
-        for terms in found
-    )
+    return tuple(_terms(number) for number in text.replace(",", " ").split())
+
+
+def _terms(number: str) -> tuple[tuple[str, float], ...]:
+    """A number as the sum of its terms, each a measure (or none) and a factor."""
+    if not re.fullmatch(f"({_TERM})+", number):
+        raise ValueError(f'expected a number such as "-hips*.5+.006", got "{number}"')
+    terms = re.findall(_TERM, number)
+    return tuple((name, float(f"{sign}{factor or constant or 1}")) for sign, name, factor, constant in terms)
 
 
 def mirrored(half: Outline) -> list[Point]:

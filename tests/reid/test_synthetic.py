@@ -26,6 +26,7 @@ from bdam_reid.synthetic.people import (
     visible_items,
 )
 from bdam_reid.synthetic.sentences import write_captions, write_texts
+from bdam_reid.synthetic.shapes import points
 from bdam_reid.synthetic.wardrobe import differs, sample_outfit, sample_wardrobe
 from bdam_reid.synthetic.words import COLOUR_WORDS, HAIR_COLOUR_WORDS, ITEM_WORDS, NOUNS
 
@@ -196,6 +197,12 @@ def test_captions_of_a_shot_differ_and_repeat() -> None:
     first, second = write_captions(person, outfit, shot)
     assert first != second
     assert write_captions(person, outfit, shot) == (first, second)
+
+
+def test_outlines_are_measured_on_the_body() -> None:
+    assert points("hips*.5+.006,.4 -neck-hips,1", {"hips": 0.25, "neck": 0.5}) == [(0.131, 0.4), (-0.75, 1.0)]
+    with pytest.raises(ValueError, match="expected a number such as"):
+        points(".5*hips,0", {"hips": 0.25})
 
 
 def test_pictures_show_garments_where_the_body_is() -> None:
