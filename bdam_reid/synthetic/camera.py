@@ -9,22 +9,8 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from bdam_reid.synthetic import scene
 from bdam_reid.synthetic.painter import HEIGHT, NEUTRAL, WIDTH
-from bdam_reid.synthetic.scene import (
-    PANORAMA,
-    Scenery,
-    campus,
-    crossing,
-    garage,
-    mall,
-    night,
-    obstacle,
-    park,
-    snow,
-    station,
-    street,
-    terminal,
-)
 
 
 @dataclass(frozen=True)
@@ -33,7 +19,7 @@ class Camera:
     is left), and the grain of the sensor.
     """
 
-    scenery: Scenery
+    scenery: scene.Scenery
     gains: tuple[float, float, float]
     brightness: tuple[float, float]
     light: int
@@ -42,33 +28,33 @@ class Camera:
 
 CAMERAS = (
     # A city in all seasons.
-    Camera(street, (1.02, 1.0, 0.96), (0.88, 1.04), 1, 3.0),
-    Camera(park, (1.0, 1.02, 0.97), (0.88, 1.06), -1, 3.0),
-    Camera(station, (0.97, 1.01, 0.98), (0.82, 0.98), 1, 5.0),
-    Camera(crossing, (0.98, 1.0, 1.03), (0.86, 1.02), -1, 4.0),
-    Camera(campus, (1.03, 1.0, 0.95), (0.88, 1.04), 1, 3.0),
-    Camera(night, (1.0, 0.97, 0.95), (0.8, 0.95), -1, 6.0),
+    Camera(scene.street, (1.02, 1.0, 0.96), (0.88, 1.04), 1, 3.0),
+    Camera(scene.park, (1.0, 1.02, 0.97), (0.88, 1.06), -1, 3.0),
+    Camera(scene.station, (0.97, 1.01, 0.98), (0.82, 0.98), 1, 5.0),
+    Camera(scene.crossing, (0.98, 1.0, 1.03), (0.86, 1.02), -1, 4.0),
+    Camera(scene.campus, (1.03, 1.0, 0.95), (0.88, 1.04), 1, 3.0),
+    Camera(scene.night, (1.0, 0.97, 0.95), (0.8, 0.95), -1, 6.0),
     # Another city in winter, outside and inside.
-    Camera(snow, (0.92, 0.98, 1.08), (0.9, 1.02), -1, 3.0),
-    Camera(snow, (0.82, 0.88, 1.1), (0.62, 0.74), 1, 7.0),
-    Camera(mall, (1.1, 1.0, 0.82), (0.9, 1.02), 1, 3.0),
-    Camera(mall, (1.04, 0.98, 0.9), (0.78, 0.9), -1, 5.0),
-    Camera(garage, (0.9, 1.06, 0.92), (0.7, 0.84), 1, 8.0),
-    Camera(terminal, (0.98, 0.96, 1.06), (0.78, 0.92), -1, 5.0),
+    Camera(scene.snow, (0.92, 0.98, 1.08), (0.9, 1.02), -1, 3.0),
+    Camera(scene.snow, (0.82, 0.88, 1.1), (0.62, 0.74), 1, 7.0),
+    Camera(scene.mall, (1.1, 1.0, 0.82), (0.9, 1.02), 1, 3.0),
+    Camera(scene.mall, (1.04, 0.98, 0.9), (0.78, 0.9), -1, 5.0),
+    Camera(scene.garage, (0.9, 1.06, 0.92), (0.7, 0.84), 1, 8.0),
+    Camera(scene.terminal, (0.98, 0.96, 1.06), (0.78, 0.92), -1, 5.0),
 )
 
 
 @lru_cache(maxsize=2 * len(CAMERAS))
 def _panorama(seed: int, number: int) -> Image.Image:
     """What a camera overlooks, slightly out of focus, so that the person in front is not."""
-    image = Image.new("RGB", (PANORAMA, HEIGHT))
+    image = Image.new("RGB", (scene.PANORAMA, HEIGHT))
     CAMERAS[number].scenery(ImageDraw.Draw(image), Random(f"{seed}/camera/{number}"))
     return image.filter(ImageFilter.GaussianBlur(1.3))
 
 
 def background(seed: int, number: int, rng: Random) -> Image.Image:
     """A cut of a camera's view, `WIDTH` x `HEIGHT`."""
-    left, top = rng.randint(0, PANORAMA - WIDTH), rng.randint(0, 6)
+    left, top = rng.randint(0, scene.PANORAMA - WIDTH), rng.randint(0, 6)
     bottom = HEIGHT - rng.randint(0, 6)
     view = _panorama(seed, number).crop((left, 0, left + WIDTH, HEIGHT))
     return view.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR, box=(0, top, WIDTH, bottom))
@@ -84,9 +70,9 @@ def cast_shadow(image: Image.Image, centre: float, floor: float, width: float, l
 
 
 def expose(
-    colour: Image.Image, light: Image.Image, scene: Image.Image, camera: Camera, brightness: float
+    colour: Image.Image, light: Image.Image, behind: Image.Image, camera: Camera, brightness: float
 ) -> Image.Image:
-    """The lit person in front of the scene, under the camera's light.
+    """The lit person before what is behind, under the camera's light.
 
     The light layer is blurred a little, so that relief turns into shading; lower parts of the picture get less light.
     """
@@ -96,14 +82,14 @@ def expose(
     down = np.linspace(1.05, 0.93, HEIGHT, dtype=np.float32)
     lit = pixels[..., :3] * (shade * across * down[:, None])[..., None]
     alpha = pixels[..., 3:] / 255
-    mixed = lit * alpha + np.asarray(scene, dtype=np.float32) * (1 - alpha)
+    mixed = lit * alpha + np.asarray(behind, dtype=np.float32) * (1 - alpha)
     mixed *= np.asarray(camera.gains, dtype=np.float32) * np.float32(brightness)
     return _image(mixed)
 
 
 def occlude(image: Image.Image, occluder: str, rng: Random) -> None:
     """Draw what stands between the camera and the person, if anything."""
-    obstacle(ImageDraw.Draw(image), occluder, rng)
+    scene.obstacle(ImageDraw.Draw(image), occluder, rng)
 
 
 def develop(image: Image.Image, camera: Camera, rng: Random) -> Image.Image:
