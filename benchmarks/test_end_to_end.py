@@ -18,7 +18,6 @@ from bdam_kernels import backend
 from bdam_reid.config import Config
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.records import Dataset, Protocol, Query, Record
-from bdam_reid.data.synthetic.writer import write_synthetic
 from bdam_reid.encoders.config import EncoderConfig
 from bdam_reid.engine.environment import make_accelerator
 from bdam_reid.engine.trainer import Trainer, make_method
@@ -26,6 +25,7 @@ from bdam_reid.evaluation.evaluator import validator
 from bdam_reid.evaluation.ranking import Embedder, Ranking
 from bdam_reid.methods.bdam.batches import Batch
 from bdam_reid.methods.bdam.config import BDAMConfig, demo, paper_icme
+from bdam_reid.synthetic.writer import write_synthetic
 from benchmarks.measure import Contender, error
 
 Contest = Callable[..., None]

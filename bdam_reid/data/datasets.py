@@ -19,7 +19,7 @@ def load_dataset(root: Path | str) -> Dataset:
         raise DatasetError(
             f"expected a data set folder, got {root}, which {problem}: give --data.root the folder "
             "of CUHK-PEDES, ICFG-PEDES, RSTPReid or Market-1501, or draw a set with "
-            f"`python -m bdam_reid.data.synthetic {root}`"
+            f"`python -m bdam_reid.synthetic {root}`"
         )
     if image_sets.is_market(root):
         return image_sets.load_market(root)
