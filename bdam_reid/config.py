@@ -111,7 +111,7 @@ class Config:
 
 
 Presets: TypeAlias = Mapping[str, Callable[[], Config]]
-"""By name, functions that give a config; the first line of their docstrings is what the command line says of them."""
+"""By name, functions that give a config; their docstrings are what the command line says of them."""
 
 FREE_FIELDS = ("output", "engine.save-every")
 """Fields in which a resumed run may differ from its beginning: they change no result."""

@@ -33,7 +33,8 @@ class Options:
     output: Path | None = None
     """Folder of metrics.json and pictures; the run if it is not given."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Of the parts of an embedding, such as `identity 1 clothing 0`; without any, those that validation chose."""
+    """Of the parts of an embedding, such as `identity 1 clothing 0`; a part that is not named has none. Without any,
+    those that validation chose."""
 
 
 def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:

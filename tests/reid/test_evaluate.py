@@ -94,7 +94,7 @@ def test_options_choose_the_protocol_the_weights_and_the_place(run: Path, tmp_pa
     line = f"{run} --split val --weights clothing 1 --batch-size 3 --device cpu --output {tmp_path / 'out'}"
     main(line.split())
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["weights"] == {"clothing": 1} and "test" not in metrics
+    assert metrics["weights"] == {"identity": 0, "clothing": 1} and "test" not in metrics
     assert metrics["val"]["queries"] == 16 and metrics["val"] != metrics["val_identity"]
     assert (tmp_path / "out" / "pictures" / "val.png").exists()
     assert (run / "metrics.json").read_text() == before
