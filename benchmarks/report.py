@@ -9,7 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import figures as drawings
+from benchmarks.efficiency import figures as drawings
+from benchmarks.efficiency.study import (
+    KINDS,
+    PAPER,
+    QUANTITIES,
+    SHORTEST_FITTED,
+    accuracy,
+    claims,
+    describe_crossing,
+    growth,
+    radar,
+    scores,
+    spread,
+)
 from benchmarks.results import (
     FOLDER,
     MODES,
@@ -24,19 +37,6 @@ from benchmarks.results import (
     ratio,
     target,
     title,
-)
-from benchmarks.study import (
-    KINDS,
-    PAPER,
-    QUANTITIES,
-    SHORTEST_FITTED,
-    accuracy,
-    claims,
-    describe_crossing,
-    growth,
-    radar,
-    scores,
-    spread,
 )
 
 ROOT = Path(__file__).parents[1]
