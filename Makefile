@@ -12,7 +12,7 @@ KERNEL_TESTS := $(addprefix tests/test_,selective_scan.py causal_conv1d.py cross
 .PHONY: demo test test-suite test-isas test-triton test-cuda test-chips lint bench gpu clean
 
 demo: $(VENV)/base
-	test -d data/synthetic || $(BIN)/python -m bdam_reid.data.synthetic data/synthetic --identities 800 --seed 0
+	test -d data/synthetic || $(BIN)/python -m bdam_reid.synthetic data/synthetic --identities 800 --seed 0
 	$(BIN)/python -m bdam_reid.train demo
 	$(BIN)/python -m bdam_reid.evaluate runs/demo
 

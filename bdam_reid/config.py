@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from inspect import getdoc
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
@@ -108,13 +109,14 @@ class Config:
     output: str
     """Run folder; an existing one is resumed if its config is the same."""
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+    """All that is random comes from it."""
     method: MethodConfig
     data: DataConfig = field(default_factory=DataConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 Presets: TypeAlias = Mapping[str, Callable[[], Config]]
-"""By name, functions that give a config; the first line of their docstrings is what the command line says of them."""
+"""By name, functions that give a config; their docstrings are what the command line says of them."""
 
 FREE_FIELDS = ("output", "engine.save-every", "data.allow-missing")
 """Fields in which a resumed run may differ from its beginning: they change no result, or say that they did."""
@@ -123,7 +125,7 @@ FREE_FIELDS = ("output", "engine.save-every", "data.allow-missing")
 def parse_config(presets: Presets, arguments: Sequence[str] | None = None) -> Config:
     """The config that the command line `PRESET [--field value ...]` means; exits with 2 if there is none."""
     return tyro.extras.overridable_config_cli(
-        {name: (preset.__doc__ or "", preset()) for name, preset in presets.items()},
+        {name: (getdoc(preset) or "", preset()) for name, preset in presets.items()},
         args=arguments,
         config=(tyro.conf.FlagConversionOff,),
     )

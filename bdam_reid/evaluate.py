@@ -34,7 +34,8 @@ class Options:
     output: Path | None = None
     """Folder of metrics.json and pictures; the run if it is not given."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Of the parts of an embedding, such as `identity 1 clothing 0`; without any, those that validation chose."""
+    """Of the parts of an embedding, such as `identity 1 clothing 0`; a part that is not named has none. Without any,
+    those that validation chose."""
     allow_missing: bool = False
     """Leave out and count images that are missing or unreadable, which are an error otherwise; a run that was trained
     with --data.allow-missing True always does."""

@@ -9,7 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import figures as drawings
+from benchmarks.efficiency import figures as drawings
+from benchmarks.efficiency.study import (
+    KINDS,
+    PAPER,
+    QUANTITIES,
+    SHORTEST_FITTED,
+    accuracy,
+    claims,
+    describe_crossing,
+    growth,
+    radar,
+    scores,
+    spread,
+)
 from benchmarks.results import (
     FOLDER,
     MODES,
@@ -24,19 +37,6 @@ from benchmarks.results import (
     ratio,
     target,
     title,
-)
-from benchmarks.study import (
-    KINDS,
-    PAPER,
-    QUANTITIES,
-    SHORTEST_FITTED,
-    accuracy,
-    claims,
-    describe_crossing,
-    growth,
-    radar,
-    scores,
-    spread,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -222,7 +222,8 @@ def headlines_section() -> str:
         times = ratio(entry, "train")
         assert times is not None, what
         link = f"[{results['device']}](benchmarks/results/{name})"
-        rows.append([what, link, best_peer(entry, "train") or "", _against(entry, "train", "ms", " ms"), f"{times:.3g}x"])
+        cells = (best_peer(entry, "train") or "", _against(entry, "train", "ms", " ms"), f"{times:.3g}x")
+        rows.append([what, link, *cells])
     return table(["forward + backward", "on", "against", "ours / theirs", "faster by"], rows)
 
 
@@ -262,7 +263,8 @@ def demo_section() -> str:
     metrics = load(FOLDER / "demo.json")
     rows = []
     for split, words in (("test", "test"), ("clothing_change", "other clothes than described")):
-        for key, how in ((split, f"beta {metrics['beta']:g}"), (f"{split}_beta0", "identity features alone (beta 0)")):
+        beta = f"beta {metrics['weights']['clothing']:g}"
+        for key, how in ((split, beta), (f"{split}_identity", "identity features alone (beta 0)")):
             rates = [f"{metrics[key][rate]:.1f}" for rate in ("r1", "r5", "r10", "map", "minp")]
             rows.append([f"{words}, {how}", *rates])
     chance = f"{metrics['test_chance_r1']:.1f}"

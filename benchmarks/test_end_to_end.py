@@ -15,12 +15,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bdam_kernels import backend
-from bdam_reid.build import make_accelerator
-from bdam_reid.config import Config, EncoderConfig, demo, paper_icme
-from bdam_reid.data import Batch, Dataset, Query, Record, load_dataset, training_batches
-from bdam_reid.data.synthetic.writer import write_synthetic
-from bdam_reid.ranking import Gallery, Ranking
-from bdam_reid.trainer import Trainer
+from bdam_reid.config import Config
+from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.records import Dataset, Protocol, Query, Record
+from bdam_reid.encoders.config import EncoderConfig
+from bdam_reid.engine.environment import make_accelerator
+from bdam_reid.engine.trainer import Trainer, make_method
+from bdam_reid.evaluation.evaluator import validator
+from bdam_reid.evaluation.ranking import Embedder, Ranking
+from bdam_reid.methods.bdam.batches import Batch
+from bdam_reid.methods.bdam.config import BDAMConfig, demo, paper_icme
+from bdam_reid.synthetic.writer import write_synthetic
 from benchmarks.measure import Contender, error
 
 Contest = Callable[..., None]
@@ -56,7 +61,7 @@ class Run:
 
     trainer: Trainer
     batch: Batch
-    test: Sequence[Record]
+    test: Protocol
     backend: str
     module: None = None
 
@@ -64,15 +69,15 @@ class Run:
         """A step with its update of the weights: the loss and the gradients, as one vector."""
         torch.manual_seed(0)
         with forced(self.backend):
-            scalars = self.trainer._step(self.batch)
-        gradients = [p.grad.flatten() for p in self.trainer.plain_model.parameters() if p.grad is not None]
+            scalars = self.trainer.step(self.batch)
+        gradients = [p.grad.flatten() for p in self.trainer.method.parameters() if p.grad is not None]
         return [torch.tensor(scalars["loss/total"]), torch.cat(gradients)]
 
     def forward(self) -> list[Tensor]:
         """Every caption of some test images against these images."""
         with forced(self.backend):
-            ranking = self.trainer.ranker.rank_split(self.test)
-        return [ranking.identity, ranking.clothing]
+            ranking = Embedder(self.trainer.method, self.trainer.accelerator.device).rank(self.test)
+        return list(ranking.similarity.values())
 
 
 def paper() -> Config:
@@ -80,16 +85,30 @@ def paper() -> Config:
     config = paper_icme()
     encoder = EncoderConfig(width=768, layers=12, heads=12)
     data = replace(config.data, identities_per_batch=2, images_per_identity=2)
-    return replace(config, data=data, image=encoder, text=encoder)
+    return replace(config, data=data, method=replace(bdam(config), image=encoder, text=encoder))
 
 
 def one_layer_of(config: Config) -> Config:
-    encoder = replace(config.image, width=12, layers=1, heads=3)
+    method = bdam(config)
+    encoder = replace(method.image, width=12, layers=1, heads=3)
+    decoupling = replace(method.decoupling, self_layers=1, cross_layers=1, heads=3)
     return replace(
         config,
         data=replace(config.data, identities_per_batch=2, images_per_identity=2, image_height=32, image_width=32),
-        image=encoder, text=encoder, bdam=replace(config.bdam, self_layers=1, cross_layers=1, heads=3),
-    )  # fmt: skip
+        method=replace(method, image=encoder, text=encoder, decoupling=decoupling),
+    )
+
+
+def bdam(config: Config) -> BDAMConfig:
+    assert isinstance(config.method, BDAMConfig)
+    return config.method
+
+
+def first_images(protocol: Protocol, count: int) -> Protocol:
+    """A protocol of the first images of a gallery, and of their captions."""
+    gallery = protocol.gallery[:count]
+    captions = [Query(text=caption, identity=r.identity) for r in gallery for caption in r.captions]
+    return Protocol(protocol.name, tuple(captions), gallery)
 
 
 @pytest.mark.parametrize(("preset", "images"), [("demo", 32), ("paper", 4)])
@@ -99,14 +118,16 @@ def test_training_and_evaluation(
     config = demo() if preset == "demo" else paper()
     if small:
         config = one_layer_of(config)
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config.engine)
+    test = first_images(dataset.protocols["test"], images)
     runs = {}
     for name in ("cpu", "reference"):
         folder = tmp_path / name
         folder.mkdir()
-        trainer = Trainer(config, folder, dataset, accelerator)
-        batch = next(iter(training_batches(trainer.training_set, trainer.sampler, epoch=0, start=0, num_workers=0)))
-        runs[name] = Run(trainer, batch, dataset.test[:images], name)
+        method = make_method(config, folder, dataset)
+        trainer = Trainer(config, folder, method, dataset, accelerator, validator(dataset, accelerator.device, "no"))
+        batch = next(trainer.stage.batches.batches(0))
+        runs[name] = Run(trainer, batch, test, name)
     # One step each from the same weights: those after it are compared no more, as rounding errors grow.
     errors = {}
     for mode in ("forward", "train"):
@@ -122,8 +143,8 @@ def test_search(contest: Contest, shrink: Callable[[Sequence[int]], tuple[int, .
     (queries, images), beta = shrink((6156, 3074)), 0.5
     text, image = ([F.normalize(torch.randn(rows, 768), dim=1) for _ in range(2)] for rows in (queries, images))
     people = range(images)
-    records = tuple(Record(Path(f"{i}.jpg"), f"{i}.jpg", i, ("a",), "test") for i in people)
-    asked = tuple(Query("a", i % images) for i in range(queries))
+    records = tuple(Record(Path(f"{i}.jpg"), f"{i}.jpg", i, "test") for i in people)
+    asked = tuple(Query(text="a", identity=i % images) for i in range(queries))
     weights = (1.0, math.sqrt(beta))
     joint_text, joint_image = (
         torch.cat([weight * t for weight, t in zip(weights, side, strict=True)], dim=1) for side in (text, image)
@@ -132,10 +153,10 @@ def test_search(contest: Contest, shrink: Callable[[Sequence[int]], tuple[int, .
 
     def ranking() -> Ranking:
         identity, clothing = (t @ i.T for t, i in zip(text, image, strict=True))
-        return Ranking(asked, Gallery(records, {}), identity, clothing)
+        return Ranking(asked, records, {"identity": identity, "clothing": clothing})
 
     def first_ten() -> Tensor:
-        return ranking().scores(beta).topk(min(10, images), dim=1).values
+        return ranking().scores({"identity": 1.0, "clothing": beta}).topk(min(10, images), dim=1).values
 
     def first_ten_by_sklearn() -> Tensor:
         distances = neighbours.kneighbors(joint_text)[0]

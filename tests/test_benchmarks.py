@@ -14,11 +14,11 @@ import torch
 
 from benchmarks import conftest, machine, report
 from benchmarks.compare import changes
-from benchmarks.figures import SUFFIXES, drawn_from, growth_numbers
+from benchmarks.efficiency.figures import SUFFIXES, drawn_from, growth_numbers
+from benchmarks.efficiency.study import QUANTITIES, Curve, crossings, growth, scores
 from benchmarks.machine import contradictions
 from benchmarks.measure import Budget, error, figures, in_turns, peak_memory
 from benchmarks.results import FOLDER, add_entry, devices, load, ratio, summary
-from benchmarks.study import QUANTITIES, Curve, crossings, growth, scores
 
 
 def test_the_readme_has_the_tables_of_the_results() -> None:

@@ -19,7 +19,7 @@ from bdam_kernels import (
     pooled_bidirectional_cross_attention,
     selective_scan,
 )
-from benchmarks.efficiency import WIDTH, Size, flops, fusion, fusion_inputs, fusions
+from benchmarks.efficiency.fusions import WIDTH, Size, flops, fusion, fusion_inputs, fusions
 
 B, D, L, N = 2, 3, 5, 4
 HEADS, QUERIES, KEYS, DEPTH = 3, 7, 5, 8

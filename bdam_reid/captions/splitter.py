@@ -74,8 +74,7 @@ _VOCABULARY = {
         "fur"
     ),
     _Kind.VERB: _words(
-        "wearing wears wore worn dressed clad carrying carries carried holding holds sporting sports "
-        "donning dons"
+        "wearing wears wore worn dressed clad carrying carries carried holding holds sporting sports donning dons"
     ),
     _Kind.BODY: _words(
         "shoulder shoulders hand hands arm arms back neck waist chest wrist wrists ankle ankles knee "

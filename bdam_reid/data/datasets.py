@@ -26,7 +26,7 @@ def load_dataset(root: Path | str, *, hold_out: bool = True, allow_missing: bool
         raise DatasetError(
             f"expected a data set folder, got {root}, which {problem}: give --data.root (evaluate: --root) the folder "
             "of CUHK-PEDES, ICFG-PEDES, RSTPReid or Market-1501, or draw a set with "
-            f"`python -m bdam_reid.data.synthetic {root}`"
+            f"`python -m bdam_reid.synthetic {root}`"
         )
     if image_sets.is_market(root):
         return _checked(image_sets.load_market(root, hold_out, allow_missing))

@@ -27,6 +27,10 @@ class DatasetError(ValueError):
         return printable(super().__str__())
 
 
+class QueryError(ValueError):
+    """A query of a kind that a method cannot read, such as a sentence for one that reads images only."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One image and what is known of it; `key` names it within its set."""

@@ -44,9 +44,7 @@ class IdentitySampler:
     Raises: DatasetError if there are fewer than P identities.
     """
 
-    def __init__(
-        self, records: Sequence[Record], identities_per_batch: int, images_per_identity: int, seed: int
-    ):
+    def __init__(self, records: Sequence[Record], identities_per_batch: int, images_per_identity: int, seed: int):
         self._people = list(indices_by_identity(records).values())
         if identities_per_batch < 2 or images_per_identity < 1:
             raise DatasetError(
@@ -78,11 +76,7 @@ class IdentitySampler:
             present = [own[number] for own in groups if len(own) > number]
             rng.shuffle(present)
             for at in range(0, len(present) - self._p + 1, self._p):
-                yield [
-                    Draw(index, epoch, repeat)
-                    for group in present[at : at + self._p]
-                    for index, repeat in group
-                ]
+                yield [Draw(index, epoch, repeat) for group in present[at : at + self._p] for index, repeat in group]
 
     def _groups(self, images: list[int], rng: Random) -> list[list[tuple[int, int]]]:
         """The images of one person in groups of K, each with the number of its repetition."""

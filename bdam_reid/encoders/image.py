@@ -32,9 +32,7 @@ class ImageEncoder(Encoder):
     scale: Tensor
     shift: Tensor
 
-    def __init__(
-        self, config: EncoderConfig, image_size: tuple[int, int], architecture: Path | None = None
-    ) -> None:
+    def __init__(self, config: EncoderConfig, image_size: tuple[int, int], architecture: Path | None = None) -> None:
         name = config.pretrained
         model = load("image", name, IMAGE_MODELS, architecture) if name else _vit(config, image_size)
         super().__init__(model, config.frozen)

@@ -183,9 +183,7 @@ def _put_tensors(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         if tree.keys() == {"tensor"}:
             return tensors[tree["tensor"]]
         # JSON has no integer keys, and an optimizer's state dict has no others.
-        return {
-            int(key) if key.isdigit() else key: _put_tensors(entry, tensors) for key, entry in tree.items()
-        }
+        return {int(key) if key.isdigit() else key: _put_tensors(entry, tensors) for key, entry in tree.items()}
     if isinstance(tree, list):
         return [_put_tensors(entry, tensors) for entry in tree]
     return tree

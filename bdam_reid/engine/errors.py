@@ -12,7 +12,7 @@ import torch
 from bdam_kernels import BackendUnavailable
 from bdam_reid.config import ConfigError
 from bdam_reid.data.images import ImageError
-from bdam_reid.data.records import DatasetError
+from bdam_reid.data.records import DatasetError, QueryError
 from bdam_reid.engine.checkpoint import CheckpointError
 from bdam_reid.engine.run import log
 
@@ -26,6 +26,7 @@ USER_ERRORS = (
     CheckpointError,
     DatasetError,
     ImageError,
+    QueryError,
     TrainingError,
     BackendUnavailable,
     OSError,

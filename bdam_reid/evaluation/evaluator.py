@@ -61,7 +61,7 @@ def evaluate(
     Args:
         embedder: of the method, which has the weights to evaluate.
         dataset: whose protocols are ranked.
-        weights: of the parts of an embedding.
+        weights: of the parts of an embedding; a part that is not named has none.
         output: folder of metrics.json.
         protocols: names of those to rank; none stands for all but "val".
     Raises: ConfigError for a protocol or part that there is not; DatasetError for images that cannot be read, unless
@@ -73,6 +73,7 @@ def evaluate(
     _check_known("--weights", weights, method.parts)
     if not all(map(isfinite, weights.values())):
         raise ConfigError(f"--weights must be finite, got {weights_text(weights)}")
+    weights = {part: weights.get(part, 0.0) for part in method.parts}
     rankings = {name: embedder.rank(dataset.protocols[name]) for name in chosen}
     metrics = measure(rankings, weights, next(iter(method.parts)))
     gates = embedder.analyse(dataset.protocols[chosen[0]].gallery)

@@ -52,7 +52,7 @@ def _draw(run: Path, folder: Path, found: Evaluation) -> Mapping[str, str]:
         drawn["Training"] = "curves.png"
         pictures.draw_curves(curves, folder / "curves.png")
     if found.gates:
-        drawn["Gates on the test gallery"] = "gates.png"
+        drawn["Gates"] = "gates.png"
         panels = {
             group: {name: weights.flatten().numpy() for name, weights in series.items()}
             for group, series in found.gates.items()

@@ -106,7 +106,9 @@ def _draw_image(axes: Axes, path: Path) -> None:
 def _frame(axes: Axes, hit: Hit) -> None:
     colour = RIGHT if hit.right else WRONG
     for spine in axes.spines.values():
-        spine.set(visible=True, color=colour, linewidth=3.5, linestyle="solid" if hit.right else (0, (2, 1)))
+        spine.set(
+            visible=True, color=colour, linewidth=3.5, linestyle="solid" if hit.right else (0, (2, 1)), capstyle="butt"
+        )
     axes.text(
         0.06, 0.97, f"{MARKS[hit.right]} {hit.rank}", transform=axes.transAxes, va="top", size=8, color="white",
         weight="bold", bbox={"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": "none"},
@@ -217,9 +219,7 @@ def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
         values = [row[key] for row in rows.values()]
         axes.bar(places + shift, values, 0.95 * width, color=colour, label=f"from the {key} feature")
     chance = [row["chance"] for row in rows.values()]
-    axes.hlines(
-        chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="always the majority class"
-    )
+    axes.hlines(chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="always the majority class")
     axes.set_xticks(places, [name.replace("_", " ") for name in rows], rotation=35, ha="right")
     axes.grid(False, axis="x")
 

@@ -94,7 +94,8 @@ class Embedder:
     def rank(self, protocol: Protocol) -> Ranking:
         """Similarities of all queries of a protocol to all of its gallery.
 
-        Raises: DatasetError if images cannot be read, or no query has an image of its person to find.
+        Raises: DatasetError if images cannot be read, or no query has an image of its person to find;
+            QueryError.
         """
         records, gallery = self.gallery(protocol.gallery)
         asked, queries = self._asked(protocol)
@@ -136,7 +137,7 @@ class Embedder:
             return self.method.analyse(self._batches(records))
 
     def queries(self, queries: Sequence[Query]) -> Tensor:
-        """Embeddings (Q, E), float32 on the CPU. Raises: ValueError as the method's `embed_queries`; ImageError."""
+        """Embeddings (Q, E), float32 on the CPU. Raises: QueryError, ImageError."""
         embedded = []
         with inference(self.method, self.device, self.precision):
             for at in range(0, len(queries), self.batch_size):

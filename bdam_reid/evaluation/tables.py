@@ -88,7 +88,7 @@ def _gate_table(gates: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 def _probe_table(probes: Mapping[str, Any]) -> str:
     features = list(probes[f"{GROUPS[0]}_above_chance"])
-    head = "".join(f"{name:>10}" for name in ("chance", *features, "images"))
+    head = "".join(f"{name:>10}" for name in ("majority", *features, "images"))
     lines = [f"{'linear probe, accuracy %':<{_TITLE}}{head}"]
     for group in GROUPS:
         for name, row in probes[group].items():

@@ -1,8 +1,7 @@
 """The contract between a method and the rest of the house.
 
-An embedding is one vector with named parts. A method gives each image one vector and each query one, and ranks by their
-inner products, part by part, weighted. Nothing of a gallery image's text reaches its embedding. How a method is made
-from its config stands in `bdam_reid.config.MethodConfig`.
+An embedding is one vector with named parts. A method ranks images by the inner products of theirs with a query's, part
+by part, weighted. Nothing of a gallery image's text reaches its embedding. `config.MethodConfig` makes a method.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Stage:
     clip_norm: float = 0.0
     """Gradient norm limit; 0 is none."""
     validates: bool = True
-    """Whether validation runs in this stage, and may choose one of its checkpoints; in the last one it must."""
+    """Whether validation runs, and may choose a checkpoint of this stage; in the last one it must."""
 
 
 class Method(nn.Module, ABC):
@@ -69,7 +68,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, batch: Any, step: int) -> Losses:
-        """Run the forward pass of a batch, with autocast on as the run has it; `step` counts from 0."""
+        """Run the forward pass of a batch, with autocast as the run has it; `step` counts from 0."""
 
     def forward(self, batch: Any, step: int) -> Losses:
         """`losses`: the engine calls the module, as wrappers of modules want it."""
@@ -81,7 +80,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def embed_queries(self, queries: Sequence[Query]) -> Tensor:
-        """B queries -> embeddings (B, E). Raises: ValueError for a query of a kind that the method cannot read."""
+        """B queries -> embeddings (B, E). Raises: QueryError for a query that the method cannot read."""
 
     def weight_choices(self) -> Sequence[Mapping[str, float]]:
         """Weights of the parts that validation chooses from; of equals it takes the first."""

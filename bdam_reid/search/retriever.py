@@ -69,7 +69,7 @@ class Retriever:
     def embed_texts(self, sentences: Sequence[str]) -> Tensor:
         """Embeddings of sentences to search with, (N, E) float32 on the CPU.
 
-        Raises: ValueError if a sentence is blank, or the method cannot read sentences.
+        Raises: ValueError if a sentence is blank; QueryError if the method cannot read sentences.
         """
         queries = [Query(text=sentence) for sentence in sentences]
         with inference(self._method, self._device, self._precision):

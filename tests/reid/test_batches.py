@@ -184,9 +184,7 @@ def test_more_than_half_unreadable_is_an_error(root: Path, tokenize: Tokenize, w
     batches = training_batches(root, tokenize, 4, 3)
     for record in batches.items.records[:6]:
         spoil_image(record)
-    with pytest.raises(
-        DatasetError, match=r"6 of 10 training images cannot be read.*unpack it again$"
-    ) as error:
+    with pytest.raises(DatasetError, match=r"6 of 10 training images cannot be read.*unpack it again$") as error:
         list(batches.batches(0, 0, workers))
     assert "\n" not in str(error.value)
 

@@ -13,7 +13,7 @@ from naive import HEADS, WIDTH, close, linear
 from torch.nn import functional as F
 
 from bdam_reid.config import DataConfig
-from bdam_reid.data.records import Query
+from bdam_reid.data.records import Query, QueryError
 from bdam_reid.data.tokens import Tokenize, train_wordpiece
 from bdam_reid.encoders.config import EncoderConfig
 from bdam_reid.methods.bdam.batches import Batch
@@ -197,7 +197,7 @@ def test_an_embedding_is_the_two_unit_vectors_that_are_matched(tmp_path: Path) -
     assert torch.equal(query[0], query[1]) and query.shape[1] == image.shape[1]
     for part in method.parts.values():
         close(query[:, part].norm(dim=1), torch.ones(2))
-    with pytest.raises(ValueError, match="by a sentence alone"):
+    with pytest.raises(QueryError, match="by a sentence alone"):
         method.embed_queries([Query(text=text, image=Path("a.jpg"))])
 
 

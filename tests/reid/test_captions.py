@@ -12,8 +12,7 @@ EXAMPLES = [
         "The woman has shoulder-length dark hair. She is wearing a white blouse with black trousers and "
         "carries a brown handbag over her left shoulder.",
         "The woman has shoulder-length dark hair.",
-        "She is wearing a white blouse with black trousers and carries a brown handbag over her left "
-        "shoulder.",
+        "She is wearing a white blouse with black trousers and carries a brown handbag over her left shoulder.",
     ),
     (
         "A tall, slim young man with glasses wearing a red hooded jacket, blue jeans and white sneakers.",

@@ -61,9 +61,7 @@ def test_state_with_tensors_comes_back_exactly(tmp_path: Path) -> None:
 
 def test_no_pickle_is_written(tmp_path: Path) -> None:
     model, optimizer = trained_model()
-    save_checkpoint(
-        tmp_path, "last", model.state_dict(), {"optimizer": optimizer.state_dict(), "rng": random_state()}
-    )
+    save_checkpoint(tmp_path, "last", model.state_dict(), {"optimizer": optimizer.state_dict(), "rng": random_state()})
     files = {path.name for path in (tmp_path / "last").iterdir()}
     assert files == {"model.safetensors", "state.safetensors", "state.json"}
 
@@ -109,9 +107,7 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / "log.txt").write_text("kept")
     remove_leftovers(tmp_path)
     link = tmp_path / "last"
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        ["last", link.resolve().name, "log.txt"]
-    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["last", link.resolve().name, "log.txt"])
     assert load_state(link)["step"] == 1
 
 

@@ -60,9 +60,7 @@ def test_command_line_overrides_nested_fields() -> None:
     ],
     ids=["unknown key", "wrong type", "wrong choice", "unknown preset", "no preset"],
 )
-def test_command_line_mistakes_exit_with_2(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_line_mistakes_exit_with_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         parse_config(PRESETS, arguments)
     captured = capsys.readouterr()
@@ -88,12 +86,18 @@ def test_command_line_mistakes_exit_with_2(
         ("--method.text.heads 7", "--method.text.width must be a multiple of --method.text.heads"),
         ("--method.decoupling.heads 7", "--method.image.width must be a multiple of --method.decoupling.heads"),
         ("--method.decoupling.dropout 1", "--method.decoupling.dropout must be at most 0.99"),
-        ("--method.decoupling.pooled-last True --method.decoupling.cross-layers 0", "--method.decoupling.pooled-last needs a cross-attention layer"),
+        (
+            "--method.decoupling.pooled-last True --method.decoupling.cross-layers 0",
+            "--method.decoupling.pooled-last needs a cross-attention layer",
+        ),
         (
             "--method.decoupling.pooled-last True --method.fusion.tokens sequence",
             "--method.decoupling.pooled-last leaves no image tokens for --method.fusion.tokens sequence",
         ),
-        ("--method.fusion.kind transformer --method.fusion.heads 7", "--method.fusion.width must be a multiple of --method.fusion.heads"),
+        (
+            "--method.fusion.kind transformer --method.fusion.heads 7",
+            "--method.fusion.width must be a multiple of --method.fusion.heads",
+        ),
     ],
 )
 def test_impossible_values_are_named(arguments: str, said: str) -> None:

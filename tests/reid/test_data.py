@@ -272,13 +272,13 @@ def test_market(market: Path) -> None:
 
 def test_a_market_set_that_would_make_a_result_wrong_is_an_error(market: Path) -> None:
     write_image(market / "query" / "0005_c1s1_9.jpg")
-    with pytest.raises(DatasetError, match="1 ids of .* are in both train and test, such as 5"):
+    with pytest.raises(DatasetError, match=r"1 ids of .* are in both train and test, such as 5"):
         load_dataset(market)
 
 
 def test_a_market_set_of_too_few_people_is_an_error(tmp_path: Path) -> None:
     root = write_market(tmp_path / "m", bounding_box_train=["0001_c1.jpg"], query=[], bounding_box_test=[])
-    with pytest.raises(DatasetError, match="four people or more .* got 1 and 0 images"):
+    with pytest.raises(DatasetError, match=r"four people or more .* got 1 and 0 images"):
         load_dataset(root)
 
 

@@ -10,8 +10,12 @@ from torch import Tensor
 
 from bdam_kernels import BidirectionalCrossAttention
 from bdam_reid.methods.bdam.config import DecouplingConfig
-from bdam_reid.methods.bdam.decoupling import Decoupling
-from bdam_reid.methods.bdam.decoupling import CrossAttentionLayer, PooledCrossAttentionLayer, SelfAttentionLayer
+from bdam_reid.methods.bdam.decoupling import (
+    CrossAttentionLayer,
+    Decoupling,
+    PooledCrossAttentionLayer,
+    SelfAttentionLayer,
+)
 
 
 def test_self_attention_layer() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +16,16 @@ import torch
 from PIL import Image
 from tiny_run import restore_globals, tiny, train_alone, write_people
 
+from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.image_sets import same_camera
 from bdam_reid.data.records import Query, Record
 from bdam_reid.engine.checkpoint import load_state, load_weights, save_checkpoint
 from bdam_reid.engine.run import load_best, load_config
 from bdam_reid.evaluate import Options, evaluate_run, main
 from bdam_reid.evaluation import pictures
-from bdam_reid.evaluation.page import retrievals, stack, write_page
 from bdam_reid.evaluation.probes import Probed, ProbeScore, above_chance, attribute_columns, probe_attributes
 from bdam_reid.evaluation.ranking import Embedder, Ranking, choose_weights
+from bdam_reid.evaluation.retrievals import Hit, Retrieval, retrievals
 from bdam_reid.evaluation.tables import describe
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.method import BETAS
@@ -38,7 +41,7 @@ def _untouched_globals() -> Iterator[None]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     root = tmp_path_factory.mktemp("evaluate")
-    return train_alone(tiny(write_people(root / "people"), root / "run", "--save-every", "0"))
+    return train_alone(tiny(write_people(root / "people"), root / "run", "--engine.save-every", "0"))
 
 
 def make_ranking(identity: torch.Tensor, clothing: torch.Tensor) -> Ranking:
@@ -63,9 +66,15 @@ def test_evaluation_repeats_what_training_found_and_draws_it(run: Path) -> None:
     assert gates["fusion"]["image"]["std"] == pytest.approx(gates["fusion"]["text"]["std"], rel=1e-3)
     assert gates["gate"]["identity"]["std"] > 0
     assert metrics["probes"]["identity"]["sex"]["images"] == 2 * 4 + 2 * 4 + 2 * 2
-    drawn = {"test", "clothing_change", "curves", "gates", "probes", "overview"}
+    drawn = {"test", "clothing_change", "curves", "gates", "probes"}
     assert {path.stem for path in (run / "pictures").glob("*.png")} == drawn
-    assert (run / "pictures" / "index.html").exists()
+    page = (run / "pictures" / "index.html").read_text()
+    dataset = load_dataset(load_config(run, PRESETS).data.root)
+    assert html.escape(dataset.protocols["test"].queries[0].text or "") in page
+    assert page.count("<figcaption>described") == 12
+    assert 'class="right"' in page and 'class="wrong"' in page and 'name="viewport"' in page
+    photos = re.findall(r'src="(photos/\d+\.jpg)"', page)
+    assert photos and all((run / "pictures" / name).is_file() for name in photos)
     for name in ("chance_r1", "queries_without_positive", "nan"):
         assert name not in describe(metrics)
 
@@ -85,7 +94,7 @@ def test_options_choose_the_protocol_the_weights_and_the_place(run: Path, tmp_pa
     line = f"{run} --split val --weights clothing 1 --batch-size 3 --device cpu --output {tmp_path / 'out'}"
     main(line.split())
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["weights"] == {"clothing": 1} and "test" not in metrics
+    assert metrics["weights"] == {"identity": 0, "clothing": 1} and "test" not in metrics
     assert metrics["val"]["queries"] == 16 and metrics["val"] != metrics["val_identity"]
     assert (tmp_path / "out" / "pictures" / "val.png").exists()
     assert (run / "metrics.json").read_text() == before
@@ -191,8 +200,8 @@ def test_junk_counts_neither_in_the_metrics_nor_in_what_is_shown() -> None:
     assert ranking.metrics({"all": 1.0}).r1 == 25
     assert ranking.chance() == pytest.approx(100 / 3)
     first = retrievals(ranking, {"all": 1.0}, 1)[0]
-    assert [path.name for path in first.images] == ["2.jpg", "1.jpg", "3.jpg"]
-    assert (first.query, first.first_rank) == (Path("0.jpg"), 2)
+    assert [hit.path.name for hit in first.hits] == ["2.jpg", "1.jpg", "3.jpg"]
+    assert (first.image, first.first_right) == (Path("0.jpg"), first.hits[1])
 
 
 def test_chance_is_the_mean_share_of_positives() -> None:
@@ -203,9 +212,17 @@ def test_retrievals_are_in_the_order_of_the_ranking() -> None:
     identity = torch.tensor([[0.1, 0.9, 0.5], [0.0, 1.0, 0.2], [0.3, 0.2, 0.1]])
     shown = retrievals(make_ranking(identity, torch.zeros(3, 3)), {"identity": 1.0, "clothing": 1.0}, 3)
     assert [retrieval.text for retrieval in shown] == ["caption 0", "caption 1", "caption 2"]
-    assert [path.name for path in shown[0].images] == ["1.jpg", "2.jpg", "0.jpg"]
-    assert shown[0].right == (False, False, True)
-    assert [retrieval.first_rank for retrieval in shown] == [3, 1, 3]
+    assert [hit.path.name for hit in shown[0].hits] == ["1.jpg", "2.jpg", "0.jpg"]
+    assert [hit.right for hit in shown[0].hits] == [False, False, True]
+    assert [hit.rank for hit in shown[0].hits] == [1, 2, 3]
+    assert [retrieval.first_right.rank for retrieval in shown if retrieval.first_right] == [3, 1, 3]
+
+
+def test_the_right_image_of_a_query_that_failed_is_shown() -> None:
+    scores = torch.arange(9.0, 0, -1).expand(9, 9)
+    last = retrievals(make_ranking(scores, torch.zeros(9, 9)), {"identity": 1.0}, 2)[-1]
+    assert [hit.rank for hit in last.hits] == [1, 2, 3, 4, 5]
+    assert last.first_right == Hit(Path("8.jpg"), 9, 1.0, True)
 
 
 def test_attributes_become_columns() -> None:
@@ -273,9 +290,10 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
         images.append(tmp_path / f"{index}.jpg")
         Image.new("RGB", (24, 48), (50 * index, 90, 120)).save(images[-1])
     long = "A woman with $5 in a <red> coat and a very long description of it. " * 12
+    hits = [Hit(path, rank, 0.5, rank in (1, 4)) for rank, path in enumerate([*images[:4], tmp_path / "gone.jpg"], 1)]
     rows = [
-        pictures.Retrieval(long, None, tuple(images), (True, False, False, True, False), 1),
-        pictures.Retrieval("short", images[0], tuple(images[:3]), (False, False, False), None),
+        Retrieval(long, None, images[0], tuple(hits), hits[0]),
+        Retrieval("", images[0], None, tuple(hits[1:3]), None),
     ]
     rng = np.random.default_rng(0)
     steps = list(range(300))
@@ -293,11 +311,13 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     scores = {"identity": {"sex": row, "skin": row}, "outfit": {"top colour": row}}
     pictures.draw_probes(scores, tmp_path / "probes.png")
     names = ["retrievals.png", "gates.png", "curves.png", "none.png", "probes.png"]
-    stack([tmp_path / name for name in names], tmp_path / "overview.png")
-    for name in [*names, "overview.png"]:
+    for name in names:
         with Image.open(tmp_path / name) as image:
             assert image.width > 400
             assert np.asarray(image.convert("L")).std() > 5, f"{name} is empty"
-    write_page("Run <x>", "r1 & map", {"Curves": "curves.png"}, tmp_path / "index.html")
-    text = (tmp_path / "index.html").read_text()
-    assert "Run &lt;x&gt;" in text and "r1 &amp; map" in text and 'src="curves.png"' in text
+
+
+def test_a_thumbnail_keeps_the_shape_and_stays_small(tmp_path: Path) -> None:
+    for size, expected in (((600, 1200), (144, 288)), ((3000, 300), (288, 29)), ((20, 40), (20, 40))):
+        Image.new("RGB", size).save(tmp_path / "a.jpg")
+        assert pictures.thumbnail(tmp_path / "a.jpg").size == expected

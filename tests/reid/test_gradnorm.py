@@ -11,8 +11,7 @@ from naive import close
 from torch import Tensor, nn
 
 from bdam_reid.methods.bdam.config import LossConfig
-
-from bdam_reid.methods.bdam.gradnorm import GradNorm, MAX_RATIO, MAX_WEIGHT, MIN_WEIGHT
+from bdam_reid.methods.bdam.gradnorm import MAX_RATIO, MAX_WEIGHT, MIN_WEIGHT, GradNorm
 
 EPS = torch.finfo(torch.float64).eps
 TASKS = ("info", "triplet", "clothing", "decouple")

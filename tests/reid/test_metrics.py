@@ -65,7 +65,7 @@ def test_equals_the_definitions(problem: Problem) -> None:
 
 @given(problems(), st.randoms(use_true_random=False))
 def test_junk_is_as_if_it_were_not_in_the_gallery(problem: Problem, random: Random) -> None:
-    similarity, query_ids, gallery_ids = problem
+    _, query_ids, gallery_ids = problem
     junk = [[random.random() < 0.5 for _ in gallery_ids] for _ in query_ids]
     junk[0][gallery_ids.index(query_ids[0])] = False
     check(retrieval(*map(torch.tensor, problem), torch.tensor(junk)), slow(*problem, junk))

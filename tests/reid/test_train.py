@@ -58,7 +58,8 @@ def finished(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(config: Config) -> Any:
     """Train in a process that is forked from one that has everything imported, and never trained itself."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bdam_reid.engine.trainer", "bdam_reid.evaluation.evaluator", "bdam_reid.methods.bdam.method"])
+    modules = ("engine.trainer", "evaluation.evaluator", "methods.bdam.method")
+    context.set_forkserver_preload([f"bdam_reid.{module}" for module in modules])
     process = context.Process(target=train_alone, args=(config,))
     process.start()
     return process

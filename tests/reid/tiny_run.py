@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from bdam_reid.config import Config, parse_config
-from bdam_reid.data.synthetic.writer import write_synthetic
 from bdam_reid.methods import PRESETS
+from bdam_reid.synthetic.writer import write_synthetic
 from bdam_reid.train import train
 
 TINY = """

@@ -111,15 +111,12 @@ class BDAMConfig(MethodConfig):
         self.image.check_image("method.image", data)
         self.text.check_text("method.text")
         if not self.image.pretrained:
-            check_multiple(
-                ("method.image.width", self.image.width), ("method.decoupling.heads", self.decoupling.heads)
-            )
+            check_multiple(("method.image.width", self.image.width), ("method.decoupling.heads", self.decoupling.heads))
         if self.fusion.kind == "transformer":
             check_multiple(("method.fusion.width", self.fusion.width), ("method.fusion.heads", self.fusion.heads))
         if self.decoupling.pooled_last and self.decoupling.cross_layers == 0:
             raise ConfigError(
-                "--method.decoupling.pooled-last needs a cross-attention layer, "
-                "got --method.decoupling.cross-layers 0"
+                "--method.decoupling.pooled-last needs a cross-attention layer, got --method.decoupling.cross-layers 0"
             )
         if self.decoupling.pooled_last and self.fusion.tokens == "sequence":
             raise ConfigError(

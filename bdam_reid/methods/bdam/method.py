@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bdam_reid.captions.splitter import phrases, split_caption
 from bdam_reid.config import ConfigError, DataConfig
-from bdam_reid.data.records import Dataset, Query, Record
+from bdam_reid.data.records import Dataset, DatasetError, Query, QueryError, Record
 from bdam_reid.data.tokens import Tokenize, load_tokenizer, train_wordpiece
 from bdam_reid.methods.bdam.batches import Batch, make_batches
 from bdam_reid.methods.bdam.config import BDAMConfig
@@ -101,7 +101,7 @@ class BDAM(Network, Method):
         """
         texts = [query.text for query in queries if query.text is not None and query.image is None]
         if len(texts) < len(queries):
-            raise ValueError("BDAM searches by a sentence alone, got a query with an image or without a text")
+            raise QueryError("BDAM searches by a sentence alone, got a query with an image or without a text")
         device = next(self.parameters()).device
         parts = zip(*(split_caption(text) for text in texts), strict=True)
         features = self.encode_text(*(x.to(device) for part in parts for x in self.tokenize(part)))
@@ -140,8 +140,14 @@ def prepare(config: BDAMConfig, data: DataConfig, dataset: Dataset, folder: Path
     """Write the tokenizer into a run folder: the text encoder's own, else one trained on the texts of the set; and the
     architectures of published encoders. What is there stays.
 
-    Raises: ConfigError if the text encoder's tokenizer or a published encoder cannot be had.
+    Raises: ConfigError if the text encoder's tokenizer or a published encoder cannot be had; DatasetError for training
+        images without a caption.
     """
+    if without := [record.key for record in dataset.train if not record.captions]:
+        raise DatasetError(
+            f"BDAM learns from captions, and {len(without)} of {len(dataset.train)} training images of {dataset.root} "
+            f"have none, such as {without[0]}: give --data.root a set with captions"
+        )
     if not (folder / "tokenizer").exists():
         if config.text.pretrained:
             _keep(_pretrained_tokenizer(config.text.pretrained), folder / "tokenizer")

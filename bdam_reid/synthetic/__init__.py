@@ -1,6 +1,6 @@
-"""A synthetic pedestrian set, drawn and described by this package, in the on-disk layout of CUHK-PEDES.
+"""A synthetic pedestrian set, drawn and described by this package, in the layout of CUHK-PEDES or Market-1501.
 
-    python -m bdam_reid.data.synthetic OUT --identities 800 --seed 0
+    python -m bdam_reid.synthetic OUT --identities 800 --seed 0
 
 It stands in for the public sets where these cannot be had, and it is no substitute for them: it is always
 called synthetic. Drawn persons have identity attributes (sex, age, build, height, skin, hair, posture,
@@ -26,8 +26,12 @@ clothes above or below the waist. Only identity attributes can find the person. 
 `imgs/clothing_change/` and not in reid_raw.json: the standard gallery has no image of a person in clothes
 that no query describes, and none of the clothing-change gallery was seen by the model or by model
 selection.
+
+`--layout market` writes pictures only, in folders and under names as Market-1501's; see `market.py`.
 """
 
-from bdam_reid.data.synthetic.writer import SyntheticError, write_synthetic
+from bdam_reid.synthetic.market import write_market
+from bdam_reid.synthetic.output import SyntheticError
+from bdam_reid.synthetic.writer import write_synthetic
 
-__all__ = ["SyntheticError", "write_synthetic"]
+__all__ = ["SyntheticError", "write_market", "write_synthetic"]

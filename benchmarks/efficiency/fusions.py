@@ -1,6 +1,6 @@
 """What the efficiency study measures: the fusion modules of the drafts and their variants, and the whole model by part.
 
-Source: seeds 002 section 4.5 and Fig. 5, seeds 001 Table III.
+Source: long, section 4.5 and Fig. 5; icme, Table III.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 import bdam_kernels.flops  # noqa: F401
-from bdam_reid.config import BDAMConfig, DataConfig, EncoderConfig, FusionConfig, paper_icme
-from bdam_reid.models import BDAMReID, Fusion
+from bdam_reid.config import DataConfig
+from bdam_reid.encoders.config import EncoderConfig
+from bdam_reid.methods.bdam.config import BDAMConfig, DecouplingConfig, FusionConfig
+from bdam_reid.methods.bdam.fusion import Fusion
+from bdam_reid.methods.bdam.network import Network
 from bdam_reid.studies.fusion import FUSIONS
 from benchmarks.measure import DEVICE, Contender
 
@@ -123,24 +126,22 @@ def variant(name: str) -> Fusion:
 VARIANTS = ("full", "w/o Mamba", "w/o gate", "w/o alignment")
 
 
-def whole_model(small: bool) -> BDAMReID:
+def whole_model(small: bool) -> Network:
     """ViT-B/16, BERT-base, BDAM and fusion with random weights; or the same of one layer of each."""
     layers, heads = (1, 2) if small else (12, 12)
     width = 16 if small else WIDTH
     encoder = EncoderConfig(width=width, layers=layers, heads=heads)
     vocabulary, positions = (100, 64) if small else (30522, 512)
-    config = replace(
-        paper_icme(),
-        data=DataConfig(max_tokens=positions),
+    config = BDAMConfig(
         image=encoder,
         text=encoder,
-        bdam=BDAMConfig(self_layers=1, cross_layers=1, heads=2) if small else BDAMConfig(),
+        decoupling=DecouplingConfig(self_layers=1, cross_layers=1, heads=2) if small else DecouplingConfig(),
     )
     with torch.device(DEVICE):
-        return BDAMReID(config, vocabulary)
+        return Network(config, DataConfig(max_tokens=positions), vocabulary)
 
 
-def whole_model_parts(model: BDAMReID, batch: int) -> dict[str, tuple[nn.Module, list[Tensor]]]:
+def whole_model_parts(model: Network, batch: int) -> dict[str, tuple[nn.Module, list[Tensor]]]:
     """The parts of the model and what each reads for a batch of images with an identity and a clothing text each."""
     image_width, text_width = model.image_encoder.width, model.text_encoder.width
     ids = torch.randint(0, 100, (2 * batch, WORDS), device=DEVICE)

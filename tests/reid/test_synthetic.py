@@ -9,26 +9,28 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bdam_reid.data.records import load_attributes, load_dataset
-from bdam_reid.data.synthetic import SyntheticError, write_synthetic, writer
-from bdam_reid.data.synthetic.drawing import render
-from bdam_reid.data.synthetic.people import (
+from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.records import Record
+from bdam_reid.synthetic import SyntheticError, write_market, write_synthetic, writer
+from bdam_reid.synthetic.__main__ import main
+from bdam_reid.synthetic.drawing import render
+from bdam_reid.synthetic.people import (
     VIEWPOINTS,
     Shot,
-    differs,
-    sample_outfit,
     sample_person,
     sample_shots,
-    sample_wardrobe,
     visible_items,
 )
-from bdam_reid.data.synthetic.sentences import write_captions, write_sidecar
-from bdam_reid.data.synthetic.vocabulary import COLOUR_WORDS, HAIR_COLOUR_WORDS, ITEM_WORDS, NOUNS
+from bdam_reid.synthetic.sentences import write_captions, write_texts
+from bdam_reid.synthetic.shapes import points
+from bdam_reid.synthetic.wardrobe import differs, sample_outfit, sample_wardrobe
+from bdam_reid.synthetic.words import COLOUR_WORDS, HAIR_COLOUR_WORDS, ITEM_WORDS, NOUNS
 
 IDENTITIES = 8
 
@@ -41,9 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
-    }
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def test_the_same_seed_gives_the_same_bytes_for_any_number_of_processes(root: Path, tmp_path: Path) -> None:
@@ -57,14 +57,25 @@ def test_another_seed_gives_other_people(root: Path, tmp_path: Path) -> None:
     assert ours[0]["captions"] != theirs[0]["captions"]
 
 
+def standard(root: Path) -> list[Record]:
+    """The pictures of the three splits."""
+    dataset = load_dataset(root)
+    return [*dataset.train, *dataset.protocols["val"].gallery, *dataset.protocols["test"].gallery]
+
+
+def attributes_of(record: Record) -> dict[str, Any]:
+    assert record.attributes is not None
+    return dict(record.attributes)
+
+
 def test_the_layout_is_that_of_cuhk_pedes(root: Path) -> None:
     dataset = load_dataset(root)
     assert dataset.name == "cuhk-pedes"
     assert dataset.report.findings == ()
     assert dataset.report.identities == {"train": 4, "val": 2, "test": 2}
-    for record in (*dataset.train, *dataset.val, *dataset.test):
+    for record in standard(root):
         assert len(record.captions) == 2
-        assert record.identity_text and record.clothing_text
+        assert record.texts
         with Image.open(record.path) as image:
             assert (image.format, image.size) == ("JPEG", (96, 192))
     raw = json.loads((root / "reid_raw.json").read_text())
@@ -74,37 +85,33 @@ def test_the_layout_is_that_of_cuhk_pedes(root: Path) -> None:
 
 def test_everything_that_is_drawn_is_indexed(root: Path) -> None:
     drawn = {str(path.relative_to(root / "imgs")) for path in (root / "imgs").rglob("*.jpg")}
-    attributes = load_attributes(root)
-    assert attributes is not None
-    assert set(attributes) == drawn
+    assert set(json.loads((root / "attributes.json").read_text())) == drawn
     assert set(json.loads((root / "texts.json").read_text())) == drawn
 
 
 def test_people_keep_their_identity_attributes_in_all_pictures(root: Path) -> None:
-    dataset, attributes = load_dataset(root), load_attributes(root)
-    assert attributes is not None and dataset.clothing_change is not None
+    dataset = load_dataset(root)
     seen = defaultdict(list)
-    for record in (*dataset.train, *dataset.val, *dataset.test, *dataset.clothing_change.gallery):
-        seen[record.identity].append(attributes[record.key]["identity"])
+    for record in (*standard(root), *dataset.protocols["clothing_change"].gallery):
+        seen[record.identity].append(attributes_of(record)["identity"])
     assert all(other == own[0] for own in seen.values() for other in own)
     outfits = defaultdict(set)
     for record in dataset.train:
-        outfits[record.identity].add(attributes[record.key]["outfit_index"])
+        outfits[record.identity].add(record.outfit)
     assert all(len(numbers) >= 2 for numbers in outfits.values())
 
 
 def test_the_clothing_change_gallery_is_a_change_and_apart_from_the_standard_protocol(root: Path) -> None:
-    dataset, attributes = load_dataset(root), load_attributes(root)
-    assert attributes is not None and dataset.clothing_change is not None
-    change = dataset.clothing_change
-    test_ids = {record.identity for record in dataset.test}
+    protocols = load_dataset(root).protocols
+    change, test = protocols["clothing_change"], protocols["test"].gallery
+    test_ids = {record.identity for record in test}
     assert {record.identity for record in change.gallery} == test_ids
     assert {query.identity for query in change.queries} == test_ids
-    assert len(change.queries) == sum(len(record.captions) for record in dataset.test)
-    assert not {record.key for record in change.gallery} & {record.key for record in dataset.test}
-    worn = {record.identity: attributes[record.key]["outfit"] for record in dataset.test}
+    assert len(change.queries) == sum(len(record.captions) for record in test)
+    assert not {record.key for record in change.gallery} & {record.key for record in test}
+    worn = {record.identity: attributes_of(record)["outfit"] for record in test}
     for record in change.gallery:
-        before, after = worn[record.identity], attributes[record.key]["outfit"]
+        before, after = worn[record.identity], attributes_of(record)["outfit"]
         pairs = [{(item["kind"], item["colour"]) for item in outfit.values()} for outfit in (before, after)]
         assert not pairs[0] & pairs[1]
         assert before.get("outer", before["upper"])["colour"] != after.get("outer", after["upper"])["colour"]
@@ -118,9 +125,7 @@ def test_wardrobes_differ_and_fit_the_person() -> None:
         assert differs(first, second) and differs(second, third) and differs(first, third)
         assert not differs(first, first)
         if person.sex == "male":
-            assert all(
-                outfit.lower is not None and "skirt" not in outfit.lower.kind for outfit in (first, second)
-            )
+            assert all(outfit.lower is not None and "skirt" not in outfit.lower.kind for outfit in (first, second))
         else:
             assert person.beard == "none"
 
@@ -142,9 +147,7 @@ def mentions(text: str, phrase: str) -> bool:
 
 def without_longer(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
     """Keys whose words occur in a text, but for words inside longer known ones ("coat" in "long coat")."""
-    every = sorted(
-        ((word, key) for key, own in words.items() for word in own), key=lambda pair: -len(pair[0])
-    )
+    every = sorted(((word, key) for key, own in words.items() for word in own), key=lambda pair: -len(pair[0]))
     found = set()
     for word, key in every:
         if mentions(text, word):
@@ -156,11 +159,9 @@ def without_longer(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
 def test_captions_name_only_what_can_be_seen() -> None:
     for person, outfit, shot in looks(150, "true"):
         seen = visible_items(outfit, shot)
-        texts = [*write_captions(person, outfit, shot), write_sidecar(person, outfit, shot)["clothing"]]
+        texts = [*write_captions(person, outfit, shot), write_texts(person, outfit, shot)["clothing"]]
         for text in texts:
-            assert without_longer(text.replace("jacket:", ""), ITEM_WORDS) <= {
-                item.kind for item in seen.values()
-            }
+            assert without_longer(text.replace("jacket:", ""), ITEM_WORDS) <= {item.kind for item in seen.values()}
             if shot.viewpoint == "back":
                 assert "glasses" not in text and "beard" not in text and "moustache" not in text
 
@@ -169,18 +170,16 @@ def test_captions_name_the_true_colours_and_the_true_sex() -> None:
     for person, outfit, shot in looks(150, "colours"):
         true = {item.colour for item in outfit.items().values()}
         true |= {item.second for item in outfit.items().values() if item.second}
-        sidecar = write_sidecar(person, outfit, shot)
-        assert without_longer(sidecar["clothing"], COLOUR_WORDS) <= true
-        for text in (*write_captions(person, outfit, shot), sidecar["identity"]):
+        texts = write_texts(person, outfit, shot)
+        assert without_longer(texts["clothing"], COLOUR_WORDS) <= true
+        for text in (*write_captions(person, outfit, shot), texts["identity"]):
             own = NOUNS[person.sex]
             assert any(mentions(text, noun) for noun in own)
             others = set(NOUNS["female" if person.sex == "male" else "male"]) - set(own)
             assert not any(mentions(text, noun) for noun in others)
-        if any(mentions(sidecar["identity"], word) for word in ("hair", "bun", "bob", "ponytail", "curls")):
+        if any(mentions(texts["identity"], word) for word in ("hair", "bun", "bob", "ponytail", "curls")):
             words = HAIR_COLOUR_WORDS[person.hair_colour]
-            assert "no hair" in sidecar["identity"] or any(
-                mentions(sidecar["identity"], word) for word in words
-            )
+            assert "no hair" in texts["identity"] or any(mentions(texts["identity"], word) for word in words)
 
 
 def test_most_captions_name_the_garment_above_and_its_colour() -> None:
@@ -194,12 +193,12 @@ def test_most_captions_name_the_garment_above_and_its_colour() -> None:
     assert named >= 90
 
 
-def test_sidecar_texts_keep_identity_and_clothing_apart() -> None:
+def test_texts_keep_identity_and_clothing_apart() -> None:
     for person, outfit, shot in looks(100, "apart"):
-        sidecar = write_sidecar(person, outfit, shot)
-        assert not without_longer(sidecar["identity"], ITEM_WORDS)
-        assert not any(mentions(sidecar["clothing"], noun) for nouns in NOUNS.values() for noun in nouns)
-        assert "hair" not in sidecar["clothing"] and "glasses" not in sidecar["clothing"]
+        texts = write_texts(person, outfit, shot)
+        assert not without_longer(texts["identity"], ITEM_WORDS)
+        assert not any(mentions(texts["clothing"], noun) for nouns in NOUNS.values() for noun in nouns)
+        assert "hair" not in texts["clothing"] and "glasses" not in texts["clothing"]
 
 
 def test_captions_of_a_shot_differ_and_repeat() -> None:
@@ -209,6 +208,12 @@ def test_captions_of_a_shot_differ_and_repeat() -> None:
     assert write_captions(person, outfit, shot) == (first, second)
 
 
+def test_outlines_are_measured_on_the_body() -> None:
+    assert points("hips*.5+.006,.4 -neck-hips,1", {"hips": 0.25, "neck": 0.5}) == [(0.131, 0.4), (-0.75, 1.0)]
+    with pytest.raises(ValueError, match="expected a number such as"):
+        points(".5*hips,0", {"hips": 0.25})
+
+
 def test_pictures_show_garments_where_the_body_is() -> None:
     """The colour of a plain red top dominates where the torso of a person of this height is."""
     rng = Random("picture")
@@ -216,13 +221,7 @@ def test_pictures_show_garments_where_the_body_is() -> None:
     while person.posture == "stooped":
         person = sample_person(rng)
     outfit = sample_outfit(rng, person)
-    while (
-        outfit.upper.colour != "red"
-        or outfit.upper.pattern != "plain"
-        or outfit.outer
-        or outfit.bag
-        or outfit.scarf
-    ):
+    while outfit.upper.colour != "red" or outfit.upper.pattern != "plain" or outfit.outer or outfit.bag or outfit.scarf:
         outfit = sample_outfit(rng, person)
     for viewpoint in VIEWPOINTS:
         pixels = np.asarray(render(person, outfit, Shot(0, viewpoint, "none", "shot"), seed=0)).astype(int)
@@ -272,7 +271,7 @@ def command(*arguments: str, limit: int | None = None) -> subprocess.CompletedPr
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    line = [sys.executable, "-m", "bdam_reid.data.synthetic", *arguments]
+    line = [sys.executable, "-m", "bdam_reid.synthetic", *arguments]
     return subprocess.run(line, capture_output=True, text=True, preexec_fn=limited)
 
 
@@ -289,3 +288,72 @@ def test_the_command_fails_in_one_line_when_it_cannot_write(tmp_path: Path) -> N
     assert "error: cannot write the synthetic set" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+MARKET_NAME = re.compile(r"(-1|\d{4})_c(\d)s(\d)_(\d{6})_(\d{2})\.jpg")
+
+
+@pytest.fixture(scope="module", params=[0, 1])
+def market(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("market") / "set"
+    write_market(out, IDENTITIES, seed=3, domain=request.param, processes=1)
+    return out
+
+
+def seen(market: Path, folder: str) -> list[tuple[int, int]]:
+    """The person and the camera of every picture in a folder."""
+    names = [MARKET_NAME.fullmatch(path.name) for path in sorted((market / folder).iterdir())]
+    assert all(names)
+    return [(int(name[1]), int(name[2])) for name in names if name]
+
+
+def test_market_separates_the_persons_of_training_and_test(market: Path) -> None:
+    train, query, gallery = (seen(market, folder) for folder in ("bounding_box_train", "query", "bounding_box_test"))
+    assert {person for person, _ in train} == {1, 2, 3, 4}
+    assert {person for person, _ in query} == {5, 6, 7, 8}
+    assert {person for person, _ in gallery} - {0, -1} == {5, 6, 7, 8}
+    assert len([person for person, _ in gallery if person in (0, -1)]) == IDENTITIES // 4
+    assert {camera for _, camera in train + query + gallery} <= set(range(1, 7))
+
+
+def test_market_has_one_query_a_camera_and_a_match_by_another(market: Path) -> None:
+    query, gallery = seen(market, "query"), seen(market, "bounding_box_test")
+    assert len(query) == len(set(query))
+    assert set(query) == {(person, camera) for person, camera in gallery if person > 0}
+    for person in {person for person, _ in query}:
+        assert len({camera for other, camera in query if other == person}) >= 2
+
+
+def test_market_is_the_same_for_any_number_of_processes_and_differs_by_domain(tmp_path: Path) -> None:
+    for name, domain, processes in (("once", 0, 1), ("again", 0, 2), ("other", 1, 1)):
+        write_market(tmp_path / name, 4, seed=3, domain=domain, processes=processes)
+    once, again, other = (contents(tmp_path / name) for name in ("once", "again", "other"))
+    assert once == again
+    assert not set(once.values()) & set(other.values())
+
+
+def test_market_marks_pictures_that_are_cut_and_refuses_too_few_people(tmp_path: Path) -> None:
+    write_market(tmp_path / "set", IDENTITIES, seed=1, processes=1)
+    assert {-1, 0} < {person for person, _ in seen(tmp_path / "set", "bounding_box_test")}
+    with pytest.raises(SyntheticError, match="expected 4 identities or more"):
+        write_market(tmp_path / "none", 3, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [("--layout market --test-identities 2", "--test-identities"), ("--domain 0", "--domain")],
+)
+def test_the_command_refuses_options_of_the_other_layout(
+    options: str, refused: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["synthetic", "out", *options.split()])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"{refused} does not go with --layout" in capsys.readouterr().err
+
+
+def test_the_command_writes_market(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = "--layout market --identities 4 --domain 1 --processes 1"
+    monkeypatch.setattr(sys, "argv", ["synthetic", str(tmp_path / "set"), *options.split()])
+    assert main() == 0
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {"bounding_box_train", "query", "bounding_box_test"}

@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bdam_reid.pictures import BLUE, GREEN, GREY, INK, ORANGE, STYLE
-from benchmarks.study import Curve, crossings
+from bdam_reid.evaluation.pictures import BLUE, GREEN, GREY, INK, ORANGE, STYLE
+from benchmarks.efficiency.study import Curve, crossings
 
 COLOURS = {"mamba": BLUE, "transformer": ORANGE, "simple": GREEN}
 LABELS = {"mamba": "Mamba, 2 layers", "transformer": "Transformer, 4 layers", "simple": "Simple"}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from torch import Tensor, nn
 
-from benchmarks.efficiency import (
+from benchmarks.efficiency.fusions import (
     VARIANTS,
     Size,
     flops,

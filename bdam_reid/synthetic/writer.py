@@ -1,0 +1,131 @@
+"""Writes the set in the layout of CUHK-PEDES."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from bdam_reid.synthetic.drawing import render
+from bdam_reid.synthetic.output import SyntheticError, draw_all, new_folder, save
+from bdam_reid.synthetic.people import Item, Outfit, Person, Shot, sample_person, sample_shots
+from bdam_reid.synthetic.sentences import write_captions, write_texts
+from bdam_reid.synthetic.wardrobe import sample_wardrobe
+
+# Shots of the outfits of one person; a training person has a rarely seen third outfit by chance.
+_SHOTS = {"train": (3, 2), "val": (4,), "test": (4, 2)}
+_THIRD_OUTFIT = 0.3
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One picture in all files but its own: `changed` if it belongs to the clothing-change gallery only."""
+
+    key: str
+    identity: int
+    split: str
+    changed: bool
+    captions: tuple[str, str]
+    texts: dict[str, str]
+    attributes: dict[str, Any]
+
+
+def write_synthetic(
+    out: Path, identities: int, seed: int, *, test_identities: int | None = None, processes: int | None = None
+) -> int:
+    """Write a synthetic pedestrian set in CUHK-PEDES' layout; see the package for its files.
+
+    Args:
+        out: a folder that does not exist yet, or is empty.
+        identities: persons in all three splits together.
+        seed: the same seed gives the same bytes, for any number of processes.
+        test_identities: persons in the test split, and as many in the validation split; an eighth by default.
+        processes: by default one for each core that this process may use.
+    Returns: the number of pictures.
+    Raises: SyntheticError if the arguments do not fit, `out` is in use, or the disk is full; nothing is left then.
+    """
+    held_out = max(2, identities // 8) if test_identities is None else test_identities
+    if held_out < 2 or identities - 2 * held_out < 2:
+        raise SyntheticError(
+            f"each of the three splits needs 2 identities or more, got {held_out} each for validation and "
+            f"test of {identities} in all: raise --identities, or change --test-identities"
+        )
+    splits = ["train"] * (identities - 2 * held_out) + ["val"] * held_out + ["test"] * held_out
+    with new_folder(out) as folder:
+        people = draw_all(partial(_draw_person, folder, seed), list(enumerate(splits, start=1)), processes)
+        pictures = [picture for person in people for picture in person]
+        _write_index(folder, pictures)
+    return len(pictures)
+
+
+def _draw_person(root: Path, seed: int, job: tuple[int, str]) -> list[_Picture]:
+    """Draw all pictures of one person; everything follows from the seed and the identity's number."""
+    identity, split = job
+    rng = Random(f"{seed}/person/{identity}")
+    person, counts = sample_person(rng), _SHOTS[split]
+    if split == "train" and rng.random() < _THIRD_OUTFIT:
+        counts = (*counts, 1)
+    pictures = []
+    for number, outfit in enumerate(sample_wardrobe(rng, person, len(counts))):
+        changed = split == "test" and number > 0
+        for index, shot in enumerate(sample_shots(rng, counts[number], f"{seed}/{identity}/{number}")):
+            folder = "clothing_change" if changed else f"camera{shot.camera + 1}"
+            key = f"{folder}/{identity:05d}_{number}{index}.jpg"
+            save(render(person, outfit, shot, seed), root / "imgs" / key)
+            captions, texts = write_captions(person, outfit, shot), write_texts(person, outfit, shot)
+            attributes = _attributes(person, outfit, number, shot)
+            pictures.append(_Picture(key, identity, split, changed, captions, texts, attributes))
+    return pictures
+
+
+def _attributes(person: Person, outfit: Outfit, number: int, shot: Shot) -> dict[str, Any]:
+    drawn = ("stature", "skin_rgb", "hair_rgb")
+    return {
+        "identity": {name: value for name, value in asdict(person).items() if name not in drawn},
+        "outfit": {name: _item_attributes(item) for name, item in outfit.items().items()},
+        "outfit_index": number,
+        "bag_side": outfit.bag_side if outfit.bag is not None else None,
+        "camera": shot.camera + 1,
+        "viewpoint": shot.viewpoint,
+        "occluded": shot.occluder != "none",
+    }
+
+
+def _item_attributes(item: Item) -> dict[str, str | None]:
+    return {"kind": item.kind, "colour": item.colour, "pattern": item.pattern, "second_colour": item.second}
+
+
+def _write_index(folder: Path, pictures: list[_Picture]) -> None:
+    standard = [picture for picture in pictures if not picture.changed]
+    queries = [query for picture in standard if picture.split == "test" for query in _queries(picture)]
+    gallery = [{"captions": list(p.captions), **_worn(p)} for p in pictures if p.changed]
+    _write_json(folder / "reid_raw.json", [_record(picture) for picture in standard])
+    _write_json(folder / "texts.json", {picture.key: picture.texts for picture in pictures})
+    _write_json(folder / "attributes.json", {picture.key: picture.attributes for picture in pictures})
+    _write_json(folder / "clothing_change.json", {"queries": queries, "gallery": gallery})
+
+
+def _record(picture: _Picture) -> dict[str, Any]:
+    return {
+        "split": picture.split,
+        "captions": list(picture.captions),
+        "file_path": picture.key,
+        "processed_tokens": [caption.lower().rstrip(".").split() for caption in picture.captions],
+        "id": picture.identity,
+    }
+
+
+def _queries(picture: _Picture) -> Iterator[dict[str, Any]]:
+    return ({"caption": caption, **_worn(picture)} for caption in picture.captions)
+
+
+def _worn(picture: _Picture) -> dict[str, Any]:
+    return {"id": picture.identity, "outfit": picture.attributes["outfit_index"], "file_path": picture.key}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

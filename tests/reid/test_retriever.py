@@ -1,0 +1,143 @@
+"""Search with a trained run: `bdam_reid.load`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+from tiny_run import restore_globals, tiny, train_alone, write_people
+
+import bdam_reid
+from bdam_reid.config import ConfigError
+from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.images import ImageError
+from bdam_reid.data.records import Protocol
+from bdam_reid.data.tokens import train_wordpiece
+from bdam_reid.engine.checkpoint import CheckpointError, load_state
+from bdam_reid.engine.run import load_best, load_config
+from bdam_reid.evaluation.ranking import Embedder
+from bdam_reid.methods import PRESETS
+from bdam_reid.search.retriever import Retriever
+
+
+@pytest.fixture(autouse=True)
+def _untouched_globals() -> Iterator[None]:
+    yield
+    restore_globals()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose data set is gone: pictures of its test split are in a folder of their own."""
+    root = tmp_path_factory.mktemp("search")
+    run = train_alone(tiny(write_people(root / "people"), root / "run", "--engine.save-every", "0"))
+    (root / "people").rename(root / "elsewhere")
+    return run
+
+
+@pytest.fixture(scope="module")
+def protocol(run: Path) -> Protocol:
+    return load_dataset(run.with_name("elsewhere")).protocols["test"]
+
+
+@pytest.fixture
+def retriever(run: Path) -> Retriever:
+    return bdam_reid.load(run)
+
+
+def test_it_ranks_as_evaluation_does(run: Path, retriever: Retriever, protocol: Protocol) -> None:
+    method, best = load_best(run, load_config(run, PRESETS))
+    weights = method.chosen_weights(best)
+    expected = Embedder(method, torch.device("cpu")).rank(protocol).scores(weights)
+    gallery = retriever.embed_images([record.path for record in protocol.gallery])
+    assert retriever.weights == weights == load_state(run / "best")["weights"]
+    for query, scores in zip(protocol.queries, expected, strict=True):
+        hits = retriever.search(gallery, query.text or "", k=len(gallery))
+        assert sorted(hit.image for hit in hits) == list(range(len(gallery)))
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+        torch.testing.assert_close(torch.tensor([h.score for h in hits]), scores[[h.image for h in hits]])
+
+
+def test_paths_names_and_pictures_are_embedded_alike(retriever: Retriever, protocol: Protocol) -> None:
+    path = protocol.gallery[0].path
+    with Image.open(path) as picture:
+        embedded = retriever.embed_images(image for image in (path, str(path), picture))
+    assert torch.equal(embedded[0], embedded[1]) and torch.equal(embedded[0], embedded[2])
+    assert embedded.dtype == torch.float32
+    assert retriever.parts == {"identity": slice(0, 16), "clothing": slice(16, 32)}
+    assert retriever.embed_images([]).shape == retriever.embed_texts([]).shape == (0, 32)
+
+
+def test_weights_of_the_parts_can_be_chosen(retriever: Retriever, protocol: Protocol) -> None:
+    gallery = retriever.embed_images([record.path for record in protocol.gallery])
+    (query,) = retriever.embed_texts(["A man in a red shirt."])
+    part = retriever.parts["clothing"]
+    best = retriever.search(gallery, "A man in a red shirt.", k=1, weights={"clothing": 2.0})
+    assert len(best) == 1
+    assert best[0].image == int((gallery[:, part] @ query[part]).argmax())
+
+
+def test_threads_share_it(run: Path, retriever: Retriever, protocol: Protocol) -> None:
+    sentences = [query.text or "" for query in protocol.queries] * 4
+    expected = [retriever.embed_texts([sentence]) for sentence in sentences]
+    path, fresh = protocol.gallery[0].path, bdam_reid.load(run)
+    image = retriever.embed_images([path])
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda sentence: fresh.embed_texts([sentence]), sentences))
+        images = list(pool.map(lambda _: fresh.embed_images([path]), range(16)))
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert all(torch.equal(image, other) for other in images)
+
+
+def test_what_cannot_be_searched_is_said(run: Path, retriever: Retriever, tmp_path: Path) -> None:
+    gallery = torch.zeros(3, 32)
+    with pytest.raises(ValueError, match="a caption must not be blank"):
+        retriever.search(gallery, " ")
+    with pytest.raises(ValueError, match=r"the gallery must be \(images, 32\), got \(3, 5\)"):
+        retriever.search(torch.zeros(3, 5), "a man")
+    with pytest.raises(ValueError, match="weights must be of identity, clothing, got hat"):
+        retriever.search(gallery, "a man", weights={"hat": 1.0})
+    with pytest.raises(ImageError, match=r"missing\.jpg"):
+        retriever.embed_images([tmp_path / "missing.jpg"])
+    with pytest.raises(CheckpointError, match="is no run"):
+        bdam_reid.load(tmp_path)
+    with pytest.raises(ConfigError, match="must be a device of this machine, such as cpu, got 'gpu9'"):
+        bdam_reid.load(run, device="gpu9")
+    shutil.copytree(run, tmp_path / "new", ignore=shutil.ignore_patterns("best*"))
+    with pytest.raises(CheckpointError, match="has no best checkpoint yet"):
+        bdam_reid.load(tmp_path / "new")
+
+
+def test_published_encoders_are_fetched_for_training_only(run: Path, protocol: Protocol, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    published = tmp_path / "published"
+    transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(
+        published / "vit"
+    )
+    bert = transformers.BertConfig(**sizes, vocab_size=200, max_position_embeddings=24)
+    transformers.BertModel(bert).save_pretrained(published / "bert")
+    train_wordpiece(["a man in a red shirt"], 200, published / "tokenizer")
+    for file in (published / "tokenizer").iterdir():
+        shutil.copy(file, published / "bert")
+    options = f"--method.image.pretrained {published / 'vit'} --method.text.pretrained {published / 'bert'}"
+    people = run.with_name("elsewhere")
+    trained = train_alone(tiny(people, tmp_path / "run", *options.split(), "--method.optim.epochs", "1"))
+    published.rename(tmp_path / "gone")
+    gallery = bdam_reid.load(trained).embed_images([record.path for record in protocol.gallery])
+    assert gallery.isfinite().all() and gallery.shape == (8, 32)
+    # A finished run is left as it is, without looking for them again.
+    train_alone(tiny(people, tmp_path / "run", *options.split(), "--method.optim.epochs", "1"))
+
+
+def test_importing_the_package_takes_nothing_heavy_along() -> None:
+    program = "import sys, bdam_reid, bdam_reid.methods; print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert printed == "False\n"
