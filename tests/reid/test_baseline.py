@@ -144,7 +144,7 @@ def test_evaluation_ranks_images_without_those_of_the_same_camera(run: Path, tmp
     assert (metrics["test"]["queries"], metrics["test"]["gallery"]) == (8, 8)
     # Every query is in the gallery, so that R-1 would be 100; by chance 3 of the 7 that are no junk.
     assert metrics["test_chance_r1"] == pytest.approx(100 * 3 / 7)
-    assert {path.stem for path in (tmp_path / "pictures").glob("*.png")} == {"test", "curves", "overview"}
+    assert {path.stem for path in (tmp_path / "pictures").glob("*.png")} == {"test", "curves"}
 
 
 def test_a_method_says_which_sets_and_queries_it_cannot_read(
