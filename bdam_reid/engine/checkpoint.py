@@ -1,8 +1,10 @@
 """Checkpoints that survive a kill at any moment: safetensors and JSON, no pickle.
 
-`RUN/last` and `RUN/best` are symbolic links to complete checkpoint folders. A new checkpoint is written to a
-new folder, flushed to the disk, and only then the link is replaced, which is atomic: whoever follows the link
-finds either the old checkpoint or the new one, whole.
+`RUN/last` and `RUN/best` are folders. A new checkpoint is written to `last.tmp` and flushed to the disk; then the one
+before is renamed to `last.old`, the new one to `last`, and the old one is removed. At every moment `last`, or where there
+is none `last.old`, is a whole checkpoint: `find_checkpoint` gives it.
+
+In runs of older versions `last` is a symbolic link to a folder such as `last-1f0c9a37`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import secrets
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+NAMES = ("last", "best")
 WEIGHTS, TENSORS, STATE = "model.safetensors", "state.safetensors", "state.json"
 
 
@@ -39,23 +42,41 @@ def save_checkpoint(run: Path, name: str, weights: Mapping[str, Tensor], state: 
         state: nested dicts, lists and tuples of tensors and JSON values; its tensors go to their own file.
     Raises: CheckpointError if it cannot be written; the previous checkpoint is then as it was.
     """
-    folder = run / f"{name}-{secrets.token_hex(4)}"
+    folder = run / f"{name}.tmp"
     tensors: dict[str, Tensor] = {}
     tree = _take_tensors(state, "", tensors)
     try:
+        _remove(folder)
         folder.mkdir(parents=True)
         _write_tensors(folder / WEIGHTS, dict(weights))
         _write_tensors(folder / TENSORS, tensors)
         write_json(folder / STATE, tree)
         _sync(folder)
-        _point(run / name, folder)
+        _replace(run / name, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise CheckpointError(
             f"cannot save the {name} checkpoint in {run}: {error}. The previous one is intact: "
             "make room on the disk, then run the same command again to go on from it"
         ) from error
-    remove_leftovers(run)
+
+
+def find_checkpoint(run: Path, name: str) -> Path | None:
+    """The folder of a run's checkpoint `name`, "last" or "best", of this version or an older one; None if there is none.
+
+    Raises: CheckpointError if there are several, and nothing tells which of them is meant.
+    """
+    for path in (run / name, _old(run / name)):
+        if path.is_dir():
+            return path
+    # The link of an older version, where a copy of the run has lost it.
+    whole = [path for path in _linked_folders(run, name) if (path / STATE).is_file()]
+    if len(whole) > 1:
+        raise CheckpointError(
+            f"{run} has several {name} checkpoints, and no {name} that tells which of them is meant: "
+            f"rename the right one of {', '.join(sorted(path.name for path in whole))} to {name}"
+        )
+    return whole[0] if whole else None
 
 
 def load_weights(checkpoint: Path) -> dict[str, Tensor]:
@@ -83,15 +104,27 @@ def load_into(module: torch.nn.Module, weights: Mapping[str, Tensor], source: Pa
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove what killed processes left: checkpoint folders without a link to them, half-written files."""
-    kept = {(run / name).resolve() for name in ("last", "best")}
-    for path in [*run.glob("last-*"), *run.glob("best-*"), *run.glob("*.tmp")]:
-        if path.resolve() in kept:
+    """Remove what killed processes left, and give the checkpoints of older versions their place; nobody else may write
+    to the run. What is not known to be garbage stays.
+
+    Raises: CheckpointError as `find_checkpoint`.
+    """
+    for name in NAMES:
+        place, found = run / name, find_checkpoint(run, name)
+        if found is None:
             continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        if found.is_symlink() and (folder := found.resolve()).parent == run.resolve():
+            for path in _linked_folders(run, name):
+                if path.name != folder.name:
+                    _remove(path)
+            found.unlink()
+            found = run / folder.name
+        if found != place:
+            place.unlink(missing_ok=True)  # a link to nothing
+            found.rename(place)
+        _remove(_old(place))
+    for path in [*run.glob("*.tmp"), *run.glob(".tokenizer-*")]:
+        _remove(path)
 
 
 def random_state() -> dict[str, Any]:
@@ -159,11 +192,30 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _point(link: Path, folder: Path) -> None:
-    temporary = link.with_name(f"{folder.name}.tmp")
-    temporary.symlink_to(folder.name, target_is_directory=True)
-    os.replace(temporary, link)
-    _sync(link.parent)
+def _old(place: Path) -> Path:
+    return place.with_name(f"{place.name}.old")
+
+
+def _linked_folders(run: Path, name: str) -> list[Path]:
+    """The folders to one of which the link `name` of an older version points."""
+    return [path for path in run.glob(f"{name}-*") if re.fullmatch(r"[0-9a-f]{8}", path.name[len(name) + 1 :])]
+
+
+def _replace(place: Path, folder: Path) -> None:
+    old = _old(place)
+    if place.exists():
+        _remove(old)
+        place.rename(old)
+    folder.rename(place)
+    _sync(place.parent)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -183,9 +235,7 @@ def _put_tensors(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         if tree.keys() == {"tensor"}:
             return tensors[tree["tensor"]]
         # JSON has no integer keys, and an optimizer's state dict has no others.
-        return {
-            int(key) if key.isdigit() else key: _put_tensors(entry, tensors) for key, entry in tree.items()
-        }
+        return {int(key) if key.isdigit() else key: _put_tensors(entry, tensors) for key, entry in tree.items()}
     if isinstance(tree, list):
         return [_put_tensors(entry, tensors) for entry in tree]
     return tree

@@ -31,9 +31,7 @@ def make_accelerator(config: EngineConfig) -> Accelerator:
         raise ConfigError("--engine.mixed-precision fp16 needs a GPU: take bf16 or no")
     accelerator = Accelerator(mixed_precision=precision)
     if accelerator.num_processes > 1:
-        raise ConfigError(
-            f"training runs in one process, got {accelerator.num_processes}: start it without a launcher"
-        )
+        raise ConfigError(f"training runs in one process, got {accelerator.num_processes}: start it without a launcher")
     repeat_bits(accelerator.device)
     return accelerator
 

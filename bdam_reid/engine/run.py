@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from bdam_reid.config import Config, ConfigError, Presets, differences, from_dict
 from bdam_reid.engine.checkpoint import (
     CheckpointError,
+    find_checkpoint,
     load_into,
     load_state,
     load_weights,
@@ -67,11 +68,12 @@ def load_best(run: Path, config: Config) -> tuple[Method, dict[str, Any]]:
 
     Raises: CheckpointError, ConfigError.
     """
-    if not (run / "best").exists():
+    best = find_checkpoint(run, "best")
+    if best is None:
         raise CheckpointError(f"{run} has no best checkpoint yet: train it to its first validation at least")
     method = config.method.build(config.data, run, fresh=False)
-    load_into(method, load_weights(run / "best"), run / "best")
-    return method, load_state(run / "best")
+    load_into(method, load_weights(best), best)
+    return method, load_state(best)
 
 
 class _Console(logging.Handler):
