@@ -1,20 +1,23 @@
 """Checkpoints that survive a kill at any moment: safetensors and JSON, no pickle.
 
 `RUN/last` and `RUN/best` are folders. A new checkpoint is written to `last.tmp` and flushed to the disk; then the one
-before is renamed to `last.old`, the new one to `last`, and the old one is removed. At every moment `last`, or where there
-is none `last.old`, is a whole checkpoint: `find_checkpoint` gives it.
+before is renamed to `last.old`, the new one to `last`, and the old one is removed. At every moment `last`, or where it
+is missing `last.old`, is a whole checkpoint: `find_checkpoint` gives it. When its files are read they are checked by
+their digests in SHA256SUMS, as `sha256sum --check` does.
 
 In runs of older versions `last` is a symbolic link to a folder such as `last-1f0c9a37`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from torch import Tensor
 
 NAMES = ("last", "best")
 WEIGHTS, TENSORS, STATE = "model.safetensors", "state.safetensors", "state.json"
+SUMS = "SHA256SUMS"
 
 
 class CheckpointError(RuntimeError):
@@ -51,6 +55,7 @@ def save_checkpoint(run: Path, name: str, weights: Mapping[str, Tensor], state: 
         _write_tensors(folder / WEIGHTS, dict(weights))
         _write_tensors(folder / TENSORS, tensors)
         write_json(folder / STATE, tree)
+        _write_sums(folder)
         _sync(folder)
         _replace(run / name, folder)
     except (OSError, SafetensorError) as error:
@@ -62,7 +67,7 @@ def save_checkpoint(run: Path, name: str, weights: Mapping[str, Tensor], state: 
 
 
 def find_checkpoint(run: Path, name: str) -> Path | None:
-    """The folder of a run's checkpoint `name`, "last" or "best", of this version or an older one; None if there is none.
+    """The folder of a run's checkpoint "last" or "best", of this version or an older one; None if there is none.
 
     Raises: CheckpointError if there are several, and nothing tells which of them is meant.
     """
@@ -84,13 +89,33 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
     return _read_tensors(checkpoint / WEIGHTS)
 
 
-def load_state(checkpoint: Path) -> dict[str, Any]:
+def load_state(checkpoint: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
     """The state in a checkpoint folder; tuples come back as lists.
 
-    Raises: CheckpointError if it cannot be read.
+    Args:
+        checkpoint: the folder.
+        needs: what the state must have.
+    Raises: CheckpointError if it cannot be read, or lacks something.
     """
-    tree = read_json(checkpoint / STATE)
-    return _put_tensors(tree, _read_tensors(checkpoint / TENSORS))
+    path = checkpoint / STATE
+    _check_sum(path)
+    tree, tensors = read_json(path), _read_tensors(checkpoint / TENSORS)
+    with readable_state(checkpoint):
+        state = _put_tensors(tree, tensors)
+        for name in needs:
+            state[name]
+    return state
+
+
+@contextmanager
+def readable_state(checkpoint: Path) -> Iterator[None]:
+    """Raise CheckpointError where a state turns out to be of another form than that which is written."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{checkpoint / STATE} is not the state of a checkpoint ({type(error).__name__}: {error}). {_ADVICE}"
+        ) from error
 
 
 def load_into(module: torch.nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
@@ -178,10 +203,39 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    _check_sum(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read {path}: {error}. {_ADVICE}") from error
+
+
+def _write_sums(folder: Path) -> None:
+    lines = [f"{_digest(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    _sync(folder / SUMS)
+
+
+def _check_sum(path: Path) -> None:
+    """Raise CheckpointError if a file is not what it was when it was saved; older versions saved no digests."""
+    sums = path.parent / SUMS
+    if not sums.exists():
+        return
+    try:
+        lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
+        intact = f"{_digest(path)}  {path.name}" in lines
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error}. {_ADVICE}") from error
+    if not intact:
+        raise CheckpointError(f"{path} is not what was saved: its digest is another than in {SUMS}. {_ADVICE}")
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -18,6 +18,7 @@ from bdam_reid.engine.checkpoint import (
     load_state,
     load_weights,
     read_json,
+    readable_state,
     remove_leftovers,
     write_json,
 )
@@ -73,7 +74,10 @@ def load_best(run: Path, config: Config) -> tuple[Method, dict[str, Any]]:
         raise CheckpointError(f"{run} has no best checkpoint yet: train it to its first validation at least")
     method = config.method.build(config.data, run, fresh=False)
     load_into(method, load_weights(best), best)
-    return method, load_state(best)
+    state = load_state(best, ("epoch",))
+    with readable_state(best):
+        method.chosen_weights(state)
+    return method, state
 
 
 class _Console(logging.Handler):

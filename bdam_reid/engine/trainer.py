@@ -29,6 +29,7 @@ from bdam_reid.engine.checkpoint import (
     load_state,
     load_weights,
     random_state,
+    readable_state,
     save_checkpoint,
     set_random_state,
 )
@@ -226,19 +227,22 @@ class Trainer:
         save_checkpoint(self.run, "last", self.method.state_dict(), state)
 
     def _resume(self) -> None:
-        state = load_state(self.run / "last")
+        last = self.run / "last"
+        state = load_state(last, ("progress", "optimizer", "scaler", "random"))
         if "stage" not in state["progress"]:
             raise CheckpointError(
                 f"{self.run} was trained by an older version, whose checkpoints say less: it can be evaluated, "
                 "but not be trained on. Give another --output"
             )
-        load_into(self.method, load_weights(self.run / "last"), self.run / "last")
-        self.progress = Progress(**state["progress"])
+        load_into(self.method, load_weights(last), last)
+        with readable_state(last):
+            self.progress = Progress(**state["progress"])
         self._begin_stage()
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        set_random_state(state["random"])
+        with readable_state(last):
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.accelerator.scaler:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            set_random_state(state["random"])
         log.info(f"going on from step {self.progress.step}/{sum(map(steps_of, self.stages))}")
 
 

@@ -65,7 +65,35 @@ def test_no_pickle_is_written(tmp_path: Path) -> None:
     model, optimizer = trained_model()
     save_checkpoint(tmp_path, "last", model.state_dict(), {"optimizer": optimizer.state_dict(), "rng": random_state()})
     files = {path.name for path in (tmp_path / "last").iterdir()}
-    assert files == {"model.safetensors", "state.safetensors", "state.json"}
+    assert files == {"model.safetensors", "state.safetensors", "state.json", "SHA256SUMS"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors", "state.json", "SHA256SUMS"])
+def test_a_flipped_bit_is_found(tmp_path: Path, name: str) -> None:
+    save_checkpoint(tmp_path, "last", {"w": torch.ones(100)}, {"step": 1.5, "t": torch.ones(100)})
+    path = tmp_path / "last" / name
+    content = bytearray(path.read_bytes())
+    content[content.index(b"1.5") if name == "state.json" else -20] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"is not what was saved.*train again"):
+        load_weights(tmp_path / "last")
+        load_state(tmp_path / "last")
+
+
+def test_a_checkpoint_of_before_there_were_digests_is_read(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, "last", {"w": torch.ones(2)}, {"step": 1})
+    (tmp_path / "last" / "SHA256SUMS").unlink()
+    assert load_state(tmp_path / "last") == {"step": 1}
+    assert torch.equal(load_weights(tmp_path / "last")["w"], torch.ones(2))
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"progress": {"tensor": "/progress"}}'])
+def test_a_state_of_another_form_is_named(tmp_path: Path, content: str) -> None:
+    save_checkpoint(tmp_path, "last", {}, {})
+    (tmp_path / "last" / "SHA256SUMS").unlink()
+    (tmp_path / "last" / "state.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"last/state.json is not the state of a checkpoint .*train again"):
+        load_state(tmp_path / "last", ("progress",))
 
 
 def test_random_state_repeats_every_generator(tmp_path: Path) -> None:
@@ -153,7 +181,7 @@ def test_a_copy_that_lost_its_links_is_understood_or_left_alone(tmp_path: Path) 
     assert find_checkpoint(tmp_path, "last") == tmp_path / "last-00000001"
     assert find_checkpoint(tmp_path, "best") is None
     make_checkpoint(tmp_path / "last-00000003", 3)
-    with pytest.raises(CheckpointError, match="several last checkpoints.*last-00000001, last-00000003 to last"):
+    with pytest.raises(CheckpointError, match=r"several last checkpoints.*last-00000001, last-00000003 to last"):
         remove_leftovers(tmp_path)
     assert steps_there(tmp_path) == {"last-00000001": 1, "last-00000003": 3}
     shutil.rmtree(tmp_path / "last-00000003")
@@ -230,6 +258,9 @@ def test_unreadable_checkpoints_are_named(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, "last", {"w": torch.ones(1000)}, {"t": torch.ones(3)})
     file = tmp_path / "last" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"model.safetensors is not what was saved.*train again"):
+        load_weights(tmp_path / "last")
+    (tmp_path / "last" / "SHA256SUMS").unlink()
     with pytest.raises(CheckpointError, match=r"cannot read .*model.safetensors.*train again"):
         load_weights(tmp_path / "last")
     (tmp_path / "last" / "state.json").write_text("{")

@@ -6,12 +6,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny_run import one_thread, restore_globals, tiny, train_alone, write_people
 
-from bdam_reid.engine.checkpoint import load_weights
+from bdam_reid.engine.checkpoint import CheckpointError, load_weights
 from bdam_reid.engine.trainer import Trainer
 from bdam_reid.evaluate import Options, evaluate_run
 
@@ -56,3 +57,37 @@ def test_an_older_run_and_copies_of_it_go_on_from_their_checkpoint(
     for name in ("last", "best"):
         expected, got = load_weights(finished / name), load_weights(run / name)
         assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def changed_state(run: Path, name: str, **values: Any) -> None:
+    """Change the state of a checkpoint as a version that saved no digests may have left it."""
+    (run / name / "SHA256SUMS").unlink()
+    path = run / name / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"progress": {"stage": 0, "epochs": 1}}, {"optimizer": {}}, {"random": {"python": 3}}],
+)
+def test_a_state_that_lacks_something_is_one_message(
+    people: Path, finished: Path, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    changed_state(run, "last", **values)
+    with pytest.raises(CheckpointError, match=r"last/state.json is not the state of a checkpoint .*train again"):
+        train_alone(tiny(people, run))
+
+
+def test_a_best_state_without_weights_of_parts_is_one_message(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    changed_state(run, "best")
+    (run / "best" / "state.json").write_text('{"epoch": 1}')
+    with pytest.raises(CheckpointError, match=r"best/state.json is not the state of a checkpoint .*'weights'"):
+        evaluate_run(Options(run))
+
+
+def test_a_run_without_curves_is_evaluated(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard"))
+    evaluate_run(Options(run))
+    assert (run / "pictures" / "index.html").exists() and not (run / "pictures" / "curves.png").exists()
