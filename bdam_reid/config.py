@@ -111,8 +111,9 @@ class Config:
 Presets: TypeAlias = Mapping[str, Callable[[], Config]]
 """By name, functions that give a config; the first line of their docstrings is what the command line says of them."""
 
-FREE_FIELDS = ("output", "engine.save-every")
-"""Fields in which a resumed run may differ from its beginning: they change no result."""
+FREE_FIELDS = ("output", "engine.save-every", "data.root")
+"""Fields in which a resumed run may differ from its beginning: they change no result. The root says where the data is;
+that it is the same, the run checks by itself."""
 
 
 def parse_config(presets: Presets, arguments: Sequence[str] | None = None) -> Config:

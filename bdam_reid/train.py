@@ -27,7 +27,7 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.engine.checkpoint import write_json
     from bdam_reid.engine.environment import environment, make_accelerator
-    from bdam_reid.engine.run import load_best, log, open_run, start_log
+    from bdam_reid.engine.run import load_best, log, open_run
     from bdam_reid.engine.trainer import Trainer, make_method
     from bdam_reid.evaluation.evaluator import evaluate, validator
     from bdam_reid.evaluation.ranking import Embedder
@@ -38,18 +38,17 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     device, precision = accelerator.device, config.engine.mixed_precision
     surroundings = environment(device)
     dataset = load_dataset(config.data.root)
-    run = open_run(config, presets)
-    start_log(run)
-    write_json(run / "environment.json", surroundings)
-    log.info(
-        f"{run}: {dataset.name} at {config.data.root}, on {device} "
-        f"with kernels of backend {surroundings['backend']}\n{dataset.report}"
-    )
-    method = make_method(config, run, dataset)
-    Trainer(config, run, method, dataset, accelerator, validator(dataset, device, precision)).fit()
-    best, state = load_best(run, config)
-    found = evaluate(Embedder(best.to(device), device, precision), dataset, best.chosen_weights(state), run)
-    log.info(f"best checkpoint, epoch {state['epoch']}, chosen on validation:\n{describe(found.metrics)}")
+    with open_run(config, presets, dataset) as run:
+        write_json(run / "environment.json", surroundings)
+        log.info(
+            f"{run}: {dataset.name} at {config.data.root}, on {device} "
+            f"with kernels of backend {surroundings['backend']}\n{dataset.report}"
+        )
+        method = make_method(config, run, dataset)
+        Trainer(config, run, method, dataset, accelerator, validator(dataset, device, precision)).fit()
+        best, state = load_best(run, config)
+        found = evaluate(Embedder(best.to(device), device, precision), dataset, best.chosen_weights(state), run)
+        log.info(f"best checkpoint, epoch {state['epoch']}, chosen on validation:\n{describe(found.metrics)}")
     return run
 
 

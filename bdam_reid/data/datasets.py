@@ -17,7 +17,7 @@ def load_dataset(root: Path | str) -> Dataset:
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise DatasetError(
-            f"expected a data set folder, got {root}, which {problem}: give --data.root the folder "
+            f"expected a data set folder, got {root}, which {problem}: give --data.root (evaluate: --root) the folder "
             "of CUHK-PEDES, ICFG-PEDES, RSTPReid or Market-1501, or draw a set with "
             f"`python -m bdam_reid.data.synthetic {root}`"
         )

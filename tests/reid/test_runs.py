@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import multiprocessing
+import os
 import shutil
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +18,18 @@ import pytest
 import torch
 from tiny_run import one_thread, restore_globals, tiny, train_alone, write_people
 
+from bdam_reid.config import ConfigError
+from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.records import Dataset, DatasetError, Findings, Protocol, Query, Record, Report
 from bdam_reid.engine.checkpoint import CheckpointError, load_weights
+from bdam_reid.engine.fingerprint import changes, fingerprint
+from bdam_reid.engine.lock import locked
+from bdam_reid.engine.run import load_config, open_run
 from bdam_reid.engine.trainer import Trainer
 from bdam_reid.evaluate import Options, evaluate_run
+from bdam_reid.methods import PRESETS
+
+EMPTY = Report.of({"train": (), "val": (), "test": ()}, Findings())
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +106,102 @@ def test_a_run_without_curves_is_evaluated(finished: Path, tmp_path: Path) -> No
     run = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard"))
     evaluate_run(Options(run))
     assert (run / "pictures" / "index.html").exists() and not (run / "pictures" / "curves.png").exists()
+
+
+def holding(folder: Path, ready: Any) -> None:
+    with locked(folder):
+        ready.set()
+        time.sleep(60)
+
+
+def test_a_folder_in_which_a_process_trains_is_refused_until_it_is_dead(
+    people: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=holding, args=(run, ready))
+    process.start()
+    assert ready.wait(30)
+    before = sorted(run.rglob("*"))
+    with pytest.raises(ConfigError, match=rf"another process, pid {process.pid}, trains in {run}"):
+        train_alone(tiny(people, run))
+    assert sorted(run.rglob("*")) == before
+    process.kill()
+    process.join()
+    assert train_alone(tiny(people, run)) == run
+
+
+def test_a_worker_that_outlives_its_parent_holds_no_lock(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    with locked(tmp_path):
+        worker = context.Process(target=time.sleep, args=(60,))
+        worker.start()
+        time.sleep(0.5)
+    with locked(tmp_path) as reason:
+        assert reason == ""
+    worker.kill()
+    worker.join()
+
+
+def test_without_locks_of_the_file_system_training_goes_on_and_says_so(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with open_run(tiny(people, tmp_path / "run"), PRESETS, load_dataset(people)) as run:
+        assert "cannot be locked (No locks available)" in (run / "log.txt").read_text()
+
+
+def test_data_may_move_but_not_change(people: Path, finished: Path, tmp_path: Path) -> None:
+    run, moved = shutil.copytree(finished, tmp_path / "run"), shutil.copytree(people, tmp_path / "moved")
+    train_alone(tiny(moved, run))
+    assert load_config(run, PRESETS).data.root == str(moved)
+    records = json.loads((moved / "reid_raw.json").read_text())
+    kept = next(record for record in records if record["split"] == "train")
+    kept["captions"][0] += " and a hat"
+    (moved / "reid_raw.json").write_text(json.dumps(records))
+    with pytest.raises(ConfigError, match=r"(?s)is not what .*/run began with:\n  train: 40 images.*of other content"):
+        train_alone(tiny(moved, run))
+    records.remove(kept)
+    (moved / "reid_raw.json").write_text(json.dumps(records))
+    with pytest.raises(ConfigError, match=r"train: 40 images, .* then, 39 images, 8 persons, 78 captions now\n"):
+        train_alone(tiny(moved, run))
+
+
+def test_a_run_of_before_there_were_fingerprints_goes_on(people: Path, finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "data.json").unlink()
+    train_alone(tiny(people, run))
+    assert (run / "data.json").read_text() == (finished / "data.json").read_text()
+
+
+def test_images_in_folders_have_a_fingerprint_that_moves_with_them(tmp_path: Path) -> None:
+    records = tuple(Record(tmp_path / f"{i}.jpg", f"{i}.jpg", i, "test", camera=i) for i in range(3))
+    queries = tuple(Query(image=record.path, identity=record.identity) for record in records)
+    here = Dataset("market-1501", tmp_path, records, {"test": Protocol("test", queries, records)}, EMPTY)
+    elsewhere = Path("/elsewhere")
+    moved = tuple(replace(q, image=elsewhere / q.image.name) for q in queries if q.image)
+    there = replace(here, root=elsewhere, protocols={"test": Protocol("test", moved, records)})
+    assert changes(fingerprint(here), fingerprint(there)) == []
+    fewer = replace(here, protocols={"test": Protocol("test", queries[1:], records)})
+    assert changes(fingerprint(here), fingerprint(fewer)) == ["test: 3 queries, 3 images then, 2 queries, 3 images now"]
+
+
+def test_a_start_that_fails_leaves_a_folder_of_its_user_empty(people: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(DatasetError, match="larger than the training set"):
+        train_alone(tiny(people, tmp_path / "run", "--data.identities-per-batch", "9"))
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_failed_start_of_a_run_that_has_begun_removes_nothing(
+    people: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.setattr(Trainer, "fit", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_alone(tiny(people, run))
+    assert {path.name for path in run.iterdir()} == {path.name for path in finished.iterdir()}

@@ -80,6 +80,8 @@ def test_run_folder_holds_everything(people: Path, finished: Path) -> None:
         "environment.json",
         "log.txt",
         "metrics.json",
+        "data.json",
+        "lock",
         "tensorboard",
         "tokenizer",
         "best",
@@ -187,6 +189,7 @@ def test_bad_input_is_one_message(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
 ) -> None:
     assert said in failure(arguments(people, tmp_path / "run", *more), capsys)
+    assert not (tmp_path / "run").exists()
 
 
 def failure(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -261,6 +264,7 @@ def test_a_full_disk_ends_training_with_one_message(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "cannot save the last checkpoint" in message and "make room on the disk" in message
     assert not list((tmp_path / "run").glob("last*"))
+    assert read_curves(tmp_path / "run")["lr"][0] == [1]
     train_alone(tiny(people, tmp_path / "run"))
     assert (tmp_path / "run" / "metrics.json").read_text() == (finished / "metrics.json").read_text()
 
