@@ -6,23 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bdam_reid.config import Config, Presets, check_config, parse_config
+from bdam_reid.engine.signals import handled_by, leave
 from bdam_reid.methods import PRESETS
 
 
 def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:
     """The command line."""
-    config = parse_config(presets, arguments)
-    # After the arguments: help, or word of a mistake in them, does not wait for torch.
-    from bdam_reid.engine.errors import user_errors
+    with handled_by(leave):
+        config = parse_config(presets, arguments)
+        # After the arguments: help, or word of a mistake in them, does not wait for torch.
+        from bdam_reid.engine.errors import user_errors
 
-    with user_errors():
-        train(config, presets)
+        with user_errors():
+            train(config, presets)
 
 
 def train(config: Config, presets: Presets = PRESETS) -> Path:
     """Train, or go on training, to the end, and evaluate the best checkpoint; gives the run folder.
 
-    Raises: ConfigError, DatasetError, CheckpointError, TrainingError.
+    Raises: ConfigError, DatasetError, CheckpointError, TrainingError; Interrupted after SIGINT, SIGTERM or SIGHUP.
     """
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.engine.checkpoint import write_json
