@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -152,17 +153,23 @@ def start_log(run: Path) -> None:
 def read_curves(run: Path) -> dict[str, tuple[list[float], list[float]]]:
     """The scalars that a run wrote for TensorBoard, name -> (steps, values); of repeated steps the latest. Empty where
     there are none."""
-    if not (run / "tensorboard").is_dir():
+    files = list((run / "tensorboard").glob("events.out.tfevents.*"))
+    if not files:
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    # It warns of the steps that a resumed run repeats, which is what it is asked to sort out.
+    # It warns of files that a kill cut off.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    curves = {}
-    for name in events.Tags()["scalars"]:
-        latest = {event.step: event.value for event in events.Scalars(name)}
-        steps = sorted(latest)
-        curves[name] = ([float(step) for step in steps], [latest[step] for step in steps])
-    return curves
+    sessions = []
+    for file in files:
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0}, purge_orphaned_data=False)
+        events.Reload()
+        sessions.append({name: events.Scalars(name) for name in events.Tags()["scalars"]})
+    # A run never goes back behind its last checkpoint: what goes on later begins at a later step, whatever the clock
+    # said, by which TensorBoard orders files.
+    sessions.sort(key=lambda scalars: min(events[0].step for events in scalars.values()) if scalars else 0)
+    curves: dict[str, dict[int, float]] = defaultdict(dict)
+    for scalars in sessions:
+        for name, events in scalars.items():
+            curves[name].update((event.step, event.value) for event in events)
+    return {name: ([float(step) for step in sorted(c)], [c[step] for step in sorted(c)]) for name, c in curves.items()}

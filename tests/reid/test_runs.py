@@ -7,6 +7,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,14 +18,16 @@ from typing import Any
 import pytest
 import torch
 from tiny_run import one_thread, restore_globals, tiny, train_alone, write_people
+from torch.utils.tensorboard import SummaryWriter
 
 from bdam_reid.config import ConfigError
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.records import Dataset, DatasetError, Findings, Protocol, Query, Record, Report
+from bdam_reid.data.tokens import train_wordpiece
 from bdam_reid.engine.checkpoint import CheckpointError, load_weights
 from bdam_reid.engine.fingerprint import changes, fingerprint
 from bdam_reid.engine.lock import locked
-from bdam_reid.engine.run import load_config, open_run
+from bdam_reid.engine.run import load_config, open_run, read_curves
 from bdam_reid.engine.trainer import Trainer
 from bdam_reid.evaluate import Options, evaluate_run
 from bdam_reid.methods import PRESETS
@@ -205,3 +208,41 @@ def test_a_failed_start_of_a_run_that_has_begun_removes_nothing(
     with pytest.raises(ZeroDivisionError):
         train_alone(tiny(people, run))
     assert {path.name for path in run.iterdir()} == {path.name for path in finished.iterdir()}
+
+
+def test_curves_are_whole_when_the_clock_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run killed after step 8, whose last checkpoint was that of step 6, goes on a year earlier."""
+    for now, steps, value in ((2e9, range(1, 9), 1.0), (1.9e9, range(7, 13), 2.0)):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        with SummaryWriter(str(tmp_path / "tensorboard"), purge_step=steps[0]) as board:
+            for step in steps:
+                board.add_scalar("loss", value, step)
+    assert read_curves(tmp_path) == {"loss": ([float(s) for s in range(1, 13)], [1.0] * 6 + [2.0] * 6)}
+
+
+def test_a_full_disk_while_the_tokenizer_is_saved_is_one_message(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot save the tokenizer to .*File too large.* Make room on the disk"):
+            train_wordpiece(["a man in a red shirt"] * 5, 200, tmp_path / "tokenizer")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_kill_left_of_a_tokenizer_is_removed(people: Path, finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    for name in ("tokenizer.tmp", ".tokenizer-0123abcd"):
+        shutil.copytree(run / "tokenizer", run / name)
+    train_alone(tiny(people, run))
+    assert {path.name for path in run.iterdir()} == {path.name for path in finished.iterdir()}
+
+
+def test_a_run_whose_config_allows_no_word_is_one_message(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["max_tokens"] = 2
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="max_tokens must be at least 3"):
+        evaluate_run(Options(run))
