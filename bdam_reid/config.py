@@ -118,8 +118,9 @@ class Config:
 Presets: TypeAlias = Mapping[str, Callable[[], Config]]
 """By name, functions that give a config; their docstrings are what the command line says of them."""
 
-FREE_FIELDS = ("output", "engine.save-every", "data.allow-missing")
-"""Fields in which a resumed run may differ from its beginning: they change no result, or say that they did."""
+FREE_FIELDS = ("output", "engine.save-every", "data.root", "data.allow-missing")
+"""Fields in which a resumed run may differ from its beginning: they change no result, or say that they did. The root
+says where the data is; that it is the same, the run checks by itself."""
 
 
 def parse_config(presets: Presets, arguments: Sequence[str] | None = None) -> Config:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from bdam_reid.config import ConfigError, Presets
+from bdam_reid.engine.signals import handled_by, leave
 from bdam_reid.methods import PRESETS
 
 if TYPE_CHECKING:
@@ -43,12 +44,13 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:
     """The command line."""
-    options = tyro.cli(Options, args=arguments)
-    # After the arguments: help, or word of a mistake in them, does not wait for torch.
-    from bdam_reid.engine.errors import user_errors
+    with handled_by(leave):
+        options = tyro.cli(Options, args=arguments)
+        # After the arguments: help, or word of a mistake in them, does not wait for torch.
+        from bdam_reid.engine.errors import user_errors
 
-    with user_errors():
-        evaluate_run(options, presets)
+        with user_errors("--batch-size"):
+            evaluate_run(options, presets)
 
 
 def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:

@@ -7,29 +7,31 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bdam_reid.config import Config, Presets, check_config, parse_config
+from bdam_reid.engine.signals import handled_by, leave
 from bdam_reid.methods import PRESETS
 
 
 def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:
     """The command line."""
-    config = parse_config(presets, arguments)
-    # After the arguments: help, or word of a mistake in them, does not wait for torch.
-    from bdam_reid.engine.errors import user_errors
+    with handled_by(leave):
+        config = parse_config(presets, arguments)
+        # After the arguments: help, or word of a mistake in them, does not wait for torch.
+        from bdam_reid.engine.errors import user_errors
 
-    with user_errors():
-        train(config, presets)
+        with user_errors():
+            train(config, presets)
 
 
 def train(config: Config, presets: Presets = PRESETS) -> Path:
     """Train, or go on training, to the end, and evaluate the best checkpoint, or the last one where there is no
     validation; gives the run folder.
 
-    Raises: ConfigError, DatasetError, CheckpointError, TrainingError.
+    Raises: ConfigError, DatasetError, CheckpointError, TrainingError; Interrupted after SIGINT, SIGTERM or SIGHUP.
     """
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.engine.checkpoint import write_json
     from bdam_reid.engine.environment import environment, make_accelerator
-    from bdam_reid.engine.run import load_best, log, open_run, start_log
+    from bdam_reid.engine.run import load_best, log, open_run
     from bdam_reid.engine.trainer import Trainer, make_method
     from bdam_reid.evaluation.evaluator import evaluate, validator
     from bdam_reid.evaluation.ranking import Embedder
@@ -41,20 +43,19 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     surroundings = environment(device)
     allow_missing = config.data.allow_missing
     dataset = load_dataset(config.data.root, hold_out=config.data.hold_out, allow_missing=allow_missing)
-    run = open_run(config, presets)
-    start_log(run)
-    write_json(run / "environment.json", {**surroundings, "data": asdict(dataset.report)})
-    log.info(
-        f"{run}: {dataset.name} at {config.data.root}, on {device} "
-        f"with kernels of backend {surroundings['backend']}\n{dataset.report}"
-    )
-    method = make_method(config, run, dataset)
-    validate = validator(dataset, device, precision, allow_missing)
-    Trainer(config, run, method, dataset, accelerator, validate).fit()
-    best, state = load_best(run, config)
-    embedder = Embedder(best.to(device), device, precision, allow_missing=allow_missing)
-    found = evaluate(embedder, dataset, best.chosen_weights(state), run)
-    log.info(f"{checkpoint_text(state)}:\n{describe(found.metrics)}")
+    with open_run(config, presets, dataset) as run:
+        write_json(run / "environment.json", {**surroundings, "data": asdict(dataset.report)})
+        log.info(
+            f"{run}: {dataset.name} at {config.data.root}, on {device} "
+            f"with kernels of backend {surroundings['backend']}\n{dataset.report}"
+        )
+        method = make_method(config, run, dataset)
+        validate = validator(dataset, device, precision, allow_missing)
+        Trainer(config, run, method, dataset, accelerator, validate).fit()
+        best, state = load_best(run, config)
+        embedder = Embedder(best.to(device), device, precision, allow_missing=allow_missing)
+        found = evaluate(embedder, dataset, best.chosen_weights(state), run)
+        log.info(f"{checkpoint_text(state)}:\n{describe(found.metrics)}")
     return run
 
 

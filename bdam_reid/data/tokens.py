@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -45,15 +44,23 @@ def train_wordpiece(captions: Iterable[str], vocab_size: int, path: Path) -> Pre
     )
     learner.train_from_iterator(texts, trainer)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=_wordpiece(learner.get_vocab()), **_SPECIAL)
+    save_tokenizer(wrapped, path)
+    return wrapped
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Save a tokenizer to the folder `path`, whole or not at all. Raises: OSError if it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        wrapped.save_pretrained(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+        tokenizer.save_pretrained(temporary)
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
+    except Exception as error:  # which the library raises as it is, for a full disk
+        raise OSError(f"cannot save the tokenizer to {path}: {error}. Make room on the disk") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return wrapped
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:

@@ -15,6 +15,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
 from bdam_reid.encoders.config import EncoderConfig
+from bdam_reid.encoders.hub import hub_or_cache
 
 IMAGE_MODELS: Mapping[str, type[PreTrainedModel]] = {
     "vit": ViTModel,
@@ -72,10 +73,12 @@ def save_architecture(name: str, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         check_name(name)
-        AutoConfig.from_pretrained(name, trust_remote_code=False).save_pretrained(temporary)
+        with hub_or_cache(name):
+            AutoConfig.from_pretrained(name, trust_remote_code=False).save_pretrained(temporary)
+            processor = preprocessor(name)
     except (OSError, ValueError) as error:
         raise ValueError(_explained("an", name, error, (*IMAGE_MODELS, *TEXT_MODELS))) from error
-    if processor := preprocessor(name):
+    if processor:
         (temporary / PREPROCESSOR).write_text(json.dumps(processor), encoding="utf-8")
     temporary.replace(folder)
 
@@ -100,7 +103,11 @@ def load(
     # The library warns of weights that the encoder does not want; those that the file lacks are looked for.
     logging.set_verbosity_error()
     try:
-        return _from_pretrained(name, models) if architecture is None else _from_folder(architecture, models)
+        if architecture is not None:
+            return _from_folder(architecture, models)
+        check_name(name)
+        with hub_or_cache(name):
+            return _from_pretrained(name, models)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(_explained(kind, name, error, tuple(models))) from error
     finally:
@@ -132,7 +139,6 @@ def _from_folder(folder: Path, models: Mapping[str, type[PreTrainedModel]]) -> P
 
 
 def _from_pretrained(name: str, models: Mapping[str, type[PreTrainedModel]]) -> PreTrainedModel:
-    check_name(name)
     model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
     model_class, options = _class_of(model_type, models)
     loaded: Any = model_class.from_pretrained(

@@ -1,18 +1,23 @@
 """Checkpoints that survive a kill at any moment: safetensors and JSON, no pickle.
 
-`RUN/last` and `RUN/best` are symbolic links to complete checkpoint folders. A new checkpoint is written to a
-new folder, flushed to the disk, and only then the link is replaced, which is atomic: whoever follows the link
-finds either the old checkpoint or the new one, whole.
+`RUN/last` and `RUN/best` are folders. A new checkpoint is written to `last.tmp` and flushed to the disk; then the one
+before is renamed to `last.old`, the new one to `last`, and the old one is removed. At every moment `last`, or where it
+is missing `last.old`, is a whole checkpoint: `find_checkpoint` gives it. When its files are read they are checked by
+their digests in SHA256SUMS, as `sha256sum --check` does.
+
+In runs of older versions `last` is a symbolic link to a folder such as `last-1f0c9a37`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
-import secrets
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+NAMES = ("last", "best")
 WEIGHTS, TENSORS, STATE = "model.safetensors", "state.safetensors", "state.json"
+SUMS = "SHA256SUMS"
 
 
 class CheckpointError(RuntimeError):
@@ -39,23 +46,42 @@ def save_checkpoint(run: Path, name: str, weights: Mapping[str, Tensor], state: 
         state: nested dicts, lists and tuples of tensors and JSON values; its tensors go to their own file.
     Raises: CheckpointError if it cannot be written; the previous checkpoint is then as it was.
     """
-    folder = run / f"{name}-{secrets.token_hex(4)}"
+    folder = run / f"{name}.tmp"
     tensors: dict[str, Tensor] = {}
     tree = _take_tensors(state, "", tensors)
     try:
+        _remove(folder)
         folder.mkdir(parents=True)
         _write_tensors(folder / WEIGHTS, dict(weights))
         _write_tensors(folder / TENSORS, tensors)
         write_json(folder / STATE, tree)
+        _write_sums(folder)
         _sync(folder)
-        _point(run / name, folder)
+        _replace(run / name, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise CheckpointError(
             f"cannot save the {name} checkpoint in {run}: {error}. The previous one is intact: "
             "make room on the disk, then run the same command again to go on from it"
         ) from error
-    remove_leftovers(run)
+
+
+def find_checkpoint(run: Path, name: str) -> Path | None:
+    """The folder of a run's checkpoint "last" or "best", of this version or an older one; None if there is none.
+
+    Raises: CheckpointError if there are several, and nothing tells which of them is meant.
+    """
+    for path in (run / name, _old(run / name)):
+        if path.is_dir():
+            return path
+    # The link of an older version, where a copy of the run has lost it.
+    whole = [path for path in _linked_folders(run, name) if (path / STATE).is_file()]
+    if len(whole) > 1:
+        raise CheckpointError(
+            f"{run} has several {name} checkpoints, and no {name} that tells which of them is meant: "
+            f"rename the right one of {', '.join(sorted(path.name for path in whole))} to {name}"
+        )
+    return whole[0] if whole else None
 
 
 def load_weights(checkpoint: Path) -> dict[str, Tensor]:
@@ -63,13 +89,33 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
     return _read_tensors(checkpoint / WEIGHTS)
 
 
-def load_state(checkpoint: Path) -> dict[str, Any]:
+def load_state(checkpoint: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
     """The state in a checkpoint folder; tuples come back as lists.
 
-    Raises: CheckpointError if it cannot be read.
+    Args:
+        checkpoint: the folder.
+        needs: what the state must have.
+    Raises: CheckpointError if it cannot be read, or lacks something.
     """
-    tree = read_json(checkpoint / STATE)
-    return _put_tensors(tree, _read_tensors(checkpoint / TENSORS))
+    path = checkpoint / STATE
+    _check_sum(path)
+    tree, tensors = read_json(path), _read_tensors(checkpoint / TENSORS)
+    with readable_state(checkpoint):
+        state = _put_tensors(tree, tensors)
+        for name in needs:
+            state[name]
+    return state
+
+
+@contextmanager
+def readable_state(checkpoint: Path) -> Iterator[None]:
+    """Raise CheckpointError where a state turns out to be of another form than that which is written."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{checkpoint / STATE} is not the state of a checkpoint ({type(error).__name__}: {error}). {_ADVICE}"
+        ) from error
 
 
 def load_into(module: torch.nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
@@ -83,15 +129,27 @@ def load_into(module: torch.nn.Module, weights: Mapping[str, Tensor], source: Pa
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove what killed processes left: checkpoint folders without a link to them, half-written files."""
-    kept = {(run / name).resolve() for name in ("last", "best")}
-    for path in [*run.glob("last-*"), *run.glob("best-*"), *run.glob("*.tmp")]:
-        if path.resolve() in kept:
+    """Remove what killed processes left, and give the checkpoints of older versions their place; nobody else may write
+    to the run. What is not known to be garbage stays.
+
+    Raises: CheckpointError as `find_checkpoint`.
+    """
+    for name in NAMES:
+        place, found = run / name, find_checkpoint(run, name)
+        if found is None:
             continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        if found.is_symlink() and (folder := found.resolve()).parent == run.resolve():
+            for path in _linked_folders(run, name):
+                if path.name != folder.name:
+                    _remove(path)
+            found.unlink()
+            found = run / folder.name
+        if found != place:
+            place.unlink(missing_ok=True)  # a link to nothing
+            found.rename(place)
+        _remove(_old(place))
+    for path in [*run.glob("*.tmp"), *run.glob(".tokenizer-*")]:
+        _remove(path)
 
 
 def random_state() -> dict[str, Any]:
@@ -145,10 +203,39 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    _check_sum(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read {path}: {error}. {_ADVICE}") from error
+
+
+def _write_sums(folder: Path) -> None:
+    lines = [f"{_digest(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    _sync(folder / SUMS)
+
+
+def _check_sum(path: Path) -> None:
+    """Raise CheckpointError if a file is not what it was when it was saved; older versions saved no digests."""
+    sums = path.parent / SUMS
+    if not sums.exists():
+        return
+    try:
+        lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
+        intact = f"{_digest(path)}  {path.name}" in lines
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error}. {_ADVICE}") from error
+    if not intact:
+        raise CheckpointError(f"{path} is not what was saved: its digest is another than in {SUMS}. {_ADVICE}")
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:
@@ -159,11 +246,30 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _point(link: Path, folder: Path) -> None:
-    temporary = link.with_name(f"{folder.name}.tmp")
-    temporary.symlink_to(folder.name, target_is_directory=True)
-    os.replace(temporary, link)
-    _sync(link.parent)
+def _old(place: Path) -> Path:
+    return place.with_name(f"{place.name}.old")
+
+
+def _linked_folders(run: Path, name: str) -> list[Path]:
+    """The folders to one of which the link `name` of an older version points."""
+    return [path for path in run.glob(f"{name}-*") if re.fullmatch(r"[0-9a-f]{8}", path.name[len(name) + 1 :])]
+
+
+def _replace(place: Path, folder: Path) -> None:
+    old = _old(place)
+    if place.exists():
+        _remove(old)
+        place.rename(old)
+    folder.rename(place)
+    _sync(place.parent)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+import bdam_kernels
 from bdam_kernels import backend
 from bdam_reid.config import ConfigError, EngineConfig
 
-PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "bdam-kernels")
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -74,7 +76,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES} | {"bdam-kernels": bdam_kernels.__version__},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "backend": chosen_backend(device),
@@ -104,15 +106,22 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of the source tree, "+" where files differ from it; empty outside of a repository."""
-    here = Path(__file__).parent
+    """The commit of the project's own source tree, "+" where files differ from it; empty where this package is not one
+    that such a tree tracks, whatever repository lies around it."""
+    here = Path(__file__)
+    own = f"{__package__.replace('.', '/')}/{here.name}"
+    # Git sets such variables for its hooks, and they would name another repository.
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
         return subprocess.run(
-            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True, timeout=10
+            command, capture_output=True, text=True, check=True, timeout=10, env=surroundings
         ).stdout.strip()
 
     try:
+        if git("ls-files", "--full-name", here.name) != own:
+            return ""
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from bdam_reid.data.images import ImageError
 from bdam_reid.data.records import DatasetError, QueryError
 from bdam_reid.engine.checkpoint import CheckpointError
 from bdam_reid.engine.run import log
+from bdam_reid.engine.signals import Interrupted, handled_by, interrupt
 
 
 class TrainingError(RuntimeError):
@@ -34,16 +36,30 @@ USER_ERRORS = (
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """End the process with one message for what its user can mend."""
+def user_errors(batch: str = "--data.identities-per-batch") -> Iterator[None]:
+    """End the process with one message for what its user can mend, and for signals that ask it to end.
+
+    Args:
+        batch: the option that says how much is computed at a time.
+    """
     try:
-        yield
-    except KeyboardInterrupt:
-        _end("interrupted: give the same command again to go on", 130)
-    except torch.OutOfMemoryError:
-        _end("error: the device has too little memory: lower --data.identities-per-batch", 1)
+        with handled_by(interrupt):
+            yield
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
+        name = signal.Signals(number).name
+        _end(f"interrupted by {name}: give the same command again to go on", 128 + number)
     except USER_ERRORS as error:
         _end(f"error: {error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _end(f"error: the device has too little memory: lower {batch}", 1)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch has no class of its own for memory of the CPU.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _end(message: str, code: int) -> NoReturn:

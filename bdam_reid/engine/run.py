@@ -1,9 +1,13 @@
-"""The folder of a run: its config, log and curves."""
+"""The folder of a run: its config, data, log and curves."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,28 +15,61 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from bdam_reid.config import Config, ConfigError, Presets, differences, from_dict
+from bdam_reid.data.records import Dataset
 from bdam_reid.engine.checkpoint import (
     CheckpointError,
+    find_checkpoint,
     load_into,
     load_state,
     load_weights,
     read_json,
+    readable_state,
     remove_leftovers,
     write_json,
 )
+from bdam_reid.engine.fingerprint import changes, fingerprint
+from bdam_reid.engine.lock import FILE as LOCK
+from bdam_reid.engine.lock import locked
 from bdam_reid.methods.method import Method
+
+DATA = "data.json"
 
 log = logging.getLogger("bdam_reid")
 log.addHandler(logging.NullHandler())
 log.propagate = False
 
 
-def open_run(config: Config, presets: Presets) -> Path:
-    """Make the run folder of `config`, or take up the one that is there, without a killed process's rests.
+@contextmanager
+def open_run(config: Config, presets: Presets, dataset: Dataset) -> Iterator[Path]:
+    """Make the run folder of `config`, or take up the one that is there, without a killed process's rests; nobody else
+    trains in it meanwhile. A new one in which no step was done is removed again if an error ends it.
 
-    Raises: ConfigError if the folder belongs to a run of another config, or to something else.
+    Raises: ConfigError if the folder belongs to a run of another config or other data, to something else, or another
+        process trains in it; CheckpointError if it is damaged.
     """
     run = Path(config.output)
+    _check_folder(run, config, presets)
+    made, new = not run.exists(), not (run / "config.json").exists()
+    run.mkdir(parents=True, exist_ok=True)
+    with locked(run) as unlocked:
+        _check_folder(run, config, presets)
+        data = fingerprint(dataset)
+        _check_data(run, config, data)
+        try:
+            remove_leftovers(run)
+            write_json(run / "config.json", asdict(config))
+            write_json(run / DATA, data)
+            start_log(run)
+            if unlocked:
+                log.warning(unlocked)
+            yield run
+        except BaseException:
+            if new and not find_checkpoint(run, "last") and not read_curves(run):
+                _remove_start(run, made)
+            raise
+
+
+def _check_folder(run: Path, config: Config, presets: Presets) -> None:
     if run.exists() and not run.is_dir():
         raise ConfigError(f"--output must be a folder, got the file {run}")
     if (run / "config.json").exists():
@@ -42,12 +79,27 @@ def open_run(config: Config, presets: Presets) -> Path:
                 f"{run} is a run of another config:\n  " + "\n  ".join(changed) + "\n"
                 "Give another --output, or delete that folder, or set these fields as they were to go on"
             )
-    elif run.exists() and any(path.suffix != ".tmp" for path in run.iterdir()):
+    elif run.exists() and any(path.suffix != ".tmp" and path.name != LOCK for path in run.iterdir()):
         raise ConfigError(f"--output must be a new folder or that of a run, got {run}, which holds other files")
-    run.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(run)
-    write_json(run / "config.json", asdict(config))
-    return run
+
+
+def _check_data(run: Path, config: Config, found: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a run that goes on began with other data. Runs of older versions do not say with which."""
+    if (run / DATA).exists() and (changed := changes(read_json(run / DATA), found)):
+        raise ConfigError(
+            f"the data in {config.data.root} is not what {run} began with:\n  " + "\n  ".join(changed) + "\n"
+            "Give --data.root a folder with the data as it was to go on, or another --output to begin anew"
+        )
+
+
+def _remove_start(run: Path, made: bool) -> None:
+    for path in list(run.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+    if made:
+        run.rmdir()
 
 
 def load_config(run: Path, presets: Presets) -> Config:
@@ -67,11 +119,15 @@ def load_best(run: Path, config: Config) -> tuple[Method, dict[str, Any]]:
 
     Raises: CheckpointError, ConfigError.
     """
-    if not (run / "best").exists():
+    best = find_checkpoint(run, "best")
+    if best is None:
         raise CheckpointError(f"{run} has no best checkpoint yet: train it to its first validation at least")
     method = config.method.build(config.data, run, fresh=False)
-    load_into(method, load_weights(run / "best"), run / "best")
-    return method, load_state(run / "best")
+    load_into(method, load_weights(best), best)
+    state = load_state(best, ("epoch",))
+    with readable_state(best):
+        method.chosen_weights(state)
+    return method, state
 
 
 class _Console(logging.Handler):
@@ -97,17 +153,23 @@ def start_log(run: Path) -> None:
 def read_curves(run: Path) -> dict[str, tuple[list[float], list[float]]]:
     """The scalars that a run wrote for TensorBoard, name -> (steps, values); of repeated steps the latest. Empty where
     there are none."""
-    if not (run / "tensorboard").is_dir():
+    files = list((run / "tensorboard").glob("events.out.tfevents.*"))
+    if not files:
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    # It warns of the steps that a resumed run repeats, which is what it is asked to sort out.
+    # It warns of files that a kill cut off.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    curves = {}
-    for name in events.Tags()["scalars"]:
-        latest = {event.step: event.value for event in events.Scalars(name)}
-        steps = sorted(latest)
-        curves[name] = ([float(step) for step in steps], [latest[step] for step in steps])
-    return curves
+    sessions = []
+    for file in files:
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0}, purge_orphaned_data=False)
+        events.Reload()
+        sessions.append({name: events.Scalars(name) for name in events.Tags()["scalars"]})
+    # A run never goes back behind its last checkpoint: what goes on later begins at a later step, whatever the clock
+    # said, by which TensorBoard orders files.
+    sessions.sort(key=lambda scalars: min(events[0].step for events in scalars.values()) if scalars else 0)
+    curves: dict[str, dict[int, float]] = defaultdict(dict)
+    for scalars in sessions:
+        for name, events in scalars.items():
+            curves[name].update((event.step, event.value) for event in events)
+    return {name: ([float(step) for step in sorted(c)], [c[step] for step in sorted(c)]) for name, c in curves.items()}

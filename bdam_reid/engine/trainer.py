@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -29,11 +29,13 @@ from bdam_reid.engine.checkpoint import (
     load_state,
     load_weights,
     random_state,
+    readable_state,
     save_checkpoint,
     set_random_state,
 )
 from bdam_reid.engine.errors import TrainingError
 from bdam_reid.engine.run import log
+from bdam_reid.engine.signals import Interrupted, Interruption, handled_by
 from bdam_reid.methods.method import Method, Stage
 
 
@@ -56,7 +58,7 @@ class Progress:
     epoch: int = 0
     """Epochs of the stage that are done."""
     batch: int = 0
-    """Batches of the epoch that are done."""
+    """Batches of the present epoch that are done; all of them while it is validated."""
     step: int = 0
     """Steps of all stages that are done."""
     best: dict[str, Any] | None = None
@@ -99,6 +101,7 @@ class Trainer:
         self.model = accelerator.prepare(method)
         self.stages = method.stages(dataset, config.seed)
         self.progress = Progress()
+        self.signals = Interruption()
         if (run / "last").exists():
             self._resume()
         else:
@@ -110,17 +113,24 @@ class Trainer:
         return self.stages[self.progress.stage]
 
     def fit(self) -> None:
-        """Train to the end, from wherever the run is."""
+        """Train to the end, from wherever the run is.
+
+        Raises: Interrupted after SIGINT, SIGTERM or SIGHUP, when the step is done and saved; TrainingError for a loss
+            that is no number; CheckpointError if a checkpoint cannot be saved.
+        """
         steps, done = sum(map(steps_of, self.stages)), self.progress.step
         with (
+            handled_by(self.signals),
             SummaryWriter(str(self.run / "tensorboard"), purge_step=done + 1) as board,
             tqdm(total=steps, initial=done, unit="step", disable=None, smoothing=0.05) as bar,
         ):
             self._fit_stage(board, bar)
             while self.progress.stage + 1 < len(self.stages):
                 self.progress.stage, self.progress.epoch = self.progress.stage + 1, 0
-                self._begin_stage()
+                with self.signals.awaited():  # the stage before is saved
+                    self._begin_stage()
                 self._fit_stage(board, bar)
+            self.signals.raise_if_any()
 
     def _begin_stage(self) -> None:
         """Freeze what the present stage does not train, and make its optimizer."""
@@ -136,9 +146,10 @@ class Trainer:
         stage, progress = self.stage, self.progress
         while progress.epoch < stage.epochs:
             self._fit_epoch(board, bar)
-            last = progress.epoch == stage.epochs
-            if stage.validates and (last or progress.epoch % self.engine.validate_every == 0):
+            done = progress.epoch + 1
+            if stage.validates and (done == stage.epochs or done % self.engine.validate_every == 0):
                 self._validate(board)
+            progress.epoch, progress.batch = done, 0
             self._save(board)
 
     def _fit_epoch(self, board: SummaryWriter, bar: tqdm) -> None:
@@ -153,13 +164,14 @@ class Trainer:
                 board.add_scalar(name, value, progress.step)
             bar.set_postfix(epoch=progress.epoch + 1, loss=f"{total:.3f}", refresh=False)
             bar.update()
+            if self.signals.came:
+                self._save_and_leave(board)
             if self.engine.save_every and progress.step % self.engine.save_every == 0:
                 self._save(board)
-        progress.epoch, progress.batch = progress.epoch + 1, 0
         rate = (progress.step - first) / (time.perf_counter() - began)
         name = f"stage {stage.name}  " * (len(self.stages) > 1)
         log.info(
-            f"{name}epoch {progress.epoch}/{stage.epochs}  "
+            f"{name}epoch {progress.epoch + 1}/{stage.epochs}  "
             f"step {progress.step}/{sum(map(steps_of, self.stages))}  loss {total:.3f}  {rate:.1f} steps/s"
         )
 
@@ -194,7 +206,11 @@ class Trainer:
     def _validate(self, board: SummaryWriter) -> None:
         """Score the model, and keep its checkpoint if it is the best so far."""
         progress = self.progress
-        score, metrics, weights = self.validate(self.method)
+        try:
+            with self.signals.awaited():
+                score, metrics, weights = self.validate(self.method)
+        except Interrupted:
+            self._save_and_leave(board)
         for name, value in metrics.items():
             board.add_scalar(f"val/{name}", value, progress.step)
         for name, value in weights.items():
@@ -210,7 +226,7 @@ class Trainer:
                 "metrics": dict(metrics),
                 "weights": dict(weights),
                 "stage": self.stage.name,
-                "epoch": progress.epoch,
+                "epoch": progress.epoch + 1,
                 "step": progress.step,
             }
             save_checkpoint(self.run, "best", self.method.state_dict(), progress.best)
@@ -231,20 +247,28 @@ class Trainer:
         }
         save_checkpoint(self.run, "last", self.method.state_dict(), state)
 
+    def _save_and_leave(self, board: SummaryWriter) -> NoReturn:
+        self._save(board)
+        log.info(f"interrupted and saved at step {self.progress.step}/{sum(map(steps_of, self.stages))}")
+        raise Interrupted(self.signals.number)
+
     def _resume(self) -> None:
-        state = load_state(self.run / "last")
+        last = self.run / "last"
+        state = load_state(last, ("progress", "optimizer", "scaler", "random"))
         if "stage" not in state["progress"]:
             raise CheckpointError(
                 f"{self.run} was trained by an older version, whose checkpoints say less: it can be evaluated, "
                 "but not be trained on. Give another --output"
             )
-        load_into(self.method, load_weights(self.run / "last"), self.run / "last")
-        self.progress = Progress(**state["progress"])
+        load_into(self.method, load_weights(last), last)
+        with readable_state(last):
+            self.progress = Progress(**state["progress"])
         self._begin_stage()
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        set_random_state(state["random"])
+        with readable_state(last):
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.accelerator.scaler:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            set_random_state(state["random"])
         log.info(f"going on from step {self.progress.step}/{sum(map(steps_of, self.stages))}")
 
 

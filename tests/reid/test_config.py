@@ -157,6 +157,7 @@ def test_a_config_of_before_there_were_several_methods_is_read() -> None:
 def test_differences_name_the_fields_but_not_the_free_ones() -> None:
     then = PRESETS["demo"]()
     method = replace(then.method, optim=OptimConfig(lr=8e-4, weight_decay=0.0, epochs=5, warmup_steps=50))  # type: ignore[type-var]
-    now = replace(then, output="elsewhere", engine=replace(then.engine, save_every=3), method=method)
+    data = replace(then.data, root="elsewhere")
+    now = replace(then, output="elsewhere", engine=replace(then.engine, save_every=3), method=method, data=data)
     assert differences(then, then) == []
     assert differences(then, now) == ["--method.optim.epochs: 18 in the run, 5 now"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from bdam_reid.captions.splitter import phrases, split_caption
 from bdam_reid.config import ConfigError, DataConfig
 from bdam_reid.data.records import Dataset, DatasetError, Query, QueryError, Record
-from bdam_reid.data.tokens import Tokenize, load_tokenizer, train_wordpiece
+from bdam_reid.data.tokens import Tokenize, load_tokenizer, save_tokenizer, train_wordpiece
+from bdam_reid.encoders.hub import hub_or_cache
 from bdam_reid.methods.bdam.batches import Batch, make_batches
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.gates import gate_weights
@@ -141,7 +141,7 @@ def prepare(config: BDAMConfig, data: DataConfig, dataset: Dataset, folder: Path
     architectures of published encoders. What is there stays.
 
     Raises: ConfigError if the text encoder's tokenizer or a published encoder cannot be had; DatasetError for training
-        images without a caption.
+        images without a caption; OSError if they cannot be written.
     """
     if without := [record.key for record in dataset.train if not record.captions]:
         raise DatasetError(
@@ -150,7 +150,7 @@ def prepare(config: BDAMConfig, data: DataConfig, dataset: Dataset, folder: Path
         )
     if not (folder / "tokenizer").exists():
         if config.text.pretrained:
-            _keep(_pretrained_tokenizer(config.text.pretrained), folder / "tokenizer")
+            save_tokenizer(_pretrained_tokenizer(config.text.pretrained), folder / "tokenizer")
         else:
             texts = [text for r in dataset.train for text in (*r.captions, *(r.texts or ()))]
             train_wordpiece(texts, data.vocab_size, folder / "tokenizer")
@@ -177,16 +177,10 @@ def build(config: BDAMConfig, data: DataConfig, folder: Path, *, fresh: bool) ->
 
 def _pretrained_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
-        return load_tokenizer(name)
-    except ValueError as error:
+        with hub_or_cache(name):
+            return load_tokenizer(name)
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"the tokenizer of --method.text.pretrained {name!r} could not be loaded ({error}): "
             "give a Hugging Face hub name (network or a filled cache needed) or a folder that holds one"
         ) from error
-
-
-def _keep(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    tokenizer.save_pretrained(temporary)
-    temporary.replace(folder)
