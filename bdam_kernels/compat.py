@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from bdam_kernels.modules import Mamba, mamba_inner
-from bdam_kernels.ops import steps
 from bdam_kernels.ops.arguments import check_shape
-from bdam_kernels.ops.causal_conv1d import causal_conv1d
-from bdam_kernels.ops.selective_scan import selective_scan
+from bdam_kernels.ops.causal_conv1d.op import causal_conv1d
+from bdam_kernels.ops.selective_scan.op import selective_scan
+from bdam_kernels.ops.steps import op as steps
 
 
 def selective_scan_fn(

@@ -14,21 +14,17 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from bdam_kernels.ops import (
-    causal_conv1d,
-    cross_attention,
-    hsic_forms,
-    hsic_gaussian,
-    hsic_gpu,
-    pooled_cross_attention,
-    selective_scan,
-)
+from bdam_kernels.ops.causal_conv1d import op as causal_conv1d
+from bdam_kernels.ops.cross_attention import op as cross_attention
+from bdam_kernels.ops.cross_attention import pooled
+from bdam_kernels.ops.hsic import fused, gaussian, linear
+from bdam_kernels.ops.selective_scan import op as selective_scan
 
 __all__: list[str] = []
 
 # What defines the operators that are named below.
 _DEFINED_BY = (
-    causal_conv1d, cross_attention, hsic_forms, hsic_gaussian, hsic_gpu, pooled_cross_attention, selective_scan
+    causal_conv1d, cross_attention, pooled, linear, gaussian, fused, selective_scan
 )  # fmt: skip
 
 Shape = Sequence[int]

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdam_kernels.ops.causal_conv1d import causal_conv1d
-from bdam_kernels.ops.cross_attention import bidirectional_cross_attention
-from bdam_kernels.ops.hsic import hsic
-from bdam_kernels.ops.pooled_cross_attention import pooled_bidirectional_cross_attention
-from bdam_kernels.ops.selective_scan import selective_scan
-from bdam_kernels.ops.steps import causal_conv1d_update, selective_state_update
+from bdam_kernels.ops.causal_conv1d.op import causal_conv1d
+from bdam_kernels.ops.cross_attention.op import bidirectional_cross_attention
+from bdam_kernels.ops.cross_attention.pooled import pooled_bidirectional_cross_attention
+from bdam_kernels.ops.hsic.op import hsic
+from bdam_kernels.ops.selective_scan.op import selective_scan
+from bdam_kernels.ops.steps.op import causal_conv1d_update, selective_state_update
 
 
 class HSICLoss(nn.Module):

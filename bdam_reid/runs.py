@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 import torch
 from tqdm.auto import tqdm
 
-from bdam_kernels import BackendUnavailable, backend
+from bdam_kernels import BackendUnavailable
+from bdam_kernels import dispatch as backend
 from bdam_reid.checkpoint import CheckpointError, read_json, remove_leftovers, write_json
 from bdam_reid.config import Config, ConfigError, differences, from_dict
 from bdam_reid.data import DatasetError, ImageError

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bdam_kernels import backend
+from bdam_kernels import dispatch as backend
 
 PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "mambapy", "transformers", "pykeops")
 

@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torch.nn import functional as F
 
-from bdam_kernels import backend
+from bdam_kernels import dispatch as backend
 from bdam_reid.build import make_accelerator
 from bdam_reid.config import Config, EncoderConfig, demo, paper_icme
 from bdam_reid.data import Batch, Dataset, Query, Record, load_dataset, training_batches

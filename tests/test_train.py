@@ -19,7 +19,7 @@ import pytest
 import torch
 from tiny_run import arguments, one_thread, restore_globals, tiny, train_alone, write_people
 
-from bdam_kernels import backend
+from bdam_kernels import dispatch
 from bdam_reid import trainer as training
 from bdam_reid.checkpoint import CheckpointError, load_state, load_weights
 from bdam_reid.config import Config, OptimConfig
@@ -203,9 +203,9 @@ def failure(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_forced_backend_that_cannot_run_is_refused(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(backend, "FORCED", "cuda")
+    monkeypatch.setattr(dispatch, "FORCED", "cuda")
     assert "backend 'cuda' cannot run" in failure(arguments(people, tmp_path / "run"), capsys)
-    monkeypatch.setattr(backend, "FORCED", "gpu")
+    monkeypatch.setattr(dispatch, "FORCED", "gpu")
     assert "BDAM_BACKEND must be one of" in failure(arguments(people, tmp_path / "run"), capsys)
 
 

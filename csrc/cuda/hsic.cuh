@@ -40,7 +40,7 @@ struct Plan {
   int part_width;
   int sums;                                    // that a row's products are added up to
   float *products = nullptr, *value = nullptr;
-  float factor = 0.0f, per_p = 0.0f, per_q = 0.0f;  // 2 / r, 1 / p and 1 / q of bdam_kernels/ops/hsic_forms.py
+  float factor = 0.0f, per_p = 0.0f, per_q = 0.0f;  // 2 / r, 1 / p and 1 / q of bdam_kernels/ops/hsic/algebra.py
   bool unbiased = false, wide = false;  // wide: tiles of the gradient
 
   Plan(int64_t n, int64_t x_width, int64_t y_width) : rows(static_cast<int>(n)), per_row(1.0f / n) {

@@ -15,7 +15,7 @@ namespace bdam::scan {
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
 constexpr int kTile = 16;   // steps in shared memory at once
 constexpr int kGroup = 4;   // steps whose sums over states are reduced together
-constexpr int kChunk = 32;  // steps between saved states: CHUNK of bdam_kernels/ops/selective_scan_gpu.py
+constexpr int kChunk = 32;  // steps between saved states: CHUNK of bdam_kernels/ops/selective_scan/plan.py
 constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
 // How a warp is divided: lanes over states, and states and channels of each lane.

@@ -1,0 +1,179 @@
+"""Depthwise causal convolution: schema, autograd and the public function."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from bdam_kernels import dispatch
+from bdam_kernels.autograd import reference_gradients, wants_double_backward
+from bdam_kernels.dispatch import on_device_of
+from bdam_kernels.operators import differentiable, is_differentiated, operator
+from bdam_kernels.ops.arguments import cast, check_floating, empty_contiguous
+from bdam_kernels.ops.causal_conv1d import reference
+
+_INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state"
+
+
+def _empty_outputs(x: Tensor, weight: Tensor, *_others: Any) -> tuple[Tensor, Tensor]:
+    batch, channels, _ = x.shape
+    return torch.empty_like(x), x.new_empty(batch, channels, weight.shape[1] - 1)
+
+
+@operator(
+    f"causal_conv1d_forward({_INPUTS}, bool silu, str backend) -> (Tensor out, Tensor final_state)",
+    fake=_empty_outputs,
+)
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    outputs = _empty_outputs(x, weight)
+    tensors = (x, weight, bias, initial_state, *outputs)
+    if backend == "cpu":
+        dispatch.cpu().causal_conv1d_forward(*tensors, silu, torch.get_num_threads())
+    else:
+        with on_device_of(x):
+            kernels = dispatch.gpu_module(backend, "causal_conv1d.triton_kernels")
+            dispatch.launch(kernels.causal_conv1d_forward, *tensors, silu)
+    return outputs
+
+
+def _empty_gradients(
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, *_: Any
+) -> tuple[Tensor | None, ...]:
+    """A gradient for each input, None where the input is absent."""
+    return torch.empty_like(x), torch.empty_like(weight), empty_contiguous(bias), empty_contiguous(initial_state)
+
+
+@operator(
+    f"causal_conv1d_backward({_INPUTS}, Tensor grad_out, Tensor? grad_final_state, bool silu, str backend) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    fake=_empty_gradients,
+)
+def _backward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    grad_out: Tensor,
+    grad_final_state: Tensor | None,
+    silu: bool,
+    backend: str,
+) -> tuple[Tensor | None, ...]:
+    grads = _empty_gradients(x, weight, bias, initial_state)
+    tensors = (x, weight, bias, initial_state, grad_out, grad_final_state, *grads)
+    if backend == "cpu":
+        dispatch.cpu().causal_conv1d_backward(*tensors, silu, torch.get_num_threads())
+    else:
+        with on_device_of(x):
+            kernels = dispatch.gpu_module(backend, "causal_conv1d.triton_kernels")
+            dispatch.launch(kernels.causal_conv1d_backward, *tensors, silu)
+    return grads
+
+
+class _CausalConv1d(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    forward = staticmethod(_forward)
+
+    @staticmethod
+    def setup_context(ctx, args, outputs):  # type: ignore[no-untyped-def]
+        *inputs, ctx.silu, ctx.backend = args
+        ctx.save_for_backward(*inputs)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, grad_out, grad_final_state):  # type: ignore[no-untyped-def]
+        x, _, bias, initial_state = inputs = ctx.saved_tensors
+        if wants_double_backward():
+            grads = reference_gradients(
+                lambda *tensors: reference.causal_conv1d(*tensors, ctx.silu),  # type: ignore[call-arg]
+                inputs,
+                (grad_out, grad_final_state),
+                ctx.needs_input_grad,
+            )
+            return *grads, None, None
+        if grad_out is None:
+            grad_out = torch.zeros_like(x)
+        grad_x, grad_weight, grad_bias, grad_initial = _backward(
+            *inputs, grad_out, grad_final_state, ctx.silu, ctx.backend
+        )
+        # Through torch.library what is absent has an empty gradient.
+        return (
+            grad_x,
+            grad_weight,
+            None if bias is None else grad_bias,
+            None if initial_state is None else grad_initial,
+            None,
+            None,
+        )
+
+
+_differentiable_forward = differentiable(_CausalConv1d, outputs=2)
+
+
+@overload
+def causal_conv1d(*args: Any, return_final_state: Literal[True], **kwargs: Any) -> tuple[Tensor, Tensor]: ...
+@overload
+def causal_conv1d(*args: Any, **kwargs: Any) -> Tensor: ...
+def causal_conv1d(  # type: ignore[misc]
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Depthwise causal convolution over time, with an optional SiLU.
+
+    out_t = act(bias + sum_w weight_w x_{t-W+1+w}); names as causal_conv1d's causal_conv1d_fn.
+
+    Args:
+        x: (B, D, L), any strides; float16, bfloat16, float32 or float64.
+        weight: (D, W) with W >= 1.
+        bias: (D,).
+        activation: None or "silu" ("swish" is the same).
+        initial_state: (B, D, W-1), the inputs before the first; zero if None.
+        backend: see `bdam_kernels.backends`; None takes the best that runs.
+    Returns: out (B, D, L) in x's dtype, and with return_final_state also the last W-1 inputs (B, D, W-1).
+    Raises: ValueError for shapes or an activation that do not fit; TypeError for dtypes that are not floating point;
+        BackendUnavailable if a forced backend cannot run.
+    """
+    if x.dim() != 3:
+        raise ValueError(f"x must be (B, D, L), got {tuple(x.shape)}")
+    batch, channels, _ = x.shape
+    if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
+        raise ValueError(f"weight must be (D, W) with D = {channels} and W >= 1, got {tuple(weight.shape)}")
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f"bias must be ({channels},), got {tuple(bias.shape)}")
+    width = weight.shape[1]
+    if initial_state is not None and initial_state.shape != (batch, channels, width - 1):
+        raise ValueError(
+            f"initial_state must be {(batch, channels, width - 1)}, got {tuple(initial_state.shape)}"
+        )
+    if activation not in (None, "silu", "swish"):
+        raise ValueError(f"activation must be None, 'silu' or 'swish', got {activation!r}")
+    device = x.device
+    for name, tensor in (("x", x), ("weight", weight), ("bias", bias), ("initial_state", initial_state)):
+        if tensor is not None:
+            check_floating(name, tensor, "x", device)
+
+    silu = activation is not None
+    reason = dispatch.dtype_reason(x, weight, bias, initial_state)
+    chosen = dispatch.choose(backend, device, {"cpu": reason, "triton": reason})
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    weight = cast(weight, compute)
+    bias = None if bias is None else cast(bias, compute)
+    if chosen == "reference" or x.numel() == 0:
+        wide = None if initial_state is None else initial_state.to(compute)
+        out, final_state = reference.causal_conv1d(x.to(compute), weight, bias, wide, silu)
+        out, final_state = out.to(x.dtype), final_state.to(x.dtype)
+    else:
+        state = None if initial_state is None else cast(initial_state, x.dtype)
+        args = (x, weight.contiguous(), bias, state, silu, chosen)
+        out, final_state = _differentiable_forward(*args) if is_differentiated(args[:4]) else _forward(*args)
+    return (out, final_state) if return_final_state else out
