@@ -1,6 +1,6 @@
 """Fused operators for disentangled multimodal models, with kernels for CPUs and GPUs behind plain functions."""
 
-from bdam_kernels.dispatch import BackendUnavailable, backends
+from bdam_kernels.dispatch import BackendUnavailable, backends, use_backend
 from bdam_kernels.modules import BidirectionalCrossAttention, HSICLoss, Mamba
 from bdam_kernels.ops.causal_conv1d.op import causal_conv1d
 from bdam_kernels.ops.cross_attention.op import bidirectional_cross_attention
@@ -25,4 +25,5 @@ __all__ = [
     "hsic",
     "pooled_bidirectional_cross_attention",
     "selective_scan",
+    "use_backend",
 ]

@@ -12,8 +12,8 @@ def main() -> None:
     for name, reason in dispatch.backends().items():
         detail = f" ({dispatch.cpu_isa()})" if name == "cpu" and not reason else ""
         print(f"{name:10} {'runs' + detail if not reason else 'does not run: ' + reason}")
-    if dispatch.FORCED:
-        print(f"BDAM_BACKEND forces {dispatch.FORCED}")
+    if forced := dispatch.asked(None):
+        print(f"BDAM_BACKEND forces {forced}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Finds which backends run on this machine, records why the others do not, and chooses one for a call.
 
-Backends are "cuda", "triton", "cpu" (C++) and "reference" (plain PyTorch, which runs everywhere).
+Backends are "cuda", "triton", "cpu" (C++) and "reference" (plain PyTorch, which runs everywhere). What names one for a
+call, the strongest first: its argument `backend`, `use_backend`, the environment variable BDAM_BACKEND. Where nothing
+does, the call takes the best that runs for its inputs, which never depends on a failed call.
 """
 
 from __future__ import annotations
@@ -8,24 +10,32 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
-from types import ModuleType
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from functools import cache, lru_cache
+from types import ModuleType, TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.autograd import forward_ad
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")
 
-FORCED = os.environ.get("BDAM_BACKEND") or None
-"""Backend of the whole process, from the environment variable BDAM_BACKEND; read once, at import."""
-
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-_NOTHING = nullcontext()
+_OF_PROCESS = os.environ.get("BDAM_BACKEND") or None
+"""What BDAM_BACKEND names, read once, at import."""
+
+
+class _Thread(threading.local):
+    """What `use_backend` names, by thread."""
+
+    def __init__(self) -> None:
+        # An attribute of the instance: of a class's default torch.compile makes guards that fail in other threads.
+        self.backend: str | None = None
+
+
+_THREAD = _Thread()
 
 
 class BackendUnavailable(RuntimeError):
@@ -108,39 +118,81 @@ _FOUND = {
     "triton": _find(_triton, lambda _: "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"),
     "cuda": _find(cuda, lambda module: module.device),
 }
-_CUDA_ON_GPU = _FOUND["cuda"][0] == "cuda"
-_BACKENDS = {name: reason for name, (_, reason) in _FOUND.items()}
+_SERVES = {name: device for name, (device, _) in _FOUND.items()}
+_REASONS = {name: reason for name, (_, reason) in _FOUND.items()}
 
 
 def backends() -> dict[str, str]:
     """Every backend, with "" if it runs here, else the reason why not, as a sentence."""
-    return dict(_BACKENDS)
+    return dict(_REASONS)
 
 
-def choose(requested: str | None, device: torch.device, kernels: Mapping[str, str]) -> str:
+class use_backend:
+    """Context manager: calls of this thread that name no backend take this one; the inner one of two counts.
+
+    It counts for the operators that are called, not for their backward passes, which run on the backend of their
+    forward pass. A forward pass that autograd runs again in a thread of its own, as activation checkpointing does on a
+    GPU, needs the argument `backend`.
+
+    Args:
+        name: one of `backends()`.
+    Raises: ValueError for another name; BackendUnavailable if it does not run on this machine.
+    """
+
+    def __init__(self, name: str) -> None:
+        _check_name("backend", name)
+        if _REASONS[name]:
+            raise BackendUnavailable(f"backend {name!r} cannot run: {_REASONS[name]}")
+        self._name = name
+        self._before: list[str | None] = []
+
+    def __enter__(self) -> None:
+        self._before.append(_THREAD.backend)
+        _THREAD.backend = self._name
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _THREAD.backend = self._before.pop()
+
+
+def asked(requested: str | None) -> str | None:
+    """The backend that a call with the argument `backend=requested` asks for; None if it leaves the choice."""
+    return requested or _THREAD.backend or _OF_PROCESS
+
+
+Rule = Callable[..., Mapping[str, str]]
+
+
+def choose(requested: str | None, device: torch.device, rule: Rule, *facts: Hashable) -> str:
     """Name of the backend that serves a call.
 
     Args:
-        requested: a backend's name, or None for BDAM_BACKEND or else the best one that runs.
+        requested: the call's argument `backend`.
         device: where the inputs are.
-        kernels: the backends that the operator has besides "reference", the best first, each with "" or the reason
-            why it cannot take these inputs.
+        rule: `rule(*facts)` gives the backends that the operator has besides "reference", the best first, each with ""
+            or the reason why it cannot take such inputs.
+        facts: what the rule wants to know of the inputs: dtypes and sizes. The answer is remembered.
     Raises: ValueError for an unknown name; BackendUnavailable if the named backend cannot serve the call.
     """
-    name = requested or FORCED
-    if forward_mode() and name in (None, *kernels):
-        return _without_kernels(name)
-    if name is None:
-        for candidate in kernels:
-            if not _reason(candidate, device, kernels):
-                return candidate
-        return "reference"
-    if name not in _BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, got {name!r}")
-    reason = _reason(name, device, kernels)
-    if reason:
-        raise BackendUnavailable(f"backend {name!r} cannot run this call: {reason}")
-    return name
+    name = requested or _THREAD.backend or _OF_PROCESS
+    if name is not None or forward_ad._current_level >= 0:
+        return _named(name, requested, device.type, rule(*facts))
+    # torch.compile traces through; a symbolic size cannot be remembered.
+    if torch.compiler.is_compiling() or torch.SymInt in map(type, facts):
+        return _best(device.type, rule, *facts)
+    return _remembered_best(device.type, rule, *facts)
+
+
+def best(device: torch.device) -> str:
+    """The backend that calls take on a device: the one that is named, or the best that runs there.
+
+    Said of an operator that has every kernel: one that has not, or that gets inputs which it has none for, takes the
+    next.
+
+    Raises: ValueError if BDAM_BACKEND names none; BackendUnavailable if the named one cannot run.
+    """
+    return choose(None, device, _every_kernel)
 
 
 def forward_mode() -> bool:
@@ -148,48 +200,55 @@ def forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
-def _without_kernels(name: str | None) -> str:
-    """Tangents would not come out of a kernel: forward-mode AD goes through the reference."""
-    if name is None:
-        return "reference"
-    raise BackendUnavailable(
-        f"backend {name!r} has no forward-mode derivatives: leave backend out, or take 'reference', which has"
-    )
-
-
-def _reason(name: str, device: torch.device, kernels: Mapping[str, str]) -> str:
-    if name == "reference":
-        return ""
-    if _BACKENDS[name]:
-        return _BACKENDS[name]
-    if device.type != _FOUND[name][0]:
-        return f"it does not serve tensors on {device.type!r}"
-    return kernels.get(name, "this operator has no such kernel")
-
-
-def dtype_reason(*tensors: Tensor | None) -> str:
-    """"" if native kernels take the dtypes of these tensors, else why not."""
-    for t in tensors:
-        if t is not None and t.dtype not in _KERNEL_DTYPES:
-            return f"its kernels take float32, bfloat16 and float16, got {t.dtype}"
+def dtype_reason(*dtypes: torch.dtype | None) -> str:
+    """"" if native kernels take these dtypes of tensors (None for an absent one), else why not."""
+    for dtype in dtypes:
+        if dtype is not None and dtype not in _KERNEL_DTYPES:
+            return f"its kernels take float32, bfloat16 and float16, got {dtype}"
     return ""
 
 
-def gpu_module(backend: str, op: str) -> ModuleType:
-    """The module with an operator's kernels of the backend "cuda" or "triton": the same functions in both."""
-    return cuda() if backend == "cuda" else importlib.import_module(f"bdam_kernels.ops.{op}")
+def _best(device: str, rule: Rule, *facts: Hashable) -> str:
+    kernels = rule(*facts)
+    for name in kernels:
+        if not _reason(name, device, kernels):
+            return name
+    return "reference"
 
 
-def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
-    """Makes the tensor's GPU the current one, if it is on one and that is not."""
-    index = tensor.get_device()
-    return _NOTHING if index < 0 or index == torch.cuda.current_device() else torch.cuda.device(index)
+_remembered_best = lru_cache(4096)(_best)
 
 
-def launch(function: Callable[..., None], *args: Any) -> None:
-    """Starts a kernel of a GPU module on torch's current stream, with torch tensors or None among its arguments."""
-    if function.__module__ == "bdam_kernels._cuda":
-        stream = torch._C._cuda_getCurrentRawStream(torch.cuda.current_device()) if _CUDA_ON_GPU else 0
-        function(*args, stream)
-    else:
-        function(*args)
+def _named(name: str | None, requested: str | None, device: str, kernels: Mapping[str, str]) -> str:
+    """`choose` where a backend is named, or forward-mode AD at work: tangents would not come out of a kernel."""
+    if forward_ad._current_level >= 0 and name in (None, *kernels):
+        if name is None:
+            return "reference"
+        raise BackendUnavailable(
+            f"backend {name!r} has no forward-mode derivatives: leave backend out, or take 'reference', which has"
+        )
+    assert name is not None
+    _check_name("backend" if requested or _THREAD.backend else "BDAM_BACKEND", name)
+    reason = _reason(name, device, kernels)
+    if reason:
+        raise BackendUnavailable(f"backend {name!r} cannot run this call: {reason}")
+    return name
+
+
+def _check_name(what: str, name: str) -> None:
+    if name not in _REASONS:
+        raise ValueError(f"{what} must be one of {', '.join(_REASONS)}, got {name!r}")
+
+
+def _reason(name: str, device: str, kernels: Mapping[str, str]) -> str:
+    if name == "reference":
+        return ""
+    if _REASONS[name]:
+        return _REASONS[name]
+    if device != _SERVES[name]:
+        return f"it does not serve tensors on {device!r}"
+    return kernels.get(name, "this operator has no such kernel")
+
+
+def _every_kernel() -> dict[str, str]:
+    return {"cpu": "", "cuda": "", "triton": ""}

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from bdam_kernels.ops.causal_conv1d import op as causal_conv1d
 from bdam_kernels.ops.cross_attention import op as cross_attention
-from bdam_kernels.ops.cross_attention import pooled
+from bdam_kernels.ops.cross_attention import pooled, saved
 from bdam_kernels.ops.hsic import fused, gaussian, linear
 from bdam_kernels.ops.selective_scan import op as selective_scan
 
@@ -71,7 +71,7 @@ def _causal_conv1d_backward(x: Shape, weight: Shape, *rest: Any, **__: Any) -> i
 
 def _saves_weights(q_a: Shape, q_b: Shape, backend: str) -> list[bool]:
     """Of both directions."""
-    return [backend == "cpu" and keys <= cross_attention.most_saved_keys(q_a[3]) for keys in (q_b[2], q_a[2])]
+    return [backend == "cpu" and keys <= saved.most_saved_keys(q_a[3]) for keys in (q_b[2], q_a[2])]
 
 
 @register_flop_formula(torch.ops.bdam.cross_attention_forward)

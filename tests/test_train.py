@@ -203,9 +203,9 @@ def failure(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_forced_backend_that_cannot_run_is_refused(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(dispatch, "FORCED", "cuda")
+    monkeypatch.setattr(dispatch, "_OF_PROCESS", "cuda")
     assert "backend 'cuda' cannot run" in failure(arguments(people, tmp_path / "run"), capsys)
-    monkeypatch.setattr(dispatch, "FORCED", "gpu")
+    monkeypatch.setattr(dispatch, "_OF_PROCESS", "gpu")
     assert "BDAM_BACKEND must be one of" in failure(arguments(people, tmp_path / "run"), capsys)
 
 

@@ -1,18 +1,23 @@
-"""How operators describe a launch of a Triton kernel, so that tests compile ahead of time just what calls run."""
+"""What Triton's kernels share: how they are declared, and how operators describe a launch of one, so that tests compile
+ahead of time just what calls run."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Dtypes that kernels are compiled for: of the tensors that stream over time."""
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
 
 _TYPES: dict[Any, str] = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.uint8: "*u8", float: "fp32",
@@ -46,7 +51,8 @@ class Launch(NamedTuple):
 
     kernel: Any
     programs: int
-    args: tuple[Any, ...]
+    args: dict[str, Any]
+    """By name: tensors, integers and floats."""
     constants: dict[str, Any]
     num_warps: int = 1
     registers: int = 255
@@ -62,10 +68,21 @@ class Launch(NamedTuple):
         return self.constants if capability >= 90 or "STAGES" not in self.constants else self.constants | {"STAGES": 1}
 
     def run(self) -> None:
-        self.kernel[(self.programs,)](*self.args, **self.constants_on(_capability()), **self.options())
+        self.kernel[(self.programs,)](**self.args, **self.constants_on(_capability()), **self.options())
 
     def signature(self) -> dict[str, str]:
         """Types of the kernel's parameters, as the compiler names them."""
-        types = [_TYPES[a.dtype if isinstance(a, Tensor) else type(a)] for a in self.args]
         names = inspect.signature(self.kernel.fn).parameters
-        return dict(zip(names, types + ["constexpr"] * len(self.constants), strict=True))
+        assert names.keys() == self.args.keys() | self.constants.keys()
+        types = {name: _TYPES[a.dtype if isinstance(a, Tensor) else type(a)] for name, a in self.args.items()}
+        return {name: types.get(name, "constexpr") for name in names}
+
+
+@cache
+def _parameters(name: str, axes: tuple[str, ...]) -> tuple[str, ...]:
+    return (name, *(f"{name}_{axis}" for axis in axes))
+
+
+def with_strides(name: str, axes: tuple[str, ...], tensor: Tensor, strides: Sequence[int]) -> dict[str, Any]:
+    """Arguments of a kernel: a tensor, and by the names of its axes what its parameters NAME_AXIS take."""
+    return dict(zip(_parameters(name, axes), (tensor, *strides), strict=True))

@@ -17,7 +17,7 @@ from helpers import FACTOR, assert_matches, device_of, require, without_the_real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bdam_kernels import compat, dispatch
+from bdam_kernels import compat, use_backend
 from bdam_kernels.compat import mamba_inner_fn, selective_state_update
 
 STAND_INS = {name: f for attributes in compat._MODULES.values() for name, f in attributes.items()}
@@ -154,11 +154,10 @@ def test_mamba_inner_fn_refuses_what_it_does_not_know() -> None:
 @pytest.mark.parametrize("layout", ["contiguous", "permuted"])
 @torch.no_grad()
 def test_state_update_of_heads(
-    monkeypatch: pytest.MonkeyPatch, name: str, groups: int, indices: list[int] | None, layout: str
+    name: str, groups: int, indices: list[int] | None, layout: str
 ) -> None:
     """4 heads of 5 channels with 6 states, of which B and C have groups."""
     device = device_of(require(name))
-    monkeypatch.setattr(dispatch, "FORCED", name)
     rows = [0, 1, 2] if indices is None else indices
     state = torch.randn(3 if indices is None else 5, 4, 5, 6, device=device)
     if layout == "permuted":
@@ -170,7 +169,10 @@ def test_state_update_of_heads(
     dt, D, dt_bias = dt[..., :1].expand(3, 4, 5), torch.randn(4, 1, device=device).expand(4, 5), dt[0]
     A = -torch.rand(4, 1, 1, device=device).expand(4, 5, 6)
     chosen = None if indices is None else torch.tensor(indices, dtype=torch.int32, device=device)
-    out = selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=True, state_batch_indices=chosen)
+    with use_backend(name):
+        out = selective_state_update(
+            state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=True, state_batch_indices=chosen
+        )
 
     x, dt, z, A, B, C, D, dt_bias = (t.cpu().double() for t in (x, dt, z, A, B, C, D, dt_bias))
     B, C = (t.repeat_interleave(4 // groups, 1)[:, :, None] for t in (B, C))

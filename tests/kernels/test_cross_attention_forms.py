@@ -267,7 +267,7 @@ def test_saving_the_weights_does_not_change_the_result(
     require("cpu")
     inputs = make_inputs(2, 2, 21, 50, 32, dtype)
     saved = run(form, inputs, backend="cpu", dropout_p=0.1)
-    monkeypatch.setattr("bdam_kernels.ops.cross_attention.op._SAVED_KEYS_PER_WIDTH", 0)
+    monkeypatch.setattr("bdam_kernels.ops.cross_attention.saved._SAVED_KEYS_PER_WIDTH", 0)
     again = run(form, inputs, backend="cpu", dropout_p=0.1)
     assert all(torch.equal(again[name], value) for name, value in saved.items())
     with torch.no_grad():

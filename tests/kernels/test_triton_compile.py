@@ -14,7 +14,7 @@ from cubins import CHIPS, Resources, cuobjdump, print_table, resources
 
 LAUNCHES = {
     "selective_scan": "selective_scan.triton_launches",
-    "causal_conv1d": "causal_conv1d.triton_kernels",
+    "causal_conv1d": "causal_conv1d.triton_launches",
     "steps": "steps.triton_kernels",
     "cross_attention": "cross_attention.triton_launches",
     "pooled_cross_attention": "cross_attention.triton_pooled_launches",

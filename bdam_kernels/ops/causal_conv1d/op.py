@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
-from bdam_kernels.autograd import reference_gradients, wants_double_backward
-from bdam_kernels.dispatch import on_device_of
-from bdam_kernels.operators import differentiable, is_differentiated, operator
-from bdam_kernels.ops.arguments import cast, check_floating, empty_contiguous
+from bdam_kernels.autograd import differentiable, is_differentiated, reference_gradients, wants_double_backward
+from bdam_kernels.operators import operator
+from bdam_kernels.ops.arguments import cast, check_kinds, empty_contiguous, wrong_shape
 from bdam_kernels.ops.causal_conv1d import reference
+from bdam_kernels.ops.causal_conv1d.roles import Inputs, Outputs
+from bdam_kernels.ops.gpu import gpu_module, on_device_of
 
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state"
 
@@ -30,21 +31,24 @@ def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     outputs = _empty_outputs(x, weight)
-    tensors = (x, weight, bias, initial_state, *outputs)
     if backend == "cpu":
-        dispatch.cpu().causal_conv1d_forward(*tensors, silu, torch.get_num_threads())
+        dispatch.cpu().causal_conv1d_forward(
+            x, weight, bias, initial_state, *outputs, silu, torch.get_num_threads()
+        )  # fmt: skip
     else:
+        launches = gpu_module(backend, "causal_conv1d.triton_launches")
         with on_device_of(x):
-            kernels = dispatch.gpu_module(backend, "causal_conv1d.triton_kernels")
-            dispatch.launch(kernels.causal_conv1d_forward, *tensors, silu)
+            launches.causal_conv1d_forward(Inputs(x, weight, bias, initial_state), Outputs(*outputs), silu)
     return outputs
 
 
 def _empty_gradients(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, *_: Any
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """A gradient for each input, None where the input is absent."""
-    return torch.empty_like(x), torch.empty_like(weight), empty_contiguous(bias), empty_contiguous(initial_state)
+    grad_bias = None if bias is None else empty_contiguous(bias)
+    grad_initial_state = None if initial_state is None else empty_contiguous(initial_state)
+    return torch.empty_like(x), torch.empty_like(weight), grad_bias, grad_initial_state
 
 
 @operator(
@@ -63,13 +67,15 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor | None, ...]:
     grads = _empty_gradients(x, weight, bias, initial_state)
-    tensors = (x, weight, bias, initial_state, grad_out, grad_final_state, *grads)
     if backend == "cpu":
-        dispatch.cpu().causal_conv1d_backward(*tensors, silu, torch.get_num_threads())
+        dispatch.cpu().causal_conv1d_backward(
+            x, weight, bias, initial_state, grad_out, grad_final_state, *grads, silu, torch.get_num_threads()
+        )
     else:
+        launches = gpu_module(backend, "causal_conv1d.triton_launches")
+        inputs, grad_outputs = Inputs(x, weight, bias, initial_state), Outputs(grad_out, grad_final_state)
         with on_device_of(x):
-            kernels = dispatch.gpu_module(backend, "causal_conv1d.triton_kernels")
-            dispatch.launch(kernels.causal_conv1d_backward, *tensors, silu)
+            launches.causal_conv1d_backward(inputs, grad_outputs, Inputs(*grads), silu)
     return grads
 
 
@@ -114,6 +120,12 @@ class _CausalConv1d(torch.autograd.Function):
 _differentiable_forward = differentiable(_CausalConv1d, outputs=2)
 
 
+def _kernels(*dtypes: torch.dtype | None) -> dict[str, str]:
+    """The backends that have kernels, each with "" or the reason why they do not take inputs of these dtypes."""
+    reason = dispatch.dtype_reason(*dtypes)
+    return {"cpu": reason, "triton": reason}
+
+
 @overload
 def causal_conv1d(*args: Any, return_final_state: Literal[True], **kwargs: Any) -> tuple[Tensor, Tensor]: ...
 @overload
@@ -149,22 +161,18 @@ def causal_conv1d(  # type: ignore[misc]
     if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
         raise ValueError(f"weight must be (D, W) with D = {channels} and W >= 1, got {tuple(weight.shape)}")
     if bias is not None and bias.shape != (channels,):
-        raise ValueError(f"bias must be ({channels},), got {tuple(bias.shape)}")
+        raise wrong_shape("bias", bias, (channels,))
     width = weight.shape[1]
     if initial_state is not None and initial_state.shape != (batch, channels, width - 1):
-        raise ValueError(
-            f"initial_state must be {(batch, channels, width - 1)}, got {tuple(initial_state.shape)}"
-        )
+        raise wrong_shape("initial_state", initial_state, (batch, channels, width - 1))
     if activation not in (None, "silu", "swish"):
         raise ValueError(f"activation must be None, 'silu' or 'swish', got {activation!r}")
-    device = x.device
-    for name, tensor in (("x", x), ("weight", weight), ("bias", bias), ("initial_state", initial_state)):
-        if tensor is not None:
-            check_floating(name, tensor, "x", device)
+    inputs = Inputs(x, weight, bias, initial_state)
+    check_kinds(Inputs._fields, inputs)
 
     silu = activation is not None
-    reason = dispatch.dtype_reason(x, weight, bias, initial_state)
-    chosen = dispatch.choose(backend, device, {"cpu": reason, "triton": reason})
+    dtypes = [None if t is None else t.dtype for t in inputs]
+    chosen = dispatch.choose(backend, x.device, _kernels, *dtypes)
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     weight = cast(weight, compute)
     bias = None if bias is None else cast(bias, compute)

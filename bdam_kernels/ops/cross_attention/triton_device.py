@@ -17,8 +17,6 @@ from bdam_kernels.ops.triton_common import INTERPRETED, device
 _PIECE = tl.constexpr(32)
 """Columns of float32 that `row_products` takes at once."""
 
-LN2 = tl.constexpr(0.6931471805599453)
-
 # Triton's interpreter keeps bfloat16 as bits, which its dot product takes for integers.
 _WIDENED = tl.constexpr(INTERPRETED)
 

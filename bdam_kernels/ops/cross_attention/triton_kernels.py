@@ -13,7 +13,6 @@ from __future__ import annotations
 import triton.language as tl
 
 from bdam_kernels.ops.cross_attention.triton_device import (
-    LN2,
     add_weighted,
     dropout_keep,
     load_rows,
@@ -32,7 +31,7 @@ from bdam_kernels.ops.cross_attention.triton_device import (
     weights_of_keys,
     zero_rows,
 )
-from bdam_kernels.ops.triton_common import device, kernel
+from bdam_kernels.ops.triton_common import LN2, device, kernel
 
 
 @device

@@ -12,7 +12,6 @@ from __future__ import annotations
 import triton.language as tl
 
 from bdam_kernels.ops.cross_attention.triton_device import (
-    LN2,
     add_rows,
     add_weighted,
     column_sums,
@@ -32,7 +31,7 @@ from bdam_kernels.ops.cross_attention.triton_device import (
     weights_of_keys,
     zero_rows,
 )
-from bdam_kernels.ops.triton_common import device, kernel
+from bdam_kernels.ops.triton_common import LN2, device, kernel
 
 
 @kernel

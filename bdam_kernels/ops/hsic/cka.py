@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bdam_kernels.ops.hsic.linear import centre, divisors, full_precision
+from bdam_kernels.ops.hsic.algebra import centre, divisors, full_precision
 
 _STRIPE = 2**22
 """Elements of all layers' Gram matrices that are computed at once."""

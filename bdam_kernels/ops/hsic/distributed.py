@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bdam_kernels.autograd import wants_double_backward
-from bdam_kernels.ops.hsic.linear import full_precision
+from bdam_kernels.ops.hsic.algebra import full_precision
 
 
 class GlobalFeatureForm(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Linear HSIC of few samples on a GPU: one launch gives the value and both gradients.
+"""Linear HSIC of few samples in CUDA: one launch gives the value and both gradients.
 
 The gradients are kept for backward, which only multiplies them with the gradient of the value, on the device. They are
 outputs of the Function, so that autograd knows where they come from: a gradient of theirs is the Hessian's product with
@@ -13,39 +13,41 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
-from bdam_kernels.operators import apply, operator
-from bdam_kernels.ops.hsic.linear import add_present, apart, centre, divisors, full_precision, gram_weights
+from bdam_kernels.autograd import apply
+from bdam_kernels.operators import operator
+from bdam_kernels.ops.gpu import launch, on_device_of
+from bdam_kernels.ops.hsic.algebra import add_present, centre, divisors, full_precision, gram_weights
 
 MOST_ROWS = 512
 """Rows that the kernels take: more are faster on cuBLAS, which the closed forms use."""
 
 
-def linear_reason(x: Tensor, y: Tensor) -> str:
-    """"" if the kernels take these inputs, else why not."""
-    if len(x) > MOST_ROWS:
-        return f"its kernels of linear HSIC take up to {MOST_ROWS} rows, got {len(x)}"
-    return dispatch.dtype_reason(x, y)
+def reason(x_dtype: torch.dtype, y_dtype: torch.dtype, rows: int) -> str:
+    """"" if the kernels take such inputs, else why not."""
+    if rows > MOST_ROWS:
+        return f"its kernels of linear HSIC take up to {MOST_ROWS} rows, got {rows}"
+    return dispatch.dtype_reason(x_dtype, y_dtype)
 
 
-def _empty_results(x: Tensor, y: Tensor, unbiased: bool, backend: str) -> tuple[Tensor, Tensor]:
+def _empty_results(x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
     gradients = x.new_empty(x.numel() + y.numel(), dtype=torch.float32)
     return gradients.new_empty(()), gradients
 
 
 @operator(
-    "hsic_linear(Tensor x, Tensor y, bool unbiased, str backend) -> (Tensor value, Tensor gradients)",
+    "hsic_linear(Tensor x, Tensor y, bool unbiased) -> (Tensor value, Tensor gradients)",
     fake=_empty_results,
 )
-def _linear(x: Tensor, y: Tensor, unbiased: bool, backend: str) -> tuple[Tensor, Tensor]:
+def _linear(x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
     """The value, and both gradients one after the other, all in float32."""
-    kernels = dispatch.gpu_module(backend, "hsic")
+    kernels = dispatch.cuda()
     if x.dtype != y.dtype:
         x, y = x.float(), y.float()
-    value, gradients = _empty_results(x, y, unbiased, backend)
+    value, gradients = _empty_results(x, y, unbiased)
     p, q, r = divisors(len(x), unbiased)
-    with dispatch.on_device_of(x):
+    with on_device_of(x):
         workspace = value.new_empty(kernels.hsic_linear_workspace(len(x), x.shape[1], y.shape[1]))
-        dispatch.launch(kernels.hsic_linear, x, y, value, gradients, workspace, 2 / r, p, q, unbiased)
+        launch(kernels.hsic_linear, (x, y, value, gradients, workspace), (2 / r, p, q, unbiased))
     return value, gradients
 
 
@@ -53,12 +55,12 @@ class _FusedForm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, unbiased: bool, backend: str) -> tuple[Tensor, Tensor]:
-        return _linear(x, y, unbiased, backend)
+    def forward(x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
+        return _linear(x, y, unbiased)
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-        x, y, ctx.unbiased, _ = inputs
+        x, y, ctx.unbiased = inputs
         ctx.save_for_backward(x, y, output[1])
         ctx.set_materialize_grads(False)
 
@@ -69,8 +71,8 @@ class _FusedForm(torch.autograd.Function):
         by_gradients = None if grad_gradients is None else _hessian_product(x, y, ctx.unbiased, grad_gradients)
         total = add_present(by_value, by_gradients)
         if total is None:
-            return None, None, None, None
-        return *(g.to(t.dtype) for g, t in zip(_split(total, x, y), (x, y), strict=True)), None, None
+            return None, None, None
+        return *(g.to(t.dtype) for g, t in zip(_split(total, x, y), (x, y), strict=True)), None
 
 
 def _split(both: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,5 +94,6 @@ def _hessian_product(x: Tensor, y: Tensor, unbiased: bool, direction: Tensor) ->
     return torch.cat([of_x.flatten(), of_y.flatten()]) * (2 / divisors(len(x), unbiased)[2])
 
 
-def fused_linear_hsic(x: Tensor, y: Tensor, unbiased: bool, backend: str) -> Tensor:
-    return apply(_FusedForm, *apart(x, y), unbiased, backend)[0]
+def linear_hsic(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
+    """HSIC of x and y, two different tensors, in float32."""
+    return apply(_FusedForm, x, y, unbiased)[0]

@@ -28,14 +28,17 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
-from bdam_kernels.autograd import wants_double_backward
-from bdam_kernels.operators import apply, operator
-from bdam_kernels.ops.arguments import cast, unit_stride
+from bdam_kernels.autograd import apply, wants_double_backward
+from bdam_kernels.operators import operator
+from bdam_kernels.ops.arguments import cast, empty_contiguous, unit_stride
 from bdam_kernels.ops.hsic import reference
-from bdam_kernels.ops.hsic.linear import apart, centre, divisors, empty, full_precision
+from bdam_kernels.ops.hsic.algebra import apart, centre, divisors, full_precision
 
 _TILE = 2**21
 """Elements of a Gaussian kernel matrix that torch computes at once."""
+
+_MEDIAN_ROWS = 1024
+"""Rows of which the median distance is taken: of more, so many evenly spaced ones."""
 
 
 def _empty_sums(x: Tensor, y: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +60,7 @@ def _forward(x: Tensor, y: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _empty_gradients(x: Tensor, y: Tensor, *others: object) -> tuple[Tensor, Tensor]:
-    return empty(x), empty(y)
+    return empty_contiguous(x), empty_contiguous(y)
 
 
 @operator(
@@ -199,11 +202,47 @@ class _GaussianForm(torch.autograd.Function):
         return (grad_x * kernels[0, 0]).to(x.dtype), (grad_y * kernels[1, 0]).to(y.dtype), None, None, None
 
 
+def _median_distance(x: Tensor) -> Tensor:
+    """Median distance of two different rows, detached; the mean distance if that is 0, and 1 if all rows are equal."""
+    x = x.detach()
+    if len(x) > _MEDIAN_ROWS:
+        x = x[torch.arange(_MEDIAN_ROWS, device=x.device) * (len(x) - 1) // (_MEDIAN_ROWS - 1)]
+    x = centre(x.to(torch.promote_types(x.dtype, torch.float32)))
+    i, j = torch.triu_indices(len(x), len(x), 1, device=x.device)
+    squares = x.square().sum(1)
+    with full_precision(x):
+        distances = (squares[i] + squares[j] - 2 * (x @ x.mT)[i, j]).clamp_min(0).sqrt()
+    # torch.median takes the lower of the two middle values; of the negatives that is the upper one.
+    median = (distances.median() - (-distances).median()) / 2
+    width = torch.where(median > 0, median, distances.mean())
+    return torch.where(width == 0, torch.ones_like(width), width)
+
+
+def _widths(x: Tensor, y: Tensor, sigma: float | tuple[float, float] | None) -> tuple[Tensor, Tensor]:
+    """Scalars on the inputs' device, where nothing waits for them."""
+    if sigma is None:
+        return _median_distance(x), _median_distance(y)
+    pair = sigma if isinstance(sigma, (tuple, list)) else (sigma, sigma)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.full((), pair[0], dtype=dtype, device=x.device), torch.full((), pair[1], dtype=dtype, device=x.device)
+
+
 def gaussian_hsic(
-    x: Tensor, y: Tensor, x_sigma: Tensor, y_sigma: Tensor, unbiased: bool, normalize: bool, chosen: str
+    x: Tensor,
+    y: Tensor,
+    sigma: float | tuple[float, float] | None,
+    unbiased: bool,
+    normalize: bool,
+    chosen: str,
 ) -> tuple[Tensor, ...]:
-    """HSIC with Gaussian kernels of widths x_sigma and y_sigma, scalars, in float64; with `normalize` also that of x
-    with itself and of y with itself, all three by kernels times constants, which cancel in alignment."""
+    """HSIC with Gaussian kernels, in float64; with `normalize` also that of x with itself and of y with itself, all
+    three by kernels times constants, which cancel in alignment.
+
+    Args:
+        sigma: width of both, or of each; None for the median distances.
+        chosen: a backend, or "closed" for closed forms on torch alone.
+    """
+    x_sigma, y_sigma = _widths(x, y, sigma)
     if chosen == "reference":
         wide_x, wide_y = centre(x.double()) / x_sigma, centre(y.double()) / y_sigma
         pairs = ((wide_x, wide_y), (wide_x, wide_x), (wide_y, wide_y))
@@ -212,3 +251,8 @@ def gaussian_hsic(
     kernels = _kernels(x, y, x_sigma, y_sigma, scaled=normalize and unbiased)
     values, _ = apply(_GaussianForm, *apart(x, y), kernels, unbiased, native)
     return (values[0, 1], values[0, 0], values[1, 1]) if normalize else (values[0, 1],)
+
+
+def kernels() -> dict[str, str]:
+    """The backends that have kernels, which take all inputs that the closed forms take."""
+    return {"cpu": ""}

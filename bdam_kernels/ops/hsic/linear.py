@@ -1,7 +1,7 @@
-"""Linear HSIC of two feature matrices in closed forms: schema of the kernels and autograd.
+"""Linear HSIC of two feature matrices: closed forms, with schema of their kernels and autograd.
 
 Nothing here forms the centring matrix, and an N x N matrix is formed only where N is below the feature width. The work
-is done by torch's GEMMs, on any device; few samples have a C++ kernel on the CPU.
+is done by torch's GEMMs, on any device; few samples have a C++ kernel on the CPU, and one in CUDA, in `fused`.
 
 The Functions return what their backward needs as further outputs. So a backward is made of plain operations on
 tensors that autograd knows, and derivatives of any order follow from it.
@@ -9,26 +9,20 @@ tensors that autograd knows, and derivatives of any order follow from it.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from functools import reduce
-
 import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
-from bdam_kernels.autograd import wants_double_backward
-from bdam_kernels.operators import apply, operator
-from bdam_kernels.ops.arguments import unit_stride
-
-
-def empty(like: Tensor) -> Tensor:
-    """A contiguous tensor like another, without values."""
-    return torch.empty_like(like, memory_format=torch.contiguous_format)
+from bdam_kernels.autograd import apply, wants_double_backward
+from bdam_kernels.operators import operator
+from bdam_kernels.ops.arguments import empty_contiguous, unit_stride
+from bdam_kernels.ops.hsic import fused, reference
+from bdam_kernels.ops.hsic.algebra import add_present, apart, centre, divisors, full_precision, gram_weights
 
 
 def _empty_forward(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     n = x.shape[0]
-    return x.new_empty(()), empty(x), empty(y), x.new_empty(n, n), x.new_empty(n, n)
+    return x.new_empty(()), empty_contiguous(x), empty_contiguous(y), x.new_empty(n, n), x.new_empty(n, n)
 
 
 @operator(
@@ -48,7 +42,7 @@ def _forward(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
 def _empty_backward(
     grad: Tensor, x_weights: Tensor, y_weights: Tensor, x: Tensor, y: Tensor, factor: float
 ) -> tuple[Tensor, Tensor]:
-    return empty(x), empty(y)
+    return empty_contiguous(x), empty_contiguous(y)
 
 
 @operator(
@@ -62,54 +56,9 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     """factor grad W x and factor grad V y for symmetric weights W and V."""
     tensors = [t.contiguous() for t in (grad, x_weights, y_weights, x, y)]
-    grads = empty(x), empty(y)
+    grads = empty_contiguous(x), empty_contiguous(y)
     dispatch.cpu().hsic_backward(*tensors, *grads, factor, torch.get_num_threads())
     return grads
-
-
-# Asked for once, as torch 2.11 cannot compile the question.
-_HAVE_AUTOCAST = frozenset(d for d in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(d))
-
-
-def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
-    """Keeps autocast from rounding the products."""
-    device = tensor.device.type
-    if device in _HAVE_AUTOCAST and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
-
-
-def centre(x: Tensor) -> Tensor:
-    """x minus its mean over rows; exactly zero for equal rows, and accurate for rows with a large common offset."""
-    differences = x - x[:1]
-    return differences - differences.mean(0)
-
-
-def divisors(n: int, unbiased: bool) -> tuple[int, int, int]:
-    """(p, q, r) with r HSIC = <K, L> - 2/p <K 1, L 1> + (1^T K 1)(1^T L 1)/q; the unbiased one is for zero diagonals.
-
-    Source: Gretton et al. 2005 (biased), Song et al. 2012, Eq. 5 (unbiased).
-    """
-    if unbiased:
-        return n - 2, (n - 1) * (n - 2), n * (n - 3)
-    return n, n * n, (n - 1) ** 2
-
-
-def add_present(*terms: Tensor | None) -> Tensor | None:
-    present = [t for t in terms if t is not None]
-    return reduce(torch.add, present) if present else None
-
-
-def gram_weights(gram: Tensor, unbiased: bool) -> Tensor:
-    """M(L), linear in L, such that r HSIC = <K, M(L)> for Gram matrices K and L of centred features."""
-    if not unbiased:
-        return gram
-    n = gram.shape[0]
-    p, q, _ = divisors(n, unbiased)
-    diagonal = torch.eye(n, dtype=torch.bool, device=gram.device)
-    gram = gram.masked_fill(diagonal, 0)
-    sums = gram.sum(1)
-    return (gram - (sums[:, None] + sums) / p + sums.sum() / q).masked_fill(diagonal, 0)
 
 
 class _SampleForm(torch.autograd.Function):
@@ -118,20 +67,20 @@ class _SampleForm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, unbiased: bool, fused: bool) -> tuple[Tensor, ...]:
-        if fused:
+    def forward(x: Tensor, y: Tensor, unbiased: bool, native: bool) -> tuple[Tensor, ...]:
+        if native:
             product, x, y, x_gram, y_gram = _forward(x, y)
         else:
             x, y = centre(x), centre(y)
             with full_precision(x):
                 x_gram, y_gram = x @ x.mT, y @ y.mT
-        if unbiased or not fused:
+        if unbiased or not native:
             product = (x_gram * gram_weights(y_gram, unbiased)).sum()
         return product / divisors(len(x), unbiased)[2], x, y, x_gram, y_gram
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-        ctx.unbiased, ctx.fused = inputs[2:]
+        ctx.unbiased, ctx.native = inputs[2:]
         ctx.save_for_backward(*output[1:])
         ctx.set_materialize_grads(False)
 
@@ -141,7 +90,7 @@ class _SampleForm(torch.autograd.Function):
         needs_x, needs_y = ctx.needs_input_grad[:2]
         factor = 2 / divisors(len(x), ctx.unbiased)[2]
         only_value = grad is not None and all(g is None for g in grads)
-        if ctx.fused and only_value and needs_x and needs_y and not wants_double_backward():
+        if ctx.native and only_value and needs_x and needs_y and not wants_double_backward():
             x_weights, y_weights = gram_weights(y_gram, ctx.unbiased), gram_weights(x_gram, ctx.unbiased)
             return *_backward(grad, x_weights, y_weights, x, y, factor), None, None
         scale = None if grad is None else grad * factor
@@ -208,16 +157,29 @@ class _FeatureForm(torch.autograd.Function):
             )
 
 
-def apart(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """x and y as two tensors: torch.compile lets none be two inputs of a Function."""
-    return x, y.view_as(y) if y is x else y
+def linear_hsic(x: Tensor, y: Tensor, unbiased: bool, normalize: bool, chosen: str) -> tuple[Tensor, ...]:
+    """HSIC with linear kernels; with `normalize` also that of x with itself and of y with itself.
+
+    Args:
+        chosen: a backend, or "closed" for closed forms on torch alone.
+    """
+    pairs = ((x, y), (x, x), (y, y)) if normalize else ((x, y),)
+    return tuple(_linear_hsic(*pair, unbiased, chosen) for pair in pairs)
 
 
-def linear_hsic(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
+def _linear_hsic(x: Tensor, y: Tensor, unbiased: bool, chosen: str) -> Tensor:
+    if chosen == "reference":
+        return reference.linear_hsic(x, y, unbiased)
     x, y = apart(x, y)
+    if chosen == "cuda":
+        return fused.linear_hsic(x, y, unbiased)
     n, (dx, dy) = len(x), (x.shape[1], y.shape[1])
     # Multiplications, with backward: two Gram matrices and two products with them, or three products with C.
     if 2 * n * (dx + dy) >= 3 * dx * dy:
         return apply(_FeatureForm, x, y, unbiased)[0]
-    fused = x.device.type == "cpu" and x.dtype == torch.float32 and not dispatch.backends()["cpu"]
-    return apply(_SampleForm, x, y, unbiased, fused)[0]
+    return apply(_SampleForm, x, y, unbiased, chosen == "cpu" and x.dtype == torch.float32)[0]
+
+
+def kernels(x_dtype: torch.dtype, y_dtype: torch.dtype, rows: int) -> dict[str, str]:
+    """The backends that have kernels, each with "" or the reason why they do not take such inputs."""
+    return {"cpu": "", "cuda": fused.reason(x_dtype, y_dtype, rows)}

@@ -12,13 +12,7 @@ from torch import Tensor
 
 from bdam_kernels import dispatch
 from bdam_kernels.ops.arguments import cast
-from bdam_kernels.ops.hsic import reference
-from bdam_kernels.ops.hsic.distributed import GlobalFeatureForm, gather_rows
-from bdam_kernels.ops.hsic.fused import fused_linear_hsic, linear_reason
-from bdam_kernels.ops.hsic.gaussian import gaussian_hsic
-from bdam_kernels.ops.hsic.linear import centre, full_precision, linear_hsic
-
-_MEDIAN_ROWS = 1024
+from bdam_kernels.ops.hsic import distributed, gaussian, linear
 
 
 def hsic(
@@ -69,8 +63,8 @@ def hsic(
     if process_group is not None:
         if chosen != "reference" and kernel == "linear" and not unbiased and not normalize:
             _check_rows(len(x) * dist.get_world_size(process_group), unbiased)
-            return GlobalFeatureForm.apply(x.to(dtype), y.to(dtype), process_group)
-        x, y = gather_rows(x, process_group), gather_rows(y, process_group)
+            return distributed.GlobalFeatureForm.apply(x.to(dtype), y.to(dtype), process_group)
+        x, y = (distributed.gather_rows(t, process_group) for t in (x, y))
         chosen = _choose(x, y, kernel, backend)
     _check_rows(len(x), unbiased)
     if chosen == "cuda" and not (x.numel() and y.numel()):
@@ -78,63 +72,28 @@ def hsic(
     if chosen != "cuda":
         x, y = cast(x, dtype), cast(y, dtype)
     if kernel == "rbf":
-        values = gaussian_hsic(x, y, *_widths(x, y, sigma), unbiased, normalize, chosen)
+        values = gaussian.gaussian_hsic(x, y, sigma, unbiased, normalize, chosen)
     else:
-        pairs = ((x, y), (x, x), (y, y)) if normalize else ((x, y),)
-        values = tuple(_linear(*pair, unbiased, chosen) for pair in pairs)
-    return cast(_normalise(x, y, *values) if normalize else values[0], dtype)
-
-
-def _linear(x: Tensor, y: Tensor, unbiased: bool, chosen: str) -> Tensor:
-    if chosen == "reference":
-        return reference.linear_hsic(x, y, unbiased)
-    if chosen == "cuda":
-        return fused_linear_hsic(x, y, unbiased, chosen)
-    return linear_hsic(x, y, unbiased)
+        values = linear.linear_hsic(x, y, unbiased, normalize, chosen)
+    return cast(_alignment(x, y, *values) if normalize else values[0], dtype)
 
 
 def _choose(x: Tensor, y: Tensor, kernel: str, backend: str | None) -> str:
-    """Name of the backend, "closed" for closed forms on torch alone."""
+    """Name of the backend, "closed" for closed forms on torch alone: what a call takes that names none."""
     if kernel == "linear":
-        reason = linear_reason(x, y)
-        kernels = {"cpu": "", "cuda": reason}
+        chosen = dispatch.choose(backend, x.device, linear.kernels, x.dtype, y.dtype, len(x))
     else:
-        kernels = {"cpu": ""}
-    chosen = dispatch.choose(backend, x.device, kernels)
-    asked = backend or dispatch.FORCED
-    return "closed" if chosen == "reference" and asked is None and not dispatch.forward_mode() else chosen
+        chosen = dispatch.choose(backend, x.device, gaussian.kernels)
+    if chosen == "reference" and dispatch.asked(backend) is None and not dispatch.forward_mode():
+        return "closed"
+    return chosen
 
 
-def _normalise(x: Tensor, y: Tensor, of_both: Tensor, of_x: Tensor, of_y: Tensor) -> Tensor:
+def _alignment(x: Tensor, y: Tensor, of_both: Tensor, of_x: Tensor, of_y: Tensor) -> Tensor:
     """Centred kernel alignment from HSIC of x and y, and of each with itself: NaN where rows differ, but not HSIC."""
     constant = (x == x[:1]).all() | (y == y[:1]).all()
     norm = torch.where(constant, 1.0, of_x).sqrt() * torch.where(constant, 1.0, of_y).sqrt()
     return torch.where(constant, 0.0, of_both / norm)
-
-
-def _median_distance(x: Tensor) -> Tensor:
-    """Median distance of two different rows, detached; the mean distance if that is 0, and 1 if all rows are equal."""
-    x = x.detach()
-    if len(x) > _MEDIAN_ROWS:
-        x = x[torch.arange(_MEDIAN_ROWS, device=x.device) * (len(x) - 1) // (_MEDIAN_ROWS - 1)]
-    x = centre(x.to(torch.promote_types(x.dtype, torch.float32)))
-    i, j = torch.triu_indices(len(x), len(x), 1, device=x.device)
-    squares = x.square().sum(1)
-    with full_precision(x):
-        distances = (squares[i] + squares[j] - 2 * (x @ x.mT)[i, j]).clamp_min(0).sqrt()
-    # torch.median takes the lower of the two middle values; of the negatives that is the upper one.
-    median = (distances.median() - (-distances).median()) / 2
-    width = torch.where(median > 0, median, distances.mean())
-    return torch.where(width == 0, torch.ones_like(width), width)
-
-
-def _widths(x: Tensor, y: Tensor, sigma: float | tuple[float, float] | None) -> tuple[Tensor, Tensor]:
-    """Scalars on the inputs' device, where nothing waits for them."""
-    if sigma is None:
-        return _median_distance(x), _median_distance(y)
-    pair = sigma if isinstance(sigma, (tuple, list)) else (sigma, sigma)
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return torch.full((), pair[0], dtype=dtype, device=x.device), torch.full((), pair[1], dtype=dtype, device=x.device)
 
 
 def _check(x: Tensor, y: Tensor, kernel: str, sigma: object, estimator: str) -> None:

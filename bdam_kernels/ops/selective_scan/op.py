@@ -8,27 +8,25 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
-from bdam_kernels.autograd import reference_gradients, wants_double_backward
-from bdam_kernels.operators import differentiable, is_differentiated, operator
-from bdam_kernels.ops.arguments import cast, cast_present, check_shape, empty_contiguous
+from bdam_kernels.autograd import differentiable, is_differentiated, reference_gradients, wants_double_backward
+from bdam_kernels.operators import operator
+from bdam_kernels.ops.arguments import cast, cast_present, check_kinds, empty_contiguous, wrong_shape
 from bdam_kernels.ops.selective_scan import plan, reference
+from bdam_kernels.ops.selective_scan.roles import Inputs, Options, Outer, Outputs, with_groups
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "Tensor? initial_state"
 )
-_NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+_OPTIONS = "bool delta_softplus, bool reverse, str backend"
 _COMPLEX = ("A", "B", "C", "initial_state")
 """What may be complex, if A is."""
 
 _ALL_FLOAT32 = {torch.float32}
-_OPTIONS = "bool delta_softplus, bool reverse, str backend"
-
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-def _empty_outputs(*args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Of the operator's arguments. Checkpoints are the states that backward starts from, (B, K, D, N)."""
+def _empty_outputs(*args: Any) -> Outputs:
+    """Of the operator's arguments."""
     u, A = args[0], args[2]
     with_checkpoints, backend = args[9], args[12]
     batch, _, length = u.shape
@@ -37,7 +35,7 @@ def _empty_outputs(*args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     if backend != "cpu":
         count = plan.chunks(length) - 1 if with_checkpoints else 0
         checkpoints = A.new_empty(batch, count, channels, states)
-    return torch.empty_like(u), A.new_empty(batch, channels, states), checkpoints
+    return Outputs(torch.empty_like(u), A.new_empty(batch, channels, states), checkpoints)
 
 
 @operator(
@@ -45,22 +43,21 @@ def _empty_outputs(*args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     "-> (Tensor out, Tensor last_state, Tensor checkpoints)",
     fake=_empty_outputs,
 )
-def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    inputs, (_, delta_softplus, reverse, backend) = args[:9], args[9:]
+def _forward(*args: Any) -> Outputs:
+    *inputs, _, delta_softplus, reverse, backend = args
     outputs = _empty_outputs(*args)
     if backend == "cpu":
-        threads = torch.get_num_threads()
-        dispatch.cpu().selective_scan_forward(*inputs, *outputs[:2], delta_softplus, reverse, threads)
+        dispatch.cpu().selective_scan_forward(
+            *inputs, outputs.out, outputs.last_state, delta_softplus, reverse, torch.get_num_threads()
+        )
     else:
-        u, delta, A, B, C, *others = inputs
-        inputs = (u, delta, A, _with_groups(B), _with_groups(C), *others)
-        plan.forward(backend, inputs, outputs, delta_softplus, reverse)
+        plan.forward(backend, Inputs(*inputs).with_groups(), outputs, Options(delta_softplus, reverse))
     return outputs
 
 
 def _empty_gradients(*args: Any) -> list[Tensor | None]:
     """Of the operator's arguments: a gradient for each input, None where the input is absent."""
-    return [torch.empty_like(args[0]), *map(empty_contiguous, args[1:9])]
+    return [torch.empty_like(args[0]), *[None if t is None else empty_contiguous(t) for t in args[1:9]]]
 
 
 @operator(
@@ -69,23 +66,21 @@ def _empty_gradients(*args: Any) -> list[Tensor | None]:
     fake=_empty_gradients,
 )
 def _backward(*args: Any) -> list[Tensor | None]:
-    inputs, (checkpoints, grad_out, grad_last_state, delta_softplus, reverse, backend) = args[:9], args[9:]
+    *inputs, checkpoints, grad_out, grad_last_state, delta_softplus, reverse, backend = args
     grads = _empty_gradients(*args)
     if backend == "cpu":
-        tensors = (*inputs, grad_out, grad_last_state, *grads)
-        dispatch.cpu().selective_scan_backward(*tensors, delta_softplus, reverse, torch.get_num_threads())
+        dispatch.cpu().selective_scan_backward(
+            *inputs, grad_out, grad_last_state, *grads, delta_softplus, reverse, torch.get_num_threads()
+        )
     else:
-        u, delta, A, B, C, *others = inputs
-        inputs = (u, delta, A, _with_groups(B), _with_groups(C), *others)
-        written = (*grads[:3], _with_groups(grads[3]), _with_groups(grads[4]), *grads[5:])
-        outer = (checkpoints, grad_out, grad_last_state)
-        plan.backward(backend, inputs, outer, written, delta_softplus, reverse)
+        plan.backward(
+            backend,
+            Inputs(*inputs).with_groups(),
+            Outer(checkpoints, grad_out, grad_last_state),
+            Inputs(*grads).with_groups(),  # type: ignore[arg-type]
+            Options(delta_softplus, reverse),
+        )
     return grads
-
-
-def _with_groups(matrix: Any) -> Any:
-    """B or C as a GPU's kernels and the reference take it, (D, N) or (B, G, N, L)."""
-    return matrix.unsqueeze(1) if matrix.dim() == 3 else matrix
 
 
 class _SelectiveScan(torch.autograd.Function):
@@ -102,23 +97,28 @@ class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_out, grad_last_state, *_):  # type: ignore[no-untyped-def]
         *inputs, checkpoints = ctx.saved_tensors
-        flags = (ctx.delta_softplus, ctx.reverse)
+        options = Options(ctx.delta_softplus, ctx.reverse)
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: _reference(*tensors, *flags), inputs, (grad_out, grad_last_state), ctx.needs_input_grad
+                lambda *tensors: _reference(*tensors, options=options),
+                inputs,
+                (grad_out, grad_last_state),
+                ctx.needs_input_grad,
             )
             return *grads, None, None, None, None
         if grad_out is None:
             grad_out = torch.zeros_like(inputs[0])
-        grads = _backward(*inputs, checkpoints, grad_out, grad_last_state, *flags, ctx.backend)
-        return *(None if i is None else g for g, i in zip(grads, inputs, strict=True)), None, None, None, None
+        grads = _backward(*inputs, checkpoints, grad_out, grad_last_state, *options, ctx.backend)
+        # Through torch.library what is absent has an empty gradient.
+        grads = [None if i is None else g for g, i in zip(grads, inputs, strict=True)]
+        return *grads, None, None, None, None
 
 
 _differentiable_forward = differentiable(_SelectiveScan, outputs=2)
 
 
-def _reference(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    return reference.selective_scan(u, delta, A, _with_groups(B), _with_groups(C), *others)
+def _reference(*tensors: Any, options: Options) -> tuple[Tensor, Tensor]:
+    return reference.selective_scan(*Inputs(*tensors).with_groups(), *options)
 
 
 @overload
@@ -160,13 +160,14 @@ def selective_scan(  # type: ignore[misc]
     Raises: ValueError for shapes that do not fit; TypeError for dtypes that are not floating point;
         BackendUnavailable if a forced backend cannot run.
     """
-    _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    inputs = _normalise(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    chosen = dispatch.choose(backend, u.device, _kernels(inputs[2]))
+    given = Inputs(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    _check(given)
+    inputs = _in_few_dtypes(given)
+    chosen = dispatch.choose(backend, u.device, _kernels, inputs.A.dtype, A.shape[1])
     if chosen == "reference" or u.numel() == 0 or A.numel() == 0:
-        real = torch.float64 if inputs[2].dtype in (torch.float64, torch.complex128) else torch.float32
+        real = torch.float64 if inputs.A.dtype in (torch.float64, torch.complex128) else torch.float32
         wide: list[Any] = [t if t is None or t.is_complex() else t.to(real) for t in inputs]
-        out, last_state = _reference(*wide, delta_softplus, reverse)
+        out, last_state = _reference(*wide, options=Options(delta_softplus, reverse))
     else:
         differentiated = is_differentiated(inputs)
         run = _differentiable_forward if differentiated else _forward
@@ -175,20 +176,17 @@ def selective_scan(  # type: ignore[misc]
     return (out, last_state) if return_last_state else out
 
 
-def _kernels(A: Tensor) -> dict[str, str]:
-    """The backends that have kernels, each with "" or the reason why they do not take such an A."""
-    states = A.shape[1]
-    real = "" if A.dtype == torch.float32 else f"its kernels take real A up to float32, got {A.dtype}"
+def _kernels(dtype: torch.dtype, states: int) -> dict[str, str]:
+    """The backends that have kernels, each with "" or the reason why they do not take A of this dtype and so wide."""
+    real = "" if dtype == torch.float32 else f"its kernels take real A up to float32, got {dtype}"
     gpu = real or ("" if states <= 256 else f"its kernels take up to 256 states, got {states}")
     return {"cpu": real, "cuda": gpu, "triton": gpu}
 
 
-def _normalise(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, initial_state: Tensor | None,
-) -> Inputs:  # fmt: skip
+def _in_few_dtypes(inputs: Inputs) -> Inputs:
     """One dtype for what streams over time, float32 (or wider) for the rest; one G for B and C if both have one."""
-    dtypes = {t.dtype for t in (u, delta, A, B, C, D, z, delta_bias, initial_state) if t is not None}
+    u, delta, A, B, C, D, z, delta_bias, initial_state = inputs
+    dtypes = {t.dtype for t in inputs if t is not None}
     if dtypes != _ALL_FLOAT32:
         double = torch.float64 in dtypes or torch.complex128 in dtypes
         real = torch.float64 if double else torch.float32
@@ -201,9 +199,9 @@ def _normalise(
         z, initial_state = cast_present(z, stream), cast_present(initial_state, state)
     if B.dim() == 4 or C.dim() == 4:
         B, C = _with_as_many_groups(B, C, u.shape[1])
-    D = D if D is None else D.contiguous()
-    delta_bias = delta_bias if delta_bias is None else delta_bias.contiguous()
-    return u, delta, A, B, C, D, z, delta_bias, initial_state
+    D = None if D is None else D.contiguous()
+    delta_bias = None if delta_bias is None else delta_bias.contiguous()
+    return Inputs(u, delta, A, B, C, D, z, delta_bias, initial_state)
 
 
 def _over_time(matrix: Tensor, stream: torch.dtype, real: torch.dtype, state: torch.dtype) -> Tensor:
@@ -220,7 +218,7 @@ def _over_time(matrix: Tensor, stream: torch.dtype, real: torch.dtype, state: to
 def _with_as_many_groups(B: Tensor, C: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     if B.dim() == 2 or C.dim() == 2:
         return B, C
-    B, C = _with_groups(B), _with_groups(C)
+    B, C = with_groups(B), with_groups(C)
     groups = max(B.shape[1], C.shape[1])
     if groups % B.shape[1] or groups % C.shape[1]:
         groups = channels
@@ -228,45 +226,39 @@ def _with_as_many_groups(B: Tensor, C: Tensor, channels: int) -> tuple[Tensor, T
     return B, C
 
 
-def _check(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, initial_state: Tensor | None,
-) -> None:  # fmt: skip
+def _check(inputs: Inputs) -> None:
+    u, delta, A, B, C, D, z, delta_bias, initial_state = inputs
     if u.dim() != 3:
         raise ValueError(f"u must be (B, D, L), got {tuple(u.shape)}")
-    batch, channels, length = u.shape
+    batch, channels, length = shape = u.shape
     if A.dim() != 2 or A.shape[0] != channels:
         raise ValueError(f"A must be (D, N) with D = {channels}, got {tuple(A.shape)}")
     states = A.shape[1]
-    check_shape("delta", delta, (batch, channels, length))
-    if z is not None:
-        check_shape("z", z, (batch, channels, length))
-    if D is not None:
-        check_shape("D", D, (channels,))
-    if delta_bias is not None:
-        check_shape("delta_bias", delta_bias, (channels,))
-    if initial_state is not None:
-        check_shape("initial_state", initial_state, (batch, channels, states))
+    if delta.shape != shape:
+        raise wrong_shape("delta", delta, shape)
+    if z is not None and z.shape != shape:
+        raise wrong_shape("z", z, shape)
+    if D is not None and D.shape != (channels,):
+        raise wrong_shape("D", D, (channels,))
+    if delta_bias is not None and delta_bias.shape != (channels,):
+        raise wrong_shape("delta_bias", delta_bias, (channels,))
+    if initial_state is not None and initial_state.shape != (batch, channels, states):
+        raise wrong_shape("initial_state", initial_state, (batch, channels, states))
     is_real = A.is_floating_point()
     for name, matrix in (("B", B), ("C", C)):
         steps = length if is_real or matrix.is_complex() else 2 * length
-        dims = matrix.dim()
-        if dims == 4:
-            groups = matrix.shape[1]
-            divides = channels == 0 or (groups > 0 and channels % groups == 0)
-            fits = divides and matrix.shape == (batch, groups, states, steps)
-        else:
-            fits = matrix.shape == ((channels, states) if dims == 2 else (batch, states, steps))
-        if not fits:
+        if matrix.shape != (batch, states, steps) and not _fits(matrix, batch, channels, states, steps):
             raise ValueError(
                 f"{name} must be ({channels}, {states}), ({batch}, {states}, {steps}) or "
                 f"({batch}, G, {states}, {steps}) with G dividing {channels}, got {tuple(matrix.shape)}"
             )
-    device = u.device
-    for name, tensor in zip(_NAMES, (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True):
-        if tensor is None:
-            continue
-        if not tensor.is_floating_point() and (is_real or name not in _COMPLEX or not tensor.is_complex()):
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-        if tensor.device != device:
-            raise ValueError(f"{name} must be on {device} like u, got {tensor.device}")
+    check_kinds(Inputs._fields, inputs, complex_too=() if is_real else _COMPLEX)
+
+
+def _fits(matrix: Tensor, batch: int, channels: int, states: int, steps: int) -> bool:
+    """Whether it is (D, N) or (B, G, N, L), of these sizes."""
+    if matrix.dim() != 4:
+        return matrix.shape == (channels, states)
+    groups = matrix.shape[1]
+    divides = channels == 0 or (groups > 0 and channels % groups == 0)
+    return divides and matrix.shape == (batch, groups, states, steps)

@@ -19,15 +19,13 @@ from __future__ import annotations
 import triton.language as tl
 
 from bdam_kernels.ops.selective_scan import plan
-from bdam_kernels.ops.triton_common import device
+from bdam_kernels.ops.triton_common import LOG2E, device
 
 CHUNK = tl.constexpr(plan.CHUNK)
 GROUP = tl.constexpr(4)
 """Steps that are loaded at once."""
 GROUPS = tl.constexpr(plan.CHUNK // GROUP.value)
 """Groups of steps in a chunk."""
-
-LOG2E = tl.constexpr(1.4426950408889634)
 
 # Bits of the argument `flags`: options, and which optional tensors are there.
 SOFTPLUS = tl.constexpr(1)
@@ -175,7 +173,7 @@ def is_soft(x, flags):
 
 
 @device
-def _softplus(x):
+def softplus(x):
     """max(x, 0) + log1p(e) with e = exp(-|x|), as 2 atanh(s) with s = e / (2 + e) <= 1/3; series to 1e-9 of it."""
     e = tl.exp2(tl.abs(x) * -LOG2E)
     s = e / (2 + e)
@@ -188,7 +186,7 @@ def _softplus(x):
 @device
 def step_sizes(x, step, clock, flags):
     """Step sizes from delta + bias; 0, which leaves the state as it is, past the end."""
-    return tl.where(steps_of(step) < clock[1], tl.where(is_soft(x, flags), _softplus(x), x), 0.0)
+    return tl.where(steps_of(step) < clock[1], tl.where(is_soft(x, flags), softplus(x), x), 0.0)
 
 
 @device

@@ -24,7 +24,6 @@ from bdam_kernels.ops.selective_scan.triton_device import (
     HAS_GRAD_LAST_STATE,
     HAS_INITIAL_STATE,
     HAS_Z,
-    LOG2E,
     add_group,
     advance,
     channel_stream,
@@ -45,9 +44,8 @@ from bdam_kernels.ops.selective_scan.triton_device import (
     store_tile,
     through_segments,
 )
-from bdam_kernels.ops.triton_common import device, kernel
+from bdam_kernels.ops.triton_common import LN2, LOG2E, device, kernel
 
-LN2 = tl.constexpr(0.6931471805599453)
 NOTHING = tl.constexpr(-0.0)
 """What adding takes no instruction: x + 0.0 is not x for x = -0.0."""
 

@@ -8,18 +8,24 @@ from torch import Tensor
 from bdam_kernels import dispatch
 from bdam_kernels.ops.arguments import check_shape, unit_stride
 from bdam_kernels.ops.causal_conv1d.op import causal_conv1d
+from bdam_kernels.ops.gpu import gpu_module, on_device_of
 from bdam_kernels.ops.selective_scan.op import selective_scan
 
 
 def _takes_triton(backend: str | None, x: Tensor, *others: Tensor | None) -> bool:
     """Whether Triton's kernels serve a call; else the operators over time do, which autograd and torch.compile know."""
-    name = backend or dispatch.FORCED
+    name = dispatch.asked(backend)
     if name not in (None, "triton") or torch.compiler.is_compiling():
         return False
     tensors = (x, *others)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return False
-    return dispatch.choose(name, x.device, {"triton": dispatch.dtype_reason(*tensors)}) == "triton"
+    dtypes = [None if t is None else t.dtype for t in tensors]
+    return dispatch.choose(backend, x.device, _kernels, *dtypes) == "triton"
+
+
+def _kernels(*dtypes: torch.dtype | None) -> dict[str, str]:
+    return {"triton": dispatch.dtype_reason(*dtypes)}
 
 
 def _for_autograd(state: Tensor) -> Tensor:
@@ -56,9 +62,9 @@ def causal_conv1d_update(
             )
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         if x.numel():
-            kernels = dispatch.gpu_module("triton", "steps.triton_kernels")
+            kernels = gpu_module("triton", "steps.triton_kernels")
             bias = None if bias is None else bias.contiguous()
-            with dispatch.on_device_of(x):
+            with on_device_of(x):
                 kernels.causal_conv1d_update(x, conv_state, weight.contiguous(), bias, out, activation is not None)
         return out
     steps = x.unsqueeze(-1)
@@ -129,8 +135,8 @@ def _update(  # type: ignore[no-untyped-def]
 
     out = torch.empty((batch, channels), dtype=x.dtype, device=x.device)
     if out.numel():
-        kernels = dispatch.gpu_module("triton", "steps.triton_kernels")
-        with dispatch.on_device_of(x):
+        kernels = gpu_module("triton", "steps.triton_kernels")
+        with on_device_of(x):
             kernels.selective_state_update(
                 state, unit_stride(x), unit_stride(dt), A.contiguous(), unit_stride(B), unit_stride(C), whole(D),
                 None if z is None else unit_stride(z), whole(dt_bias), out, dt_softplus, log_A,

@@ -15,8 +15,8 @@ import triton.language as tl
 from torch import Tensor
 from triton import next_power_of_2
 
-from bdam_kernels.ops.selective_scan.triton_device import _softplus, sigmoid
-from bdam_kernels.ops.triton_common import DTYPES, Launch, kernel
+from bdam_kernels.ops.selective_scan.triton_device import sigmoid, softplus
+from bdam_kernels.ops.triton_common import DTYPES, LOG2E, Launch, kernel, with_strides
 
 WARPS = 4
 CONV_CHANNELS = 128
@@ -87,10 +87,10 @@ def selective_state_update_kernel(
     if HAS_BIAS:
         step += tl.load(dt_bias + d, exists, other=0.0).to(tl.float32)
     if SOFTPLUS:
-        step = _softplus(step)
+        step = softplus(step)
     b = tl.load(B + batch * B_batch + n, n < states, other=0.0).to(tl.float32)
     c = tl.load(C + batch * C_batch + n, n < states, other=0.0).to(tl.float32)
-    h = tl.exp2(step * a * 1.4426950408889634) * h + step * u * b
+    h = tl.exp2(step * a * LOG2E) * h + step * u * b
     tl.store(h_at, h.to(state.dtype.element_ty), inside)
     y = tl.sum(h * c, 1, keep_dims=True)
     if HAS_D:
@@ -103,7 +103,11 @@ def selective_state_update_kernel(
 
 def _update_conv(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, silu: bool) -> Launch:
     batch, channels, states = state.shape
-    args = (x, *x.stride(), state, *state.stride(), weight, weight if bias is None else bias, out, channels)
+    args = {
+        **with_strides("x", ("batch", "channel"), x, x.stride()),
+        **with_strides("state", ("batch", "channel", "time"), state, state.stride()),
+        "weight": weight, "bias": weight if bias is None else bias, "out": out, "channels": channels,
+    }  # fmt: skip
     constants = {
         "WIDTH": weight.shape[1], "STATES": states, "HAS_BIAS": bias is not None, "SILU": silu,
         "BLOCK_D": CONV_CHANNELS,
@@ -119,11 +123,12 @@ def _update_state(
     padded = next_power_of_2(states)
     block_d = max(1, SCAN_ELEMENTS // padded)
     aligned = padded == states >= 8 and state.data_ptr() % 16 == 0 == A.data_ptr() % 16
-    args = (
-        state, x, x.stride(0), dt, dt.stride(0), A, B, B.stride(0), C, C.stride(0), x if D is None else D,
-        x if z is None else z, 0 if z is None else z.stride(0), x if dt_bias is None else dt_bias,
-        out, channels, states,
-    )  # fmt: skip
+    args = {
+        "state": state, "A": A, "D": x if D is None else D, "dt_bias": x if dt_bias is None else dt_bias, "out": out,
+        "x": x, "x_batch": x.stride(0), "dt": dt, "dt_batch": dt.stride(0), "B": B, "B_batch": B.stride(0),
+        "C": C, "C_batch": C.stride(0), "z": x if z is None else z, "z_batch": 0 if z is None else z.stride(0),
+        "channels": channels, "states": states,
+    }  # fmt: skip
     constants = {
         "SOFTPLUS": dt_softplus, "LOG_A": log_A, "HAS_D": D is not None, "HAS_Z": z is not None,
         "HAS_BIAS": dt_bias is not None, "ALIGNED": aligned, "BLOCK_D": block_d, "BLOCK_N": padded,
