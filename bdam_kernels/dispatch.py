@@ -178,10 +178,12 @@ def choose(requested: str | None, device: torch.device, rule: Rule, *facts: Hash
     name = requested or _THREAD.backend or _OF_PROCESS
     if name is not None or forward_ad._current_level >= 0:
         return _named(name, requested, device.type, rule(*facts))
-    # torch.compile traces through; a symbolic size cannot be remembered.
-    if torch.compiler.is_compiling() or torch.SymInt in map(type, facts):
+    if torch.compiler.is_compiling():
         return _best(device.type, rule, *facts)
-    return _remembered_best(device.type, rule, *facts)
+    try:
+        return _remembered_best(device.type, rule, *facts)
+    except TypeError:  # a symbolic size, which has no hash
+        return _best(device.type, rule, *facts)
 
 
 def best(device: torch.device) -> str:

@@ -28,13 +28,14 @@ class Dropout(NamedTuple):
 
 
 def form(
-    forward: Callable[..., Any], backward: Callable[..., Any], reference: Callable[..., Any], pooled: bool
+    run_forward: Callable[..., Any], run_backward: Callable[..., Any], reference: Callable[..., Any], pooled: bool
 ) -> Attend:
     """The function of streams, masks, dropout_p, scale and backend that the public function of a form calls.
 
     Args:
-        forward: operator of streams, masks, scale, dropout, save and backend; returns both outputs and what is saved.
-        backward: operator of streams, masks, what is saved and (but not of the pooled form) the outputs, which only a
+        run_forward: operator of streams, masks, scale, dropout, save and backend; returns both outputs and what it
+            saves.
+        run_backward: operator of streams, masks, what is saved and (not of the pooled form) the outputs, which only a
             GPU's kernels want, then the gradients of outputs, scale, dropout and backend; returns those of streams.
         reference: function of streams, masks, scale and dropout; returns both outputs.
     """
@@ -42,23 +43,21 @@ def form(
     class Form(torch.autograd.Function):
         generate_vmap_rule = True
 
-        @staticmethod
-        def forward(*args: Any) -> Any:
-            return forward(*args)
+        forward = staticmethod(run_forward)
 
         @staticmethod
         def setup_context(ctx, args, results):  # type: ignore[no-untyped-def]
             *inputs, scale, threshold, seed, _, backend = args
             ctx.options = scale, threshold, backend
-            kept = () if pooled else (None, None) if backend == "cpu" else results[:2]
-            ctx.save_for_backward(*inputs, seed, results[2], *kept)
+            outs = () if pooled else (None, None) if backend == "cpu" else results[:2]
+            ctx.save_for_backward(*inputs, seed, results[2], *outs)
             ctx.set_materialize_grads(False)
 
         @staticmethod
         def backward(ctx, grad_a, grad_b, *_):  # type: ignore[no-untyped-def]
-            *inputs, seed, saved, out_a, out_b = ctx.saved_tensors if not pooled else (*ctx.saved_tensors, None, None)
+            tensors = ctx.saved_tensors
+            streams, masks, seed, kept = tensors[:6], tensors[6:8], tensors[8], tensors[9:]
             scale, threshold, backend = ctx.options
-            streams, masks = inputs[:6], inputs[6:]
             if wants_double_backward():
                 grads = reference_gradients(
                     lambda *tensors: _widened(reference, tensors, masks, scale, Dropout(threshold, seed)),
@@ -69,8 +68,7 @@ def form(
             else:
                 grad_a = _zeros(streams[0], pooled) if grad_a is None else grad_a
                 grad_b = _zeros(streams[3], pooled) if grad_b is None else grad_b
-                kept = (saved,) if pooled else (saved, out_a, out_b)
-                grads = backward(*inputs, *kept, grad_a, grad_b, scale, threshold, seed, backend)
+                grads = run_backward(*streams, *masks, *kept, grad_a, grad_b, scale, threshold, seed, backend)
             return *grads, None, None, None, None, None, None, None
 
     Form.__name__ = "PooledCrossAttention" if pooled else "CrossAttention"
@@ -89,7 +87,7 @@ def form(
         if chosen == "reference" or not (q_a.numel() and q_b.numel()):
             return _widened(reference, streams, masks, scale, dropout)
         differentiated = is_differentiated(streams)
-        run = differentiable_forward if differentiated else forward
+        run = differentiable_forward if differentiated else run_forward
         out_a, out_b, *_ = run(*streams, *masks, scale, *dropout, differentiated, chosen)
         return out_a, out_b
 
@@ -138,9 +136,9 @@ def _checked(streams: Streams, masks: Masks) -> Streams:
     """The streams as autocast wants them, once all tensors are found to fit each other."""
     q_a, k_a, v_a, q_b, k_b, v_b = streams
     of_a, of_b = q_a.shape, q_b.shape
-    for name, shape in (("q_a", of_a), ("q_b", of_b)):
-        if len(shape) != 4:
-            raise ValueError(f"{name} must be (B, H, L, d), got {tuple(shape)}")
+    if len(of_a) != 4 or len(of_b) != 4:
+        name, shape = ("q_a", of_a) if len(of_a) != 4 else ("q_b", of_b)
+        raise ValueError(f"{name} must be (B, H, L, d), got {tuple(shape)}")
     if of_b[0] != of_a[0] or of_b[1] != of_a[1] or of_b[3] != of_a[3]:
         raise ValueError(
             f"q_b must have the B, H and d of q_a, {tuple(of_a)}, and may differ in L only, got {tuple(of_b)}"

@@ -197,11 +197,17 @@ def _in_few_dtypes(inputs: Inputs) -> Inputs:
         B, C = _over_time(B, stream, real, state), _over_time(C, stream, real, state)
         D, delta_bias = cast_present(D, real), cast_present(delta_bias, real)
         z, initial_state = cast_present(z, stream), cast_present(initial_state, state)
+    elif B.dim() < 4 and C.dim() < 4 and _is_whole(D) and _is_whole(delta_bias):
+        return inputs
     if B.dim() == 4 or C.dim() == 4:
         B, C = _with_as_many_groups(B, C, u.shape[1])
     D = None if D is None else D.contiguous()
     delta_bias = None if delta_bias is None else delta_bias.contiguous()
     return Inputs(u, delta, A, B, C, D, z, delta_bias, initial_state)
+
+
+def _is_whole(tensor: Tensor | None) -> bool:
+    return tensor is None or tensor.is_contiguous()
 
 
 def _over_time(matrix: Tensor, stream: torch.dtype, real: torch.dtype, state: torch.dtype) -> Tensor:
