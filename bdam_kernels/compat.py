@@ -193,9 +193,7 @@ def causal_conv1d_fn(
         raise ValueError("causal_conv1d_fn does not take packed sequences: pass seq_idx=None and pad instead")
     if not return_final_states:
         return causal_conv1d(x, weight, bias, activation, initial_state=initial_states)
-    out, final_state = causal_conv1d(
-        x, weight, bias, activation, initial_state=initial_states, return_final_state=True
-    )
+    out, final_state = causal_conv1d(x, weight, bias, activation, initial_state=initial_states, return_final_state=True)
     if final_states_out is not None:
         final_state = final_states_out.copy_(final_state)
     return out, final_state

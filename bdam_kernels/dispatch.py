@@ -203,7 +203,7 @@ def forward_mode() -> bool:
 
 
 def dtype_reason(*dtypes: torch.dtype | None) -> str:
-    """"" if native kernels take these dtypes of tensors (None for an absent one), else why not."""
+    """ "" if native kernels take these dtypes of tensors (None for an absent one), else why not."""
     for dtype in dtypes:
         if dtype is not None and dtype not in _KERNEL_DTYPES:
             return f"its kernels take float32, bfloat16 and float16, got {dtype}"

@@ -81,9 +81,7 @@ class BidirectionalCrossAttention(nn.Module):
         key_padding_mask_b: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The means of forward's outputs over all tokens, padding too, for less: -> two (B, dim)."""
-        out_a, out_b = self._attend(
-            pooled_bidirectional_cross_attention, a, b, key_padding_mask_a, key_padding_mask_b
-        )
+        out_a, out_b = self._attend(pooled_bidirectional_cross_attention, a, b, key_padding_mask_a, key_padding_mask_b)
         return self.out_a(out_a.flatten(1)), self.out_b(out_b.flatten(1))
 
     def _attend(
@@ -250,7 +248,5 @@ def mamba_inner(
     def as_scan(matrix: Tensor) -> Tensor:
         return matrix.unflatten(1, (batch, length)).transpose(0, 1)
 
-    y = selective_scan(
-        x, as_scan(dt_proj_weight @ dt), A, as_scan(B), as_scan(C), D, z, dt_bias, delta_softplus
-    )
+    y = selective_scan(x, as_scan(dt_proj_weight @ dt), A, as_scan(B), as_scan(C), D, z, dt_bias, delta_softplus)
     return y.transpose(0, 1).flatten(1).T.unflatten(0, (batch, length))

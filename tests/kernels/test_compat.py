@@ -153,9 +153,7 @@ def test_mamba_inner_fn_refuses_what_it_does_not_know() -> None:
 @pytest.mark.parametrize("indices", [None, [4, 0, 3]], ids=["in order", "by indices"])
 @pytest.mark.parametrize("layout", ["contiguous", "permuted"])
 @torch.no_grad()
-def test_state_update_of_heads(
-    name: str, groups: int, indices: list[int] | None, layout: str
-) -> None:
+def test_state_update_of_heads(name: str, groups: int, indices: list[int] | None, layout: str) -> None:
     """4 heads of 5 channels with 6 states, of which B and C have groups."""
     device = device_of(require(name))
     rows = [0, 1, 2] if indices is None else indices
@@ -170,9 +168,7 @@ def test_state_update_of_heads(
     A = -torch.rand(4, 1, 1, device=device).expand(4, 5, 6)
     chosen = None if indices is None else torch.tensor(indices, dtype=torch.int32, device=device)
     with use_backend(name):
-        out = selective_state_update(
-            state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=True, state_batch_indices=chosen
-        )
+        out = selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=True, state_batch_indices=chosen)
 
     x, dt, z, A, B, C, D, dt_bias = (t.cpu().double() for t in (x, dt, z, A, B, C, D, dt_bias))
     B, C = (t.repeat_interleave(4 // groups, 1)[:, :, None] for t in (B, C))

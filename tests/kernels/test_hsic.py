@@ -62,9 +62,7 @@ def test_any_number_of_threads(threads: int) -> None:
 def test_unbiased_is_the_mean_over_distinct_samples(kernel: str) -> None:
     x, y = features(6, 3, 2, torch.float64)
     K, L = gram(x, kernel, 1.5), gram(y, kernel, 0.7)
-    terms = [
-        K[i, j] * (L[i, j] + L[q, r] - 2 * L[i, q]) for i, j, q, r in itertools.permutations(range(6), 4)
-    ]
+    terms = [K[i, j] * (L[i, j] + L[q, r] - 2 * L[i, q]) for i, j, q, r in itertools.permutations(range(6), 4)]
     sigma = None if kernel == "linear" else (1.5, 0.7)
     actual = hsic(x, y, kernel=kernel, sigma=sigma, estimator="unbiased")
     assert_matches(actual, torch.stack(terms).mean(), "value")

@@ -32,9 +32,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     outputs = _empty_outputs(x, weight)
     if backend == "cpu":
-        dispatch.cpu().causal_conv1d_forward(
-            x, weight, bias, initial_state, *outputs, silu, torch.get_num_threads()
-        )  # fmt: skip
+        dispatch.cpu().causal_conv1d_forward(x, weight, bias, initial_state, *outputs, silu, torch.get_num_threads())
     else:
         launches = gpu_module(backend, "causal_conv1d.triton_launches")
         with on_device_of(x):

@@ -1,9 +1,9 @@
 """Bidirectional cross-attention on a GPU: what its kernels are given.
 
 CUDA and Triton have the same functions, a forward and a backward of each form, which launch for both directions and
-all heads at once. What several blocks need of a gradient is summed by one of them in a fixed order
-and nothing is added atomically, so results are bit-equal. Forward saves a float32 for each query, the log2 of the sum
-of its weights, from which backward computes the weights again.
+all heads at once. What several blocks need of a gradient is summed by one of them in a fixed order and nothing is added
+atomically, so results are bit-equal. Forward saves a float32 for each query, the log2 of the sum of its weights, from
+which backward computes the weights again.
 
 Rows of the kernels' tensors start at multiples of 16 bytes and are multiples of 16 bytes wide, as they are in practice;
 others are copied, with zeros behind each row, which change neither products nor sums. What kernels write is

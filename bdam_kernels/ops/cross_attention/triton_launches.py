@@ -1,4 +1,4 @@
-"""Launches of cross-attention's Triton kernels; for arguments see `bdam_kernels.ops.cross_attention_gpu`."""
+"""Launches of cross-attention's Triton kernels; for what they are given see `plan`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from bdam_kernels.ops.triton_common import DTYPES, INTERPRETED, LOG2E, Launch, w
 
 WIDTHS = {32: (32, 0), 64: (64, 0), 96: (64, 32), 128: (128, 0), 192: (128, 64), 256: (256, 0)}
 """Of heads, to which others are padded, in registers only, and of the two parts that a tile of rows has of them."""
+
 
 class Blocks(NamedTuple):
     """Rows of a program, of what it walks at a time, how many of these are on their way at once, and warps."""

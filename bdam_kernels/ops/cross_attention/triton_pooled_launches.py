@@ -84,9 +84,7 @@ def _forward(
 ) -> Iterator[Launch]:
     scores = (inputs, masks, options)
     yield _score_launch(kernels.pooled_cross_attention_forward_query_kernel, *scores, logs=logs)
-    yield _score_launch(
-        kernels.pooled_cross_attention_forward_key_kernel, *scores, logs=logs, key_weights=key_weights
-    )
+    yield _score_launch(kernels.pooled_cross_attention_forward_key_kernel, *scores, logs=logs, key_weights=key_weights)
     yield _value_launch(
         kernels.pooled_cross_attention_forward_value_kernel, inputs, programs=2, key_weights=key_weights, pooled=pooled
     )

@@ -104,9 +104,7 @@ def draw_cka(
         partial.unlink(missing_ok=True)
 
 
-def _hsic_of_all(
-    list_x: Sequence[Tensor], list_y: Sequence[Tensor], unbiased: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _hsic_of_all(list_x: Sequence[Tensor], list_y: Sequence[Tensor], unbiased: bool) -> tuple[Tensor, Tensor, Tensor]:
     """HSIC of every pair (a, b), of every x with itself (a), and of every y with itself (b)."""
     n = _check(list_x, list_y, unbiased)
     dtype = torch.float64 if torch.float64 in {t.dtype for t in (*list_x, *list_y)} else torch.float32

@@ -23,7 +23,7 @@ MOST_ROWS = 512
 
 
 def reason(x_dtype: torch.dtype, y_dtype: torch.dtype, rows: int) -> str:
-    """"" if the kernels take such inputs, else why not."""
+    """ "" if the kernels take such inputs, else why not."""
     if rows > MOST_ROWS:
         return f"its kernels of linear HSIC take up to {MOST_ROWS} rows, got {rows}"
     return dispatch.dtype_reason(x_dtype, y_dtype)

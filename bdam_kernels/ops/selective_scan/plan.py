@@ -39,6 +39,7 @@ once."""
 SEGMENT_CHUNKS = 4
 """A segment has at least so many chunks, as walking it twice must pay."""
 
+
 def chunks(length: int) -> int:
     return -(-length // CHUNK)
 

@@ -1,4 +1,4 @@
-"""Launches of the selective scan's Triton kernels; for shapes see `bdam_kernels.ops.selective_scan_gpu`."""
+"""Launches of the selective scan's Triton kernels; for shapes see `roles`."""
 
 from __future__ import annotations
 
