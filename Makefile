@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 ALL_CHIPS := sm_80 sm_90 sm_100 sm_120
-KERNEL_TESTS := $(addprefix tests/test_,selective_scan.py causal_conv1d.py cross_attention_forms.py \
+KERNEL_TESTS := $(addprefix tests/kernels/test_,selective_scan.py causal_conv1d.py cross_attention_forms.py \
 	cross_attention.py pooled_cross_attention.py hsic.py hsic_rbf.py hsic_gpu.py)
 
 .PHONY: demo test test-suite test-isas test-triton test-cuda test-chips lint bench gpu clean
@@ -27,7 +27,7 @@ test-suite: $(VENV)/dev
 
 # The kernels on every other instruction set that this processor has.
 test-isas: $(VENV)/dev
-	set -e; for isa in $$($(BIN)/python -c "from bdam_kernels import backend; print(*backend.usable_isas()[:-1])"); do \
+	set -e; for isa in $$($(BIN)/python -c "from bdam_kernels import dispatch; print(*dispatch.usable_isas()[:-1])"); do \
 		echo "BDAM_CPU_ISA=$$isa"; BDAM_CPU_ISA=$$isa $(BIN)/python -m pytest -q $(KERNEL_TESTS); done
 
 # Triton's kernels in its interpreter.
@@ -43,7 +43,7 @@ test-cuda: $(VENV)/dev
 
 # CUDA's and Triton's kernels compiled for every chip that they support: minutes each. The suite does one.
 test-chips: $(VENV)/dev
-	BDAM_CHIPS="$(ALL_CHIPS)" $(BIN)/python -m pytest tests/test_cuda_resources.py tests/test_triton_compile.py
+	BDAM_CHIPS="$(ALL_CHIPS)" $(BIN)/python -m pytest tests/kernels/test_cuda_resources.py tests/kernels/test_triton_compile.py
 
 # On a machine with an NVIDIA GPU, with what is installed there and without a network: builds, checks and measures all
 # that runs on the GPU, beside mamba-ssm and causal-conv1d where they are installed.

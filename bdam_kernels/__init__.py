@@ -1,13 +1,13 @@
 """Fused operators for disentangled multimodal models, with kernels for CPUs and GPUs behind plain functions."""
 
-from bdam_kernels.backend import BackendUnavailable, backends
-from bdam_kernels.cka import MinibatchCKA, cka_matrix, draw_cka
+from bdam_kernels.dispatch import BackendUnavailable, backends, use_backend
 from bdam_kernels.modules import BidirectionalCrossAttention, HSICLoss, Mamba
-from bdam_kernels.ops.causal_conv1d import causal_conv1d
-from bdam_kernels.ops.cross_attention import bidirectional_cross_attention
-from bdam_kernels.ops.hsic import hsic
-from bdam_kernels.ops.pooled_cross_attention import pooled_bidirectional_cross_attention
-from bdam_kernels.ops.selective_scan import selective_scan
+from bdam_kernels.ops.causal_conv1d.op import causal_conv1d
+from bdam_kernels.ops.cross_attention.op import bidirectional_cross_attention
+from bdam_kernels.ops.cross_attention.pooled import pooled_bidirectional_cross_attention
+from bdam_kernels.ops.hsic.cka import MinibatchCKA, cka_matrix, draw_cka
+from bdam_kernels.ops.hsic.op import hsic
+from bdam_kernels.ops.selective_scan.op import selective_scan
 
 __version__ = "0.1.0"
 
@@ -25,4 +25,5 @@ __all__ = [
     "hsic",
     "pooled_bidirectional_cross_attention",
     "selective_scan",
+    "use_backend",
 ]

@@ -4,16 +4,16 @@ import platform
 
 import torch
 
-from bdam_kernels import backend
+from bdam_kernels import dispatch
 
 
 def main() -> None:
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for name, reason in backend.backends().items():
-        detail = f" ({backend.cpu_isa()})" if name == "cpu" and not reason else ""
+    for name, reason in dispatch.backends().items():
+        detail = f" ({dispatch.cpu_isa()})" if name == "cpu" and not reason else ""
         print(f"{name:10} {'runs' + detail if not reason else 'does not run: ' + reason}")
-    if backend.FORCED:
-        print(f"BDAM_BACKEND forces {backend.FORCED}")
+    if forced := dispatch.asked(None):
+        print(f"BDAM_BACKEND forces {forced}")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from bdam_kernels.modules import Mamba, mamba_inner
-from bdam_kernels.ops import steps
 from bdam_kernels.ops.arguments import check_shape
-from bdam_kernels.ops.causal_conv1d import causal_conv1d
-from bdam_kernels.ops.selective_scan import selective_scan
+from bdam_kernels.ops.causal_conv1d.op import causal_conv1d
+from bdam_kernels.ops.selective_scan.op import selective_scan
+from bdam_kernels.ops.steps import op as steps
 
 
 def selective_scan_fn(
@@ -193,9 +193,7 @@ def causal_conv1d_fn(
         raise ValueError("causal_conv1d_fn does not take packed sequences: pass seq_idx=None and pad instead")
     if not return_final_states:
         return causal_conv1d(x, weight, bias, activation, initial_state=initial_states)
-    out, final_state = causal_conv1d(
-        x, weight, bias, activation, initial_state=initial_states, return_final_state=True
-    )
+    out, final_state = causal_conv1d(x, weight, bias, activation, initial_state=initial_states, return_final_state=True)
     if final_states_out is not None:
         final_state = final_states_out.copy_(final_state)
     return out, final_state

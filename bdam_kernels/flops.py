@@ -14,21 +14,17 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from bdam_kernels.ops import (
-    causal_conv1d,
-    cross_attention,
-    hsic_forms,
-    hsic_gaussian,
-    hsic_gpu,
-    pooled_cross_attention,
-    selective_scan,
-)
+from bdam_kernels.ops.causal_conv1d import op as causal_conv1d
+from bdam_kernels.ops.cross_attention import op as cross_attention
+from bdam_kernels.ops.cross_attention import pooled, saved
+from bdam_kernels.ops.hsic import fused, gaussian, linear
+from bdam_kernels.ops.selective_scan import op as selective_scan
 
 __all__: list[str] = []
 
 # What defines the operators that are named below.
 _DEFINED_BY = (
-    causal_conv1d, cross_attention, hsic_forms, hsic_gaussian, hsic_gpu, pooled_cross_attention, selective_scan
+    causal_conv1d, cross_attention, pooled, linear, gaussian, fused, selective_scan
 )  # fmt: skip
 
 Shape = Sequence[int]
@@ -75,7 +71,7 @@ def _causal_conv1d_backward(x: Shape, weight: Shape, *rest: Any, **__: Any) -> i
 
 def _saves_weights(q_a: Shape, q_b: Shape, backend: str) -> list[bool]:
     """Of both directions."""
-    return [backend == "cpu" and keys <= cross_attention.most_saved_keys(q_a[3]) for keys in (q_b[2], q_a[2])]
+    return [backend == "cpu" and keys <= saved.most_saved_keys(q_a[3]) for keys in (q_b[2], q_a[2])]
 
 
 @register_flop_formula(torch.ops.bdam.cross_attention_forward)

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdam_kernels.ops.causal_conv1d import causal_conv1d
-from bdam_kernels.ops.cross_attention import bidirectional_cross_attention
-from bdam_kernels.ops.hsic import hsic
-from bdam_kernels.ops.pooled_cross_attention import pooled_bidirectional_cross_attention
-from bdam_kernels.ops.selective_scan import selective_scan
-from bdam_kernels.ops.steps import causal_conv1d_update, selective_state_update
+from bdam_kernels.ops.causal_conv1d.op import causal_conv1d
+from bdam_kernels.ops.cross_attention.op import bidirectional_cross_attention
+from bdam_kernels.ops.cross_attention.pooled import pooled_bidirectional_cross_attention
+from bdam_kernels.ops.hsic.op import hsic
+from bdam_kernels.ops.selective_scan.op import selective_scan
+from bdam_kernels.ops.steps.op import causal_conv1d_update, selective_state_update
 
 
 class HSICLoss(nn.Module):
@@ -81,9 +81,7 @@ class BidirectionalCrossAttention(nn.Module):
         key_padding_mask_b: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The means of forward's outputs over all tokens, padding too, for less: -> two (B, dim)."""
-        out_a, out_b = self._attend(
-            pooled_bidirectional_cross_attention, a, b, key_padding_mask_a, key_padding_mask_b
-        )
+        out_a, out_b = self._attend(pooled_bidirectional_cross_attention, a, b, key_padding_mask_a, key_padding_mask_b)
         return self.out_a(out_a.flatten(1)), self.out_b(out_b.flatten(1))
 
     def _attend(
@@ -250,7 +248,5 @@ def mamba_inner(
     def as_scan(matrix: Tensor) -> Tensor:
         return matrix.unflatten(1, (batch, length)).transpose(0, 1)
 
-    y = selective_scan(
-        x, as_scan(dt_proj_weight @ dt), A, as_scan(B), as_scan(C), D, z, dt_bias, delta_softplus
-    )
+    y = selective_scan(x, as_scan(dt_proj_weight @ dt), A, as_scan(B), as_scan(C), D, z, dt_bias, delta_softplus)
     return y.transpose(0, 1).flatten(1).T.unflatten(0, (batch, length))

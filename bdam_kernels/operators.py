@@ -22,7 +22,7 @@ _ALWAYS_ON = sum(
     for key in (torch._C.DispatchKey.BackendSelect, torch._C.DispatchKey.ADInplaceOrView)
 )
 _TENSORS = frozenset({Tensor, torch.nn.Parameter})
-_KNOWN = _TENSORS | {type(None), bool, int, float, str}
+_PLAIN = frozenset({type(None), bool, int, float, str})
 
 
 def operator(schema: str, fake: Function, devices: Sequence[str] = ("cpu", "cuda")) -> Callable[[Function], Function]:
@@ -60,54 +60,12 @@ def _is_observed(args: tuple[Any, ...]) -> bool:
     # Modes, transforms and tracers are layers of the dispatcher that are switched on.
     if torch._C._dispatch_tls_local_include_set().raw_repr() & ~_ALWAYS_ON:
         return True
-    if not _KNOWN.issuperset(map(type, args)):
-        return True
-    # A negative view, such as x.conj().imag, which kernels do not know of.
-    return any([arg.is_neg() for arg in args if type(arg) in _TENSORS])
-
-
-def differentiable(function: type[torch.autograd.Function], outputs: int) -> Callable[..., tuple[Tensor, ...]]:
-    """`function.apply`, of which only the first outputs are returned.
-
-    torch.func's transforms want a Function's setup_context apart from its forward, so that all that backward is to
-    find saved must be an output. Where there is no transform, a Function that does both has fewer of them to wrap.
-    """
-
-    class Both(function):  # type: ignore[valid-type, misc]
-        @staticmethod
-        def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-            results = function.forward(*args)
-            function.setup_context(ctx, args, results)
-            return results[:outputs]
-
-        setup_context = torch.autograd.Function.setup_context
-
-    Both.__name__ = function.__name__
-    apply_both = super(torch.autograd.Function, Both).apply  # type: ignore[misc]
-
-    def call(*args: Any) -> tuple[Tensor, ...]:
-        return function.apply(*args)[:outputs] if _is_transformed() else apply_both(*args)
-
-    return call
-
-
-def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """`function.apply(*args)`, without what only torch.func's transforms need unless there are some."""
-    if _is_transformed():
-        return function.apply(*args)
-    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
-
-
-def _is_transformed() -> bool:
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-
-
-def is_differentiated(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether a backward pass may want gradients of some of these."""
-    if not torch.is_grad_enabled():
-        return False
-    for tensor in tensors:
-        if tensor is not None and tensor.requires_grad:
+    for arg in args:
+        kind = type(arg)
+        if kind in _TENSORS:
+            # A negative view, such as x.conj().imag, which kernels do not know of.
+            if arg.is_neg():
+                return True
+        elif kind not in _PLAIN:
             return True
-    # A transform's tensor need not say so.
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    return False

@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from bdam_kernels import backend
+from bdam_kernels import dispatch
 
 PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "mambapy", "transformers", "pykeops")
 
 
 def describe() -> dict[str, Any]:
     """Device, instruction set, threads and versions: figures of two files with the same description compare."""
-    runs = not backend.backends()["cpu"]
-    cpu = {"instruction_set": backend.cpu_isa() if runs else None, "threads": torch.get_num_threads()}
+    runs = not dispatch.backends()["cpu"]
+    cpu = {"instruction_set": dispatch.cpu_isa() if runs else None, "threads": torch.get_num_threads()}
     software = {
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in PACKAGES if _version(package)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torch.nn import functional as F
 
-from bdam_kernels import backend
+from bdam_kernels import use_backend
 from bdam_reid.config import Config
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.records import Dataset, Protocol, Query, Record
@@ -45,14 +45,9 @@ def _as_before() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@contextmanager
-def forced(name: str) -> Iterator[None]:
+def forced(name: str) -> AbstractContextManager[None]:
     """Every operator on one backend; "cpu" leaves the choice to them, which is the best that runs."""
-    before, backend.FORCED = backend.FORCED, None if name == "cpu" else name
-    try:
-        yield
-    finally:
-        backend.FORCED = before
+    return nullcontext() if name == "cpu" else use_backend(name)
 
 
 @dataclass(frozen=True)

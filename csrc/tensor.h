@@ -1,5 +1,5 @@
 // A tensor as the kernels see it: a pointer, a dtype, sizes and strides. No torch header is included anywhere, so that
-// one build serves every version of torch; bdam_kernels/backend.py makes these from torch tensors.
+// one build serves every version of torch; bdam_kernels/dispatch.py hands over from torch tensors.
 #pragma once
 
 #include <cstdint>

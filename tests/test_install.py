@@ -14,7 +14,7 @@ import pytest
 from helpers import require
 
 import bdam_kernels
-from bdam_kernels.backend import INSTRUCTION_SETS
+from bdam_kernels.dispatch import INSTRUCTION_SETS
 
 ROOT = Path(__file__).parents[1]
 MODULES = Path(bdam_kernels.__file__).parent
@@ -111,7 +111,7 @@ def test_modules_keep_to_their_instruction_set(isa: str, forbidden: str) -> None
 @pytest.mark.parametrize("isa", ["baseline", "nonsense"])
 def test_isa_can_be_forced(isa: str) -> None:
     require("cpu")
-    program = "import bdam_kernels.backend as b; print(b.backends()['cpu'] or b.cpu_isa())"
+    program = "import bdam_kernels.dispatch as b; print(b.backends()['cpu'] or b.cpu_isa())"
     environment = {**os.environ, "BDAM_CPU_ISA": isa}
     printed = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True

@@ -19,12 +19,12 @@ PYTHON=${PYTHON:-python3}
 CMAKE_BUILD=build/gpu
 OPS="cross_attention pooled_cross_attention selective_scan hsic causal_conv1d"
 DTYPES="bf16 f32"
-TESTS=$(echo tests/test_{gpu,smoke,transforms,selective_scan,cross_attention,cross_attention_forms}.py \
-  tests/test_{pooled_cross_attention,hsic_gpu,causal_conv1d}.py)
+TESTS=$(echo tests/kernels/test_{gpu,smoke,transforms,selective_scan,cross_attention,cross_attention_forms}.py \
+  tests/kernels/test_{pooled_cross_attention,hsic_gpu,causal_conv1d}.py)
 PARALLEL="-n 12 --timeout=120"
 REHEARSAL=${BDAM_CUDA_HOST:+--small}
 if [ -n "$REHEARSAL" ]; then
-  OPS="cross_attention selective_scan hsic" DTYPES="f32" TESTS="tests/test_gpu.py" PARALLEL=""
+  OPS="cross_attention selective_scan hsic" DTYPES="f32" TESTS="tests/kernels/test_gpu.py" PARALLEL=""
 fi
 export TRITON_CACHE_DIR=$PWD/build/triton PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export BDAM_REQUIRE=triton,cuda
@@ -67,7 +67,7 @@ smoke() { # BACKEND: every operator in a process of its own
   local op dtype
   for op in $OPS; do
     for dtype in $DTYPES; do
-      part_beside pytest "smoke $op $1 $dtype" 90 "tests/test_smoke.py::test_smoke[$op-$1-$dtype]"
+      part_beside pytest "smoke $op $1 $dtype" 90 "tests/kernels/test_smoke.py::test_smoke[$op-$1-$dtype]"
     done
   done
 }
@@ -101,7 +101,7 @@ step_sanitize() {
   for op in cross_attention selective_scan hsic; do
     for tool in memcheck racecheck; do
       part_beside part "$tool $op" 90 compute-sanitizer --tool "$tool" "$PYTHON" -m pytest -q -p no:cacheprovider \
-        "tests/test_smoke.py::test_smoke[$op-cuda-bf16]"
+        "tests/kernels/test_smoke.py::test_smoke[$op-cuda-bf16]"
     done
   done
   wait

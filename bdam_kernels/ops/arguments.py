@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
+def wrong_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> ValueError:
+    return ValueError(f"{name} must be {tuple(shape)}, got {tuple(tensor.shape)}")
+
+
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tensor.shape != shape:
-        raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
+        raise wrong_shape(name, tensor, shape)
 
 
-def check_floating(name: str, tensor: Tensor, like: str, device: torch.device) -> None:
-    """like: the name of the argument that is on the device."""
-    if not tensor.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-    if tensor.device != device:
-        raise ValueError(f"{name} must be on {device} like {like}, got {tensor.device}")
+def check_kinds(names: Sequence[str], tensors: Sequence[Tensor | None], complex_too: Sequence[str] = ()) -> None:
+    """Refuses tensors that are not floating point, or not on the device of the first.
+
+    Args:
+        tensors: the first is there; None for an absent one.
+        complex_too: names of those that may be complex as well.
+    """
+    first = tensors[0]
+    assert first is not None
+    device = first.device
+    if all([t is None or (t.device == device and t.is_floating_point()) for t in tensors]):
+        return
+    for i, tensor in enumerate(tensors):
+        if tensor is None:
+            continue
+        if not tensor.is_floating_point() and not (tensor.is_complex() and names[i] in complex_too):
+            raise TypeError(f"{names[i]} must be floating point, got {tensor.dtype}")
+        if tensor.device != device:
+            raise ValueError(f"{names[i]} must be on {device} like {names[0]}, got {tensor.device}")
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -33,6 +52,6 @@ def unit_stride(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride()[-1] == 1 else tensor.contiguous()
 
 
-def empty_contiguous(tensor: Tensor | None) -> Tensor | None:
-    """An empty tensor like another, contiguous; None for None."""
-    return None if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+def empty_contiguous(tensor: Tensor) -> Tensor:
+    """A contiguous tensor like another, without values."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 
 import bdam_kernels
-from bdam_kernels import backend
+from bdam_kernels import dispatch
 from bdam_reid.config import ConfigError, EngineConfig
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy")
@@ -80,8 +80,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "backend": chosen_backend(device),
-        "backends": backend.backends(),
-        "cpu_isa": backend.cpu_isa() if not backend.backends()["cpu"] else "",
+        "backends": dispatch.backends(),
+        "cpu_isa": dispatch.cpu_isa() if not dispatch.backends()["cpu"] else "",
         "commit": _commit(),
     }
 
@@ -91,11 +91,10 @@ def chosen_backend(device: torch.device) -> str:
 
     Raises: BackendUnavailable, ConfigError if the forced one cannot run.
     """
-    if backend.FORCED and backend.FORCED not in backend.backends():
-        known = ", ".join(backend.backends())
-        raise ConfigError(f"BDAM_BACKEND must be one of {known}, got {backend.FORCED!r}")
-    # Of an operator that has every kernel: no more is known before the first call.
-    return backend.choose(None, device, dict.fromkeys(("cuda", "triton", "cpu"), ""))
+    try:
+        return dispatch.best(device)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _version(package: str) -> str:

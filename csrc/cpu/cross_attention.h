@@ -24,7 +24,6 @@ namespace attention {
 constexpr int64_t kBlockRows = 24;              // queries whose scores are in L1 together: whole tiles, even for pairs
 constexpr int64_t kChunkRows = 4 * kBlockRows;  // queries contracted at once: their operand on the right is in L1
 constexpr int64_t kStreamBytes = 2 << 20;       // an output of this size or more is written past the caches
-constexpr float kLog2E = 1.44269504f;
 #if defined(__AVX512BF16__)
 constexpr bool kPairsBfloat16 = true;  // the dot product of bfloat16 pairs takes weights in bfloat16
 #else
@@ -55,7 +54,7 @@ class Scratch {
   T* take(int64_t count) {
     if (next_ == slots_.size()) slots_.emplace_back();
     Slot& slot = slots_[next_++];
-    const int64_t bytes = ceil_div(count * sizeof(T), 64) * 64;
+    const int64_t bytes = ceil_divide(count * sizeof(T), 64) * 64;
     if (bytes > slot.bytes) {
       slot.data.reset(static_cast<char*>(std::aligned_alloc(64, bytes)));
       if (!slot.data) throw std::bad_alloc();
@@ -160,7 +159,7 @@ class Weights {
   const int64_t direction_, index_;
   const int64_t queries_ = x_.query.size[2], keys_ = x_.key.size[2], width_ = x_.query.size[3];
   const int64_t key_ld_ = pad_to_vectors(keys_), width_ld_ = pad_to_vectors(width_);
-  const int64_t key_depth_ = ceil_div(keys_, kG), width_depth_ = ceil_div(width_, kG);
+  const int64_t key_depth_ = ceil_divide(keys_, kG), width_depth_ = ceil_divide(width_, kG);
 };
 
 // One head of one direction; inputs of type T, operands of elements E.
@@ -187,21 +186,21 @@ class Head : Weights<E> {
   }
   // The saved P: contracted along its rows, with an even number of them.
   MatrixView<E> saved() const {
-    const int64_t rows = ceil_div(queries_, 2) * 2 / kG;
+    const int64_t rows = ceil_divide(queries_, 2) * 2 / kG;
     return {static_cast<E*>(x_.probabilities) + index_ * rows * key_ld_, rows, key_ld_, key_ld_};
   }
   float* row_factors() const { return x_.row_factors + index_ * queries_; }
   float* key_weights() const { return x_.key_weights + index_ * keys_; }
-  int64_t blocks() const { return ceil_div(queries_, kBlockRows); }
+  int64_t blocks() const { return ceil_divide(queries_, kBlockRows); }
   // Queries that are contracted at once, as equal chunks as can be; even.
   int64_t chunk_queries() const {
-    const int64_t chunks = ceil_div(queries_, kChunkRows);
-    return std::min(ceil_div(queries_, chunks * kBlockRows) * kBlockRows, ceil_div(queries_, 2) * 2);
+    const int64_t chunks = ceil_divide(queries_, kChunkRows);
+    return std::min(ceil_divide(queries_, chunks * kBlockRows) * kBlockRows, ceil_divide(queries_, 2) * 2);
   }
   // Where the last two chunks begin: what the next head reads comes into L2 while they are contracted, which takes two.
   int64_t prefetch_from() const {
     const int64_t chunk = chunk_queries();
-    return std::max<int64_t>(0, ceil_div(queries_, chunk) - 2) * chunk;
+    return std::max<int64_t>(0, ceil_divide(queries_, chunk) - 2) * chunk;
   }
   static void put(bool streaming, T* p, vf x, int64_t columns) {
     streaming ? stream(p, x, columns) : store(p, x, columns);
@@ -234,7 +233,7 @@ template <class E>
 void Weights<E>::weights(Left<E, false> query, Right<E> key, const float* bias, int64_t first_query, int64_t rows,
                          Prefetcher& prefetcher, float* scores, E* left, E* signed_p, float* factors) const {
   const int64_t n = key_ld_;
-  const float log2_scale = options_.scale * kLog2E;
+  const float log2_scale = options_.scale * kLog2e;
   multiply(query, key, rows, width_depth_, keys_, prefetcher, ToScores{scores, n, log2_scale});
 
   const int64_t first_biased = x_.key_padding_mask ? 0 : n - kLanes;
@@ -256,7 +255,7 @@ template <class E>
 template <bool kDropout>
 void Weights<E>::exponentials(int64_t first_query, int64_t rows, const float* scores, const float* maxima, E* left,
                               E* signed_p, float* factors) const {
-  const int64_t n = key_ld_, bits_ld = ceil_div(n, 128) * 128;
+  const int64_t n = key_ld_, bits_ld = ceil_divide(n, 128) * 128;
   std::vector<uint32_t> bits(kDropout ? 2 * bits_ld : 0);
   for (int64_t i = 0; i < rows; i += 2) {
     const bool whole = i + 1 < rows;
@@ -299,7 +298,7 @@ void Head<E, T>::contract_chunk(Left<E, true> left, Right<E> right, int64_t begi
                                 const MatrixView<T>& grad, float factor, Prefetcher& prefetcher) const {
   const int64_t count = std::min(chunk_queries(), queries_ - begin);
   const bool first = begin == 0, last = begin + count == queries_;
-  multiply(left, right, keys_, ceil_div(count, kG), width_, prefetcher,
+  multiply(left, right, keys_, ceil_divide(count, kG), width_, prefetcher,
            [=, streaming = streaming_, total_ld = width_ld_, width = width_](int64_t i, int64_t j, vf x) {
              if (!first) x += load(total + i * total_ld + j);
              if (last) {
@@ -323,7 +322,7 @@ inline void attach_saved(Direction (&directions)[2], const Tensor& saved, int64_
   for (Direction& x : directions) {
     const int64_t queries = x.query.size[2], keys = x.key.size[2];
     if (!backward || keys > most_keys) continue;
-    x.probabilities = take(heads * (ceil_div(queries, 2) * (half ? 1 : 2)) * pad_to_vectors(keys));
+    x.probabilities = take(heads * (ceil_divide(queries, 2) * (half ? 1 : 2)) * pad_to_vectors(keys));
   }
   for (Direction& x : directions)
     if (backward) x.row_factors = take(heads * x.query.size[2]);

@@ -17,8 +17,7 @@ constexpr int kTileVectors = 2;
 constexpr int tile_rows(int) { return 6; }
 #endif
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t pad_to_vectors(int64_t columns) { return ceil_div(columns, kLanes) * kLanes; }
+inline int64_t pad_to_vectors(int64_t columns) { return ceil_divide(columns, kLanes) * kLanes; }
 
 // Operands consist of elements E: a float, or a Pair of bfloat16 that are neighbours along the contraction. A matrix
 // contracted along its columns is stored as (rows, columns / kGroup), one contracted along its rows as
@@ -206,8 +205,8 @@ void multiply(Left<E, Transposed> left, Right<E> right, int64_t rows, int64_t de
               Prefetcher& prefetcher, const Epilogue& epilogue) {
   for (int64_t column = 0; column < columns;) {
     // Tiles as equal as can be: a narrow last one would wait for its loads.
-    const int64_t remaining = ceil_div(columns - column, kLanes);
-    const int64_t vectors = ceil_div(remaining, ceil_div(remaining, kTileVectors));
+    const int64_t remaining = ceil_divide(columns - column, kLanes);
+    const int64_t vectors = ceil_divide(remaining, ceil_divide(remaining, kTileVectors));
     multiply_columns<kTileVectors>(vectors, left, right, rows, depth, column, prefetcher, epilogue);
     column += vectors * kLanes;
   }

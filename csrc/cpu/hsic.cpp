@@ -18,8 +18,6 @@ void static_for(int threads, int64_t count, const Task& task) {
   for (int64_t i = 0; i < count; ++i) task(i);
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Columns [begin, end) of a feature matrix, and where their share of its Gram matrix goes.
 struct Slice {
   Tensor x;
@@ -108,9 +106,9 @@ void centred_gram(const Slice& s) {
 std::vector<Slice> cut(const Tensor (&x)[2], const Tensor (&centred)[2], const Tensor (&gram)[2], int threads,
                        std::vector<float>& shares) {
   constexpr int64_t kLeastWidth = 128;
-  const int64_t even = ceil_div(x[0].size[1] + x[1].size[1], threads), area = x[0].size[0] * x[0].size[0];
-  const int64_t width = ceil_div(std::max(even, kLeastWidth), kLanes) * kLanes;
-  shares.resize((ceil_div(x[0].size[1], width) + ceil_div(x[1].size[1], width) - 2) * area);
+  const int64_t even = ceil_divide(x[0].size[1] + x[1].size[1], threads), area = x[0].size[0] * x[0].size[0];
+  const int64_t width = ceil_divide(std::max(even, kLeastWidth), kLanes) * kLanes;
+  shares.resize((ceil_divide(x[0].size[1], width) + ceil_divide(x[1].size[1], width) - 2) * area);
   std::vector<Slice> slices;
   float* share = shares.data();
   for (int which = 0; which < 2; ++which) {
@@ -201,7 +199,7 @@ void hsic_forward(const Tensor& x, const Tensor& y, const Tensor& product, const
 void hsic_backward(const Tensor& grad, const Tensor& x_weights, const Tensor& y_weights, const Tensor& x_centred,
                    const Tensor& y_centred, const Tensor& grad_x, const Tensor& grad_y, double factor, int threads) {
   const float scale = *grad.as<float>() * static_cast<float>(factor);
-  const int64_t x_strips = ceil_div(grad_x.size[1], kStrip), y_strips = ceil_div(grad_y.size[1], kStrip);
+  const int64_t x_strips = ceil_divide(grad_x.size[1], kStrip), y_strips = ceil_divide(grad_y.size[1], kStrip);
   static_for(threads, x_strips + y_strips, [&](int64_t i) {
     if (i < x_strips) return product_strip(x_weights, x_centred, scale, grad_x, i * kStrip);
     product_strip(y_weights, y_centred, scale, grad_y, (i - x_strips) * kStrip);

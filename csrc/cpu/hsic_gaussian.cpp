@@ -28,7 +28,7 @@ struct Input {
         store(means.data() + k, load(means.data() + k) + difference);
       }
     }
-    for (float& mean : means) mean /= ceil_div(rows(), step);
+    for (float& mean : means) mean /= ceil_divide(rows(), step);
   }
 
   int64_t rows() const { return features.size[0]; }
@@ -186,7 +186,7 @@ struct Gradient {
 void hsic_gaussian_forward(const Tensor& x, const Tensor& y, const Tensor& kernels, const Tensor& products,
                            const Tensor& sums, int threads) {
   const Input of_x(x, kernels.as<float>()), of_y(y, kernels.as<float>() + 3);
-  parallel_for(threads, ceil_div(x.size[0], kRows),
+  parallel_for(threads, ceil_divide(x.size[0], kRows),
                [&](int64_t task) { forward_rows(of_x, of_y, task * kRows, products.as<float>(), sums.as<float>()); });
 }
 
@@ -194,7 +194,7 @@ void hsic_gaussian_backward(const Tensor& x, const Tensor& y, const Tensor& kern
                             const Tensor& terms, const Tensor& x_grad, const Tensor& y_grad, int threads) {
   const Input of_x(x, kernels.as<float>()), of_y(y, kernels.as<float>() + 3);
   const float *factor = factors.as<float>(), *x_terms = terms.as<float>(), *y_terms = x_terms + x.size[0];
-  parallel_for(threads, ceil_div(x.size[0], kRows), [&](int64_t task) {
+  parallel_for(threads, ceil_divide(x.size[0], kRows), [&](int64_t task) {
     KernelTile k(of_x, task * kRows), l(of_y, task * kRows);
     Gradient of_k(of_x, x_terms, x_grad), of_l(of_y, y_terms, y_grad);
     for (int64_t start = 0; start < x.size[0]; start += kOthers) {

@@ -1,4 +1,4 @@
-// Entry points of the CPU kernels. Shapes, meaning and validation: bdam_kernels/ops/<op>.py. An absent tensor is null.
+// Entry points of the CPU kernels. Shapes, meaning and validation: bdam_kernels/ops/<op>/op.py. An absent tensor is null.
 #pragma once
 
 #include "../tensor.h"

@@ -20,7 +20,6 @@ namespace scan {
 
 constexpr int kChunk = 32;  // steps whose h and decay fit in L2 together; a multiple of every kLanes
 constexpr int kInStep = kVectorBytes / 8;  // states whose exponentials go in step: half of what the registers hold
-constexpr float kLog2e = 1.44269504f;
 
 using Buffer = std::vector<float>;
 

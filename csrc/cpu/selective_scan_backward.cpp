@@ -7,8 +7,6 @@ namespace bdam {
 namespace scan {
 namespace {
 
-constexpr float kLn2 = 0.693147181f;
-
 // Gradients that a task reads (out, last_state) and writes by itself.
 struct Gradients {
   Tensor out, last_state, u, delta, z, initial_state;

@@ -9,6 +9,7 @@
 #include <immintrin.h>
 #endif
 
+#include "../arithmetic.h"
 #include "../tensor.h"
 
 namespace bdam {
@@ -248,16 +249,16 @@ inline vf exp2(vf x) {
 // e^x, at most 1.5 ulp: n ln(2) is subtracted in two parts, so that the error does not grow with |x|.
 inline vf exp(vf x) {
   x = clamp(x, -130.0f, 130.0f);
-  const vf n = round(x * 1.44269504f);
+  const vf n = round(x * kLog2e);
   const vf r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  return scale(exp2_fraction(r * 1.44269504f), n);
+  return scale(exp2_fraction(r * kLog2e), n);
 }
 
 // e^x - 1, relative error below 1e-6: 2^n (2^f - 1) + (2^n - 1), with 2^f - 1 as a multiple of f.
 inline vf expm1(vf x) {
   constexpr float kCoefficients[] = {0.0013390863314270973f, 0.009618083015084267f, 0.055503569543361664f,
                                      0.24022650718688965f, 0.6931471824645996f};
-  x = clamp(x, -130.0f, 88.0f) * 1.44269504f;
+  x = clamp(x, -130.0f, 88.0f) * kLog2e;
   const vf n = round(x), f = x - n;
   vf p = splat(0.00015453163359779865f);
 #pragma GCC unroll 8

@@ -10,7 +10,6 @@ namespace bdam {
 namespace attention {
 
 constexpr int kMaxWarps = 12;
-constexpr float kLn2 = 0.6931471805599453f, kLog2E = 1.4426950408889634f;
 // Blocks that fill a GPU: with as many, each does more.
 constexpr int64_t kManyBlocks = 1024;
 
@@ -27,7 +26,7 @@ struct Call {
 inline Call call_of(const Tensor (&q)[2], const Tensor (&k)[2], const Tensor (&v)[2], const Tensor (&mask)[2],
                     double scale, int64_t threshold, int64_t seed) {
   Call call{{q[0], q[1]}, {k[0], k[1]}, {v[0], v[1]}, {mask[0], mask[1]}};
-  call.scale = static_cast<float>(scale * kLog2E);
+  call.scale = static_cast<float>(scale * kLog2e);
   call.keep_scale = 65536.0f / (65536 - threshold);
   call.threshold = static_cast<uint32_t>(threshold);
   call.seed[0] = static_cast<uint32_t>(seed);
@@ -37,8 +36,7 @@ inline Call call_of(const Tensor (&q)[2], const Tensor (&k)[2], const Tensor (&v
 }
 
 inline int64_t heads_in(const Call& call) { return call.q[0].size[0] * call.heads; }
-inline int tiles_of(const Tensor& t) { return static_cast<int>((t.size[2] + kTileRows - 1) / kTileRows); }
-inline int divided_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+inline int tiles_of(const Tensor& t) { return ceil_divide<int>(t.size[2], kTileRows); }
 
 struct Place {
   int block, direction, batch, head, index;  // block: of its head and direction; index: batch * heads + head

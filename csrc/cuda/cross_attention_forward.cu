@@ -175,11 +175,13 @@ void start(Forward& p, int64_t stream) {
   Call& call = p.call;
   const int tiles[2] = {tiles_of(call.q[0]), tiles_of(call.q[1])};
   const int most_tiles = std::max(tiles[0], tiles[1]);
-  call.warps = kWhole ? std::min(A::kWarps, most_tiles) : divided_up(most_tiles, divided_up(most_tiles, A::kWarps));
-  const int64_t all_rounds = heads_in(call) * (divided_up(tiles[0], call.warps) + divided_up(tiles[1], call.warps));
-  const int most_rounds = kWhole ? divided_up(most_tiles, call.warps) : 1;
+  const int rounds_of_warps = ceil_divide<int>(most_tiles, A::kWarps);
+  call.warps = kWhole ? std::min(A::kWarps, most_tiles) : ceil_divide<int>(most_tiles, rounds_of_warps);
+  const int64_t all_rounds =
+      heads_in(call) * (ceil_divide<int>(tiles[0], call.warps) + ceil_divide<int>(tiles[1], call.warps));
+  const int most_rounds = kWhole ? ceil_divide<int>(most_tiles, call.warps) : 1;
   p.rounds = static_cast<int>(std::clamp<int64_t>(all_rounds / kManyBlocks, 1, most_rounds));
-  for (int of = 0; of < 2; ++of) call.blocks[of] = divided_up(tiles[of], call.warps * p.rounds);
+  for (int of = 0; of < 2; ++of) call.blocks[of] = ceil_divide<int>(tiles[of], call.warps * p.rounds);
   launch(cross_attention_forward_kernel<M, kWhole>, heads_in(call) * (call.blocks[0] + call.blocks[1]), 32 * call.warps,
          A::kQ + call.warps * (A::kWarpQ + A::kWarpBits), p, stream);
 }

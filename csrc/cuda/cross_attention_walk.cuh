@@ -231,8 +231,8 @@ int64_t plan(Walk& p, bool have_keys, bool have_queries) {
   const bool are_many = 2 * heads_in(call) >= kManyBlocks / 8 || most <= own;
   p.streamed = whole > shared_floats_of_device() || !are_many;
   for (int of = 0; of < 2; ++of) {
-    p.key_blocks[of] = have_keys ? divided_up(rows[1 - of], own) : 0;
-    call.blocks[of] = p.streamed ? p.key_blocks[of] + (have_queries ? divided_up(rows[of], own) : 0) : 1;
+    p.key_blocks[of] = have_keys ? ceil_divide<int>(rows[1 - of], own) : 0;
+    call.blocks[of] = p.streamed ? p.key_blocks[of] + (have_queries ? ceil_divide<int>(rows[of], own) : 0) : 1;
   }
   return p.streamed ? P::streamed(P::kWarps) : whole;
 }

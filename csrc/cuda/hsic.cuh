@@ -20,8 +20,6 @@ constexpr int kTogetherTiles = 2;                   // of rows, to which the uni
 constexpr int kSumColumns = 128;                    // of a row of the Gram matrices, which a warp adds up
 constexpr int kGramUnits = 132;                     // that the Gram matrices are cut into at most, or twice as many
 
-BDAM_EVERYWHERE inline int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
-
 struct Input {
   Tensor features;
   int width = 0, padded_width = 0;  // padded to whole tiles
@@ -30,7 +28,7 @@ struct Input {
   float *centred = nullptr, *gram = nullptr, *weights = nullptr, *squares = nullptr, *gradient = nullptr;
 
   BDAM_EVERYWHERE int mean_units() const { return padded_width / kMeanColumns; }
-  BDAM_EVERYWHERE int column_tiles(int width) const { return divide_up(padded_width, width); }
+  BDAM_EVERYWHERE int column_tiles(int width) const { return ceil_divide<int>(padded_width, width); }
 };
 
 struct Plan {
@@ -40,29 +38,29 @@ struct Plan {
   int part_width;
   int sums;                                    // that a row's products are added up to
   float *products = nullptr, *value = nullptr;
-  float factor = 0.0f, per_p = 0.0f, per_q = 0.0f;  // 2 / r, 1 / p and 1 / q of bdam_kernels/ops/hsic_forms.py
+  float factor = 0.0f, per_p = 0.0f, per_q = 0.0f;  // 2 / r, 1 / p and 1 / q of bdam_kernels/ops/hsic/algebra.py
   bool unbiased = false, wide = false;  // wide: tiles of the gradient
 
   Plan(int64_t n, int64_t x_width, int64_t y_width) : rows(static_cast<int>(n)), per_row(1.0f / n) {
-    tiles = divide_up(n, kTile);
+    tiles = ceil_divide<int>(n, kTile);
     padded = tiles * kTile;
     gram_tiles = tiles * (tiles + 1) / 2;
-    sums = divide_up(padded, kSumColumns);
+    sums = ceil_divide<int>(padded, kSumColumns);
     int wanted = kGramUnits / (2 * gram_tiles);
     if (wanted < 2) wanted = 2 * kGramUnits / (2 * gram_tiles);
     const int64_t widest = x_width > y_width ? x_width : y_width;
-    part_width = divide_up(divide_up(widest, wanted > 1 ? wanted : 1), kStep) * kStep;
+    part_width = ceil_divide<int>(ceil_divide<int>(widest, wanted > 1 ? wanted : 1), kStep) * kStep;
     const int64_t widths[2] = {x_width, y_width};
     for (int i = 0; i < 2; ++i) {
       inputs[i].width = static_cast<int>(widths[i]);
-      inputs[i].padded_width = divide_up(widths[i], kTile) * kTile;
-      inputs[i].parts = divide_up(inputs[i].padded_width, part_width);
+      inputs[i].padded_width = ceil_divide<int>(widths[i], kTile) * kTile;
+      inputs[i].parts = ceil_divide<int>(inputs[i].padded_width, part_width);
     }
   }
   // Takes the tiles of the gradient that leave less to the multiprocessor that has most.
   void choose_tiles(int multiprocessors) {
     const auto most = [&](int width) {
-      return divide_up(gradient_units(0, width) + gradient_units(1, width), multiprocessors) * width;
+      return ceil_divide<int>(gradient_units(0, width) + gradient_units(1, width), multiprocessors) * width;
     };
     wide = most(kWideTile) < most(kTile);
   }

@@ -1,4 +1,4 @@
-// Entry points of the CUDA kernels. Shapes and meaning: bdam_kernels/ops/<op>_gpu.py. An absent tensor is null; stream
+// Entry points of the CUDA kernels. Shapes and meaning: bdam_kernels/ops/<op>/plan.py. An absent tensor is null; stream
 // is a cudaStream_t. They throw std::runtime_error if a kernel cannot start.
 #pragma once
 

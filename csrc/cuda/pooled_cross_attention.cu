@@ -194,7 +194,7 @@ void pooled_cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const
                                      int64_t stream) {
   using namespace attention;
   Call call = call_of({q_a, q_b}, {k_a, k_b}, {v_a, v_b}, {mask_a, mask_b}, scale, threshold, seed);
-  for (int of = 0; of < 2; ++of) call.blocks[of] = divided_up(call.k[1 - of].size[2], kWarps);
+  for (int of = 0; of < 2; ++of) call.blocks[of] = ceil_divide<int>(call.k[1 - of].size[2], kWarps);
   launch(pooled_values_backward_kernel, heads_in(call) * (call.blocks[0] + call.blocks[1]), kWarps * kLanes, 0,
          Values{call,
                 {key_weights_a, key_weights_b},

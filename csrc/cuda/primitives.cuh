@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "../arithmetic.h"
 #include "../tensor.h"
 
 #ifndef __CUDACC__

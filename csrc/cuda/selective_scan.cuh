@@ -15,8 +15,7 @@ namespace bdam::scan {
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
 constexpr int kTile = 16;   // steps in shared memory at once
 constexpr int kGroup = 4;   // steps whose sums over states are reduced together
-constexpr int kChunk = 32;  // steps between saved states: CHUNK of bdam_kernels/ops/selective_scan_gpu.py
-constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+constexpr int kChunk = 32;  // steps between saved states: CHUNK of bdam_kernels/ops/selective_scan/plan.py
 
 // How a warp is divided: lanes over states, and states and channels of each lane.
 template <int kStateLanes_, int kLaneStates, int kLaneChannels>
@@ -338,73 +337,5 @@ struct Block {
     }
   }
 };
-
-inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Runs launch(Layout) with the smallest layout that has room for the states. With one channel a lane unless B and C
-// vary over time, as its states then differ from channel to channel; and of up to 16 states, unless blocks of twice as
-// many channels are enough for all multiprocessors. rows: channels of all batches.
-template <bool kVaries, class Launch>
-void with_layout(int64_t states, int64_t rows, Launch launch) {
-  constexpr int KC = kVaries ? 2 : 1;
-  if (states <= 8) return launch(Layout<2, 4, 1>());
-  if (states <= 16) {
-    using Wide = Layout<4, 4, KC>;
-    if (2 * rows < 5 * multiprocessors() * Wide::kChannels) return launch(Layout<4, 4, 1>());
-    return launch(Wide());
-  }
-  if (states <= 32) return launch(Layout<8, 4, KC>());
-  if (states <= 64) return launch(Layout<16, 4, KC>());
-  launch(Layout<32, 8, 1>());
-}
-
-// A tensor with time as its last axis, seen from the end.
-inline Tensor reversed(const Tensor& t, bool reverse) {
-  Tensor r = t;
-  if (!t || !reverse) return r;
-  const int last = t.dims - 1;
-  r.data = static_cast<char*>(t.data) + (t.size[last] - 1) * t.stride[last] * (t.dtype == DType::f32 ? 4 : 2);
-  r.stride[last] = -t.stride[last];
-  return r;
-}
-
-// With axes of size 1 and stride 0 in front of axis `at`, up to four axes.
-inline Tensor with_four_axes(Tensor t, int at) {
-  for (; t && t.dims < Tensor::kMaxDims; ++t.dims) {
-    for (int i = t.dims; i > at; --i) {
-      t.size[i] = t.size[i - 1];
-      t.stride[i] = t.stride[i - 1];
-    }
-    t.size[at] = 1;
-    t.stride[at] = 0;
-  }
-  return t;
-}
-
-// (B, D, N) as (B, 1, D, N).
-inline Tensor states_of(const Tensor& t) { return with_four_axes(t, 1); }
-
-inline Call call_of(Call call, bool delta_softplus, bool reverse, int64_t segments) {
-  call.B_varies = call.B.dims != 2;
-  call.C_varies = call.C.dims != 2;
-  for (const Tensor* m : {&call.B, &call.C}) {
-    if (m->dims == 4) call.groups = static_cast<int>(m->size[1]);
-  }
-  const int64_t chunks = ceil_divide(call.delta.size[2], kChunk);
-  call.segments = static_cast<int>(segments);
-  call.segment_steps = static_cast<int>(ceil_divide(chunks, segments) * kChunk);
-  call.delta_softplus = delta_softplus;
-  for (Tensor* t : {&call.u, &call.delta, &call.z}) *t = reversed(*t, reverse);
-  call.B = with_four_axes(reversed(call.B, reverse && call.B_varies), 0);
-  call.C = with_four_axes(reversed(call.C, reverse && call.C_varies), 0);
-  call.initial_state = states_of(call.initial_state);
-  return call;
-}
-
-// Blocks of channels in each group.
-template <class L>
-int blocks_of(const Call& call) {
-  return static_cast<int>(ceil_divide(call.A.size[0] / call.groups, L::kChannels));
-}
 
 }  // namespace bdam::scan

@@ -1,5 +1,6 @@
 #include "kernels.h"
 #include "selective_scan_backward.cuh"
+#include "selective_scan_call.cuh"
 
 namespace bdam {
 namespace scan {
@@ -113,7 +114,7 @@ int64_t numbers_in(const Tensor& t) {
 Sum sum_of(const Tensor& parts, const Tensor& to, bool of_group) {
   if (!to) return {};
   const int64_t outer = of_group ? to.size[0] * to.size[1] : 1, inner = numbers_in(to) / outer;
-  const int blocks = static_cast<int>(ceil_divide(outer * inner, kSumThreads));
+  const int blocks = ceil_divide<int>(outer * inner, kSumThreads);
   return {parts.as<float>(), to, outer, numbers_in(parts) / (outer * inner), inner, blocks};
 }
 

@@ -1,5 +1,5 @@
 #include "kernels.h"
-#include "selective_scan.cuh"
+#include "selective_scan_call.cuh"
 
 namespace bdam {
 namespace scan {

@@ -18,7 +18,7 @@ import pytest
 import torch
 from tiny_run import arguments, one_thread, restore_globals, tiny, train_alone, write_people
 
-from bdam_kernels import backend
+from bdam_kernels import dispatch
 from bdam_reid.config import Config
 from bdam_reid.engine.checkpoint import CheckpointError, load_state, load_weights
 from bdam_reid.engine.run import load_config, read_curves
@@ -90,7 +90,7 @@ def test_run_folder_holds_everything(people: Path, finished: Path) -> None:
     assert load_config(finished, PRESETS) == tiny(people, finished)
     environment = (finished / "environment.json").read_text()
     assert json.loads(environment)["packages"]["torch"] == torch.__version__
-    assert json.loads(environment)["backend"] in ("cpu", "reference")
+    assert json.loads(environment)["backend"] == dispatch.best(torch.device("cpu"))
     assert socket.gethostname() not in environment
     log = (finished / "log.txt").read_text()
     assert "epoch 3/3" in log and "validation  r1" in log and "\r" not in log
@@ -204,9 +204,9 @@ def failure(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_forced_backend_that_cannot_run_is_refused(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(backend, "FORCED", "cuda")
+    monkeypatch.setattr(dispatch, "_OF_PROCESS", "cuda")
     assert "backend 'cuda' cannot run" in failure(arguments(people, tmp_path / "run"), capsys)
-    monkeypatch.setattr(backend, "FORCED", "gpu")
+    monkeypatch.setattr(dispatch, "_OF_PROCESS", "gpu")
     assert "BDAM_BACKEND must be one of" in failure(arguments(people, tmp_path / "run"), capsys)
 
 

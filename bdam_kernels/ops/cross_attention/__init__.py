@@ -1,0 +1,1 @@
+"""Bidirectional cross-attention, and its pooled form."""

@@ -1,0 +1,185 @@
+"""What both forms of cross-attention share: their arguments, checked and in order, and their place in autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bdam_kernels import dispatch
+from bdam_kernels.autograd import differentiable, is_differentiated, reference_gradients, wants_double_backward
+from bdam_kernels.ops.arguments import check_kinds, unit_stride
+from bdam_kernels.ops.cross_attention import plan
+from bdam_kernels.ops.cross_attention.roles import Masks, Options, Streams
+
+INPUTS = "Tensor q_a, Tensor k_a, Tensor v_a, Tensor q_b, Tensor k_b, Tensor v_b, Tensor? mask_a, Tensor? mask_b"
+OPTIONS = "float scale, int dropout_threshold, Tensor? seed"
+
+Attend = Callable[[Streams, Masks, float, "float | None", "str | None"], tuple[Tensor, Tensor]]
+
+
+class Dropout(NamedTuple):
+    threshold: int
+    """A weight is dropped if its 16 random bits are below; 0 drops none."""
+    seed: Tensor | None
+    """int64 scalar, on the CPU."""
+
+
+def form(
+    run_forward: Callable[..., Any], run_backward: Callable[..., Any], reference: Callable[..., Any], pooled: bool
+) -> Attend:
+    """The function of streams, masks, dropout_p, scale and backend that the public function of a form calls.
+
+    Args:
+        run_forward: operator of streams, masks, scale, dropout, save and backend; returns both outputs and what it
+            saves.
+        run_backward: operator of streams, masks, what is saved and (not of the pooled form) the outputs, which only a
+            GPU's kernels want, then the gradients of outputs, scale, dropout and backend; returns those of streams.
+        reference: function of streams, masks, scale and dropout; returns both outputs.
+    """
+
+    class Form(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        forward = staticmethod(run_forward)
+
+        @staticmethod
+        def setup_context(ctx, args, results):  # type: ignore[no-untyped-def]
+            *inputs, scale, threshold, seed, _, backend = args
+            ctx.options = scale, threshold, backend
+            outs = () if pooled else (None, None) if backend == "cpu" else results[:2]
+            ctx.save_for_backward(*inputs, seed, results[2], *outs)
+            ctx.set_materialize_grads(False)
+
+        @staticmethod
+        def backward(ctx, grad_a, grad_b, *_):  # type: ignore[no-untyped-def]
+            tensors = ctx.saved_tensors
+            streams, masks, seed, kept = tensors[:6], tensors[6:8], tensors[8], tensors[9:]
+            scale, threshold, backend = ctx.options
+            if wants_double_backward():
+                grads = reference_gradients(
+                    lambda *tensors: _widened(reference, tensors, masks, scale, Dropout(threshold, seed)),
+                    streams,
+                    (grad_a, grad_b),
+                    ctx.needs_input_grad,
+                )
+            else:
+                grad_a = _zeros(streams[0], pooled) if grad_a is None else grad_a
+                grad_b = _zeros(streams[3], pooled) if grad_b is None else grad_b
+                grads = run_backward(*streams, *masks, *kept, grad_a, grad_b, scale, threshold, seed, backend)
+            return *grads, None, None, None, None, None, None, None
+
+    Form.__name__ = "PooledCrossAttention" if pooled else "CrossAttention"
+    differentiable_forward = differentiable(Form, outputs=2)
+
+    def attend(
+        streams: Streams, masks: Masks, dropout_p: float, scale: float | None, backend: str | None
+    ) -> tuple[Tensor, Tensor]:
+        streams = _checked(streams, masks)
+        q_a, q_b = streams.q_a, streams.q_b
+        length, width = q_a.shape[2:]
+        if scale is None:
+            scale = max(width, 1) ** -0.5
+        dropout = _draw_dropout(dropout_p) if dropout_p else Dropout(0, None)
+        chosen = dispatch.choose(backend, q_a.device, plan.kernels, q_a.dtype, length, width)
+        if chosen == "reference" or not (q_a.numel() and q_b.numel()):
+            return _widened(reference, streams, masks, scale, dropout)
+        differentiated = is_differentiated(streams)
+        run = differentiable_forward if differentiated else run_forward
+        out_a, out_b, *_ = run(*streams, *masks, scale, *dropout, differentiated, chosen)
+        return out_a, out_b
+
+    return attend
+
+
+def kernel_options(scale: float, threshold: int, seed: Tensor | None) -> Options:
+    return Options(scale, threshold, 0 if seed is None else int(seed))
+
+
+def empty_gradients(*args: Any) -> list[Tensor]:
+    """The gradients of the six inputs, in order."""
+    return [torch.empty_like(unit_stride(tensor)) for tensor in args[:6]]
+
+
+def _zeros(q: Tensor, pooled: bool) -> Tensor:
+    """The gradient of an output that has none."""
+    return torch.zeros_like(q[:, :, 0] if pooled else q)
+
+
+def _widened(
+    reference: Callable[..., tuple[Tensor, Tensor]], streams: Any, masks: Any, scale: float, dropout: Dropout
+) -> tuple[Tensor, Tensor]:
+    """The reference in float32, or float64 for float64 inputs, whatever autocast says; outputs in the inputs' dtype."""
+    dtype = streams[0].dtype
+    wide = [t.to(torch.float64 if dtype == torch.float64 else torch.float32) for t in streams]
+    with torch.autocast(streams[0].device.type, enabled=False):
+        out_a, out_b = reference(*wide, *masks, scale, *dropout)
+    return out_a.to(dtype), out_b.to(dtype)
+
+
+def _draw_dropout(dropout_p: float) -> Dropout:
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"dropout_p must be at least 0 and below 1, got {dropout_p}")
+    # Compilers cannot trace the question.
+    captures = not torch.compiler.is_compiling() and torch.cuda.is_available()
+    if captures and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"a CUDA graph would drop the same weights at every replay: capture with dropout_p = 0, got {dropout_p}"
+        )
+    threshold = min(round(65536 * dropout_p), 65535)
+    return Dropout(threshold, torch.randint(-(2**63), 2**63 - 1, ()) if threshold else None)
+
+
+def _checked(streams: Streams, masks: Masks) -> Streams:
+    """The streams as autocast wants them, once all tensors are found to fit each other."""
+    q_a, k_a, v_a, q_b, k_b, v_b = streams
+    of_a, of_b = q_a.shape, q_b.shape
+    if len(of_a) != 4 or len(of_b) != 4:
+        name, shape = ("q_a", of_a) if len(of_a) != 4 else ("q_b", of_b)
+        raise ValueError(f"{name} must be (B, H, L, d), got {tuple(shape)}")
+    if of_b[0] != of_a[0] or of_b[1] != of_a[1] or of_b[3] != of_a[3]:
+        raise ValueError(
+            f"q_b must have the B, H and d of q_a, {tuple(of_a)}, and may differ in L only, got {tuple(of_b)}"
+        )
+    if not (k_a.shape == of_a and v_a.shape == of_a and k_b.shape == of_b and v_b.shape == of_b):
+        for name, tensor, shape in zip(Streams._fields, streams, (of_a, of_a, of_a, of_b, of_b, of_b), strict=True):
+            if tensor.shape != shape:
+                raise ValueError(f"{name} must be {tuple(shape)} like q of its stream, got {tuple(tensor.shape)}")
+    dtype, device = q_a.dtype, q_a.device
+    alike = dtype.is_floating_point and all([t.dtype == dtype and t.device == device for t in streams])
+    if not alike:
+        check_kinds(Streams._fields, streams)
+    if torch.is_autocast_enabled(device.type):
+        streams = _cast(streams, torch.get_autocast_dtype(device.type))
+    if not alike:
+        _check_dtypes(streams)
+    if masks.a is not None:
+        _check_mask("key_padding_mask_a", masks.a, q_a)
+    if masks.b is not None:
+        _check_mask("key_padding_mask_b", masks.b, q_b)
+    return streams
+
+
+def _check_dtypes(streams: Streams) -> None:
+    dtype = streams.q_a.dtype
+    for name, tensor in zip(Streams._fields, streams, strict=True):
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype} like q_a, got {tensor.dtype}")
+
+
+def _cast(streams: Streams, dtype: torch.dtype) -> Streams:
+    """Autocast leaves float64 as it is."""
+    return Streams(*[t if t.dtype == torch.float64 else t.to(dtype) for t in streams])
+
+
+def _check_mask(name: str, mask: Tensor, q: Tensor) -> None:
+    """q: of the mask's stream."""
+    shape = (q.shape[0], q.shape[2])
+    if mask.shape != shape:
+        raise ValueError(f"{name} must be {shape}, got {tuple(mask.shape)}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{name} must be bool, True where a key is padding, got {mask.dtype}")
+    if mask.device != q.device:
+        raise ValueError(f"{name} must be on {q.device} like q_a, got {mask.device}")

@@ -1,0 +1,62 @@
+"""What forward saves for backward: one float32 tensor of one dimension, whose parts depend on backend and form.
+
+From the C++ kernels, for a and then for b: exp(scores - max), unless there are so many keys that backward computes
+them again; 1 / its row sums; of the pooled form, saved or not, the mean weight of every key. From a GPU's kernels no
+weights, and the logarithms of their sums.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bdam_kernels import dispatch
+from bdam_kernels.ops.cross_attention.roles import Pair
+
+# The weights of a query are saved for backward up to this many times its width, and else computed again: memory stays
+# proportional to the inputs.
+_SAVED_KEYS_PER_WIDTH = 8
+
+
+def most_saved_keys(width: int) -> int:
+    """Keys of queries so wide, up to which the C++ kernels save their weights."""
+    return _SAVED_KEYS_PER_WIDTH * width
+
+
+def empty_saved(q_a: Tensor, q_b: Tensor, save: bool, backend: str, pooled: bool = False) -> Tensor | None:
+    """Room for it. save: whether backward wants something."""
+    batch, heads, length_a, width = q_a.shape
+    length_b = q_b.shape[2]
+    floats, rows = 0, length_a + length_b
+    if save:
+        floats += rows
+        if backend == "cpu":
+            for queries, keys in ((length_a, length_b), (length_b, length_a)):
+                if keys <= most_saved_keys(width):
+                    floats += _weights_of_head(queries, keys, q_a.dtype)
+    if pooled:
+        floats += rows
+    return q_a.new_empty(batch * heads * floats, dtype=torch.float32) if save or pooled else None
+
+
+def _weights_of_head(queries: int, keys: int, dtype: torch.dtype) -> int:
+    kernels = dispatch.cpu()
+    pairs = (queries + 1) // 2
+    rows = pairs if dtype == torch.bfloat16 and kernels.pairs_bfloat16 else 2 * pairs
+    return rows * ((keys + kernels.lanes - 1) // kernels.lanes * kernels.lanes)
+
+
+def logs_of(saved: Tensor | None, q_a: Tensor, q_b: Tensor) -> Pair | tuple[None, None]:
+    """The part of each stream of what a GPU's kernels save."""
+    if saved is None:
+        return None, None
+    heads = q_a.shape[0] * q_a.shape[1]
+    return Pair(*saved.split([heads * q_a.shape[2], heads * q_b.shape[2]]))
+
+
+def pooled_parts_of(saved: Tensor, q_a: Tensor, q_b: Tensor) -> tuple[Pair, Pair]:
+    """The parts of what the pooled form's GPU kernels save: logarithms, and mean weights of the keys of a direction."""
+    heads = q_a.shape[0] * q_a.shape[1]
+    of_a, of_b = heads * q_a.shape[2], heads * q_b.shape[2]
+    logs_a, logs_b, keys_a, keys_b = saved.split([of_a, of_b, of_b, of_a])
+    return Pair(logs_a, logs_b), Pair(keys_a, keys_b)
