@@ -52,6 +52,7 @@ gpu:
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 # Measures everything, into the results file of this machine, and writes the tables and figures of all machines anew.

@@ -230,8 +230,7 @@ def headlines_section() -> str:
 def peers_section() -> list[str]:
     """Ours beside the best peer, by machine, and the papers' comparison."""
     blocks = [
-        "Ours is the best of our backends and comes first; a target is the project's own, and named where it is "
-        "missed."
+        "Ours is the best of our backends and comes first; a target is the project's own, and named where it is missed."
     ]
     for name, measured in devices().items():
         blocks += [f"### {name}", f"{machine_line(measured)}.", peers_table(measured)]

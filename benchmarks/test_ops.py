@@ -191,9 +191,7 @@ def test_hsic_rbf(contest: Contest, shrink: Shrink) -> None:
 
 
 @pytest.mark.parametrize("shape", [(16, 512, 197), (64, 512, 8)], ids=["16-512-197", "64-512-8"])
-def test_causal_conv1d(
-    contest: Contest, shrink: Shrink, compiled: Compiled, shape: tuple[int, int, int]
-) -> None:
+def test_causal_conv1d(contest: Contest, shrink: Shrink, compiled: Compiled, shape: tuple[int, int, int]) -> None:
     batch, channels, length = shrink(shape)
     inputs = [torch.randn(batch, channels, length), torch.randn(channels, 4), torch.randn(channels)]
 

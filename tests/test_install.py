@@ -60,7 +60,6 @@ def test_without_a_compiler_everything_runs_on_the_reference(source: Path, tmp_p
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
 
-
     assert not {"tests", "benchmarks", "csrc"} & {path.name for path in tmp_path.iterdir()}
     assert all((tmp_path / package / "py.typed").exists() for package in ("bdam_kernels", "bdam_reid"))
 
@@ -134,9 +133,7 @@ def test_backend_of_a_whole_process() -> None:
 
 
 def test_main_names_every_backend() -> None:
-    printed = subprocess.run(
-        [sys.executable, "-m", "bdam_kernels"], capture_output=True, text=True, check=True
-    ).stdout
+    printed = subprocess.run([sys.executable, "-m", "bdam_kernels"], capture_output=True, text=True, check=True).stdout
     for name, reason in bdam_kernels.backends().items():
         assert name in printed and reason in printed
     assert "threads" in printed

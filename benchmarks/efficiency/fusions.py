@@ -90,9 +90,7 @@ def fusion(config: FusionConfig) -> Fusion:
 
 def fusions(tokens: Literal["pooled", "pair", "sequence"]) -> dict[str, FusionConfig]:
     """The three fusions on tokens of one kind; the simple one, which reads pooled features only, on those."""
-    return {
-        kind: replace(config, tokens="pooled" if kind == "simple" else tokens) for kind, config in FUSIONS.items()
-    }
+    return {kind: replace(config, tokens="pooled" if kind == "simple" else tokens) for kind, config in FUSIONS.items()}
 
 
 class _AsTheyAre(nn.Module):

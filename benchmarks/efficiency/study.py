@@ -190,4 +190,3 @@ def _difference(runs: Sequence[Mapping[str, Any]], kind: str, other: str) -> flo
     """Of two mean mAPs, in standard errors of the difference."""
     (mean, deviation, n), (other_mean, other_deviation, m) = (accuracy(runs, k) for k in (kind, other))
     return (mean - other_mean) / (math.sqrt(deviation**2 / n + other_deviation**2 / m) or math.inf)
-

@@ -226,9 +226,7 @@ def test_a_contender_that_fails_costs_its_own_figures_only(tmp_path: Path) -> No
     )
     results = tmp_path / "results.json"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "benchmarks.conftest", f"--rootdir={report.ROOT}"]
-    run = subprocess.run(
-        [*command, str(test), f"--results={results}"], capture_output=True, text=True, cwd=report.ROOT
-    )
+    run = subprocess.run([*command, str(test), f"--results={results}"], capture_output=True, text=True, cwd=report.ROOT)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "cpu, forward: RuntimeError: on purpose" in run.stdout and "reference, train: error 0.5" in run.stdout
     assert "other" not in run.stdout.split("AssertionError", 1)[1].splitlines()[0]

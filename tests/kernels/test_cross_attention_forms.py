@@ -61,9 +61,7 @@ def _unaligned(t: Tensor) -> Tensor:
     return torch.cat([t[..., :1], t], -1)[..., 1:]
 
 
-LAYOUTS = pytest.mark.parametrize(
-    "layout", [_merged, _transposed, _every_second, _unaligned], ids=lambda f: f.__name__
-)
+LAYOUTS = pytest.mark.parametrize("layout", [_merged, _transposed, _every_second, _unaligned], ids=lambda f: f.__name__)
 
 
 LENGTHS = [(1, 1), (1, 7), (2, 3), (13, 14), (15, 17), (31, 64), (97, 29), (196, 197)]

@@ -129,9 +129,9 @@ def with_gradients(function: Function, inputs: Outputs) -> Outputs:
 
 def everywhere(function: Function) -> Function:
     """Its gradient by every input, of torch.func."""
-    return lambda *inputs: torch.func.grad(
-        lambda *inputs: loss(function(*inputs)), argnums=tuple(range(len(inputs)))
-    )(*inputs)
+    return lambda *inputs: torch.func.grad(lambda *inputs: loss(function(*inputs)), argnums=tuple(range(len(inputs))))(
+        *inputs
+    )
 
 
 def double_backward(function: Function, inputs: Outputs) -> Outputs:
@@ -229,9 +229,7 @@ TRANSFORMS: dict[str, Callable[[Function, Outputs], Any]] = {
     "func.grad of grad": lambda f, x: everywhere(everywhere(f))(*x),
     "func.vjp": lambda f, x: torch.func.vjp(f, *x)[1](tuple(map(torch.cos, f(*x)))),
     "vmap": lambda f, x: torch.func.vmap(f)(*twice(x)),
-    "vmap over the first input": lambda f, x: torch.func.vmap(f, (0,) + (None,) * (len(x) - 1))(
-        twice(x)[0], *x[1:]
-    ),
+    "vmap over the first input": lambda f, x: torch.func.vmap(f, (0,) + (None,) * (len(x) - 1))(twice(x)[0], *x[1:]),
     "vmap of vmap": lambda f, x: torch.func.vmap(torch.func.vmap(f))(*twice(twice(x))),
     "gradients through vmap": lambda f, x: with_gradients(torch.func.vmap(f), twice(x)),
     "vmap of func.grad": lambda f, x: torch.func.vmap(everywhere(f))(*twice(x)),
