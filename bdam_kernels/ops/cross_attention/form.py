@@ -98,9 +98,18 @@ def kernel_options(scale: float, threshold: int, seed: Tensor | None) -> Options
     return Options(scale, threshold, 0 if seed is None else int(seed))
 
 
+def empty_heads_last(tensor: Tensor) -> Tensor:
+    """Empty (B, H, L, d) in (B, L, H, d) memory, so that merging the heads copies nothing."""
+    shape = _, heads, length, width = tensor.shape
+    return tensor.new_empty_strided(shape, (length * heads * width, width, heads * width, 1))
+
+
 def empty_gradients(*args: Any) -> list[Tensor]:
-    """The gradients of the six inputs, in order."""
-    return [torch.empty_like(unit_stride(tensor)) for tensor in args[:6]]
+    """Of an operator's arguments: the gradients of the six inputs, in order. From the C++ kernels they lie as inputs
+    do; what a GPU's kernels write is (B, L, H, d) in memory."""
+    if args[-1] == "cpu":
+        return [torch.empty_like(unit_stride(tensor)) for tensor in args[:6]]
+    return [empty_heads_last(tensor) for tensor in args[:6]]
 
 
 def _zeros(q: Tensor, pooled: bool) -> Tensor:

@@ -11,7 +11,14 @@ from bdam_kernels import dispatch
 from bdam_kernels.operators import operator
 from bdam_kernels.ops.arguments import cast, unit_stride
 from bdam_kernels.ops.cross_attention import plan, reference
-from bdam_kernels.ops.cross_attention.form import INPUTS, OPTIONS, empty_gradients, form, kernel_options
+from bdam_kernels.ops.cross_attention.form import (
+    INPUTS,
+    OPTIONS,
+    empty_gradients,
+    empty_heads_last,
+    form,
+    kernel_options,
+)
 from bdam_kernels.ops.cross_attention.roles import Masks, Pair, Streams
 from bdam_kernels.ops.cross_attention.saved import empty_saved, logs_of, most_saved_keys
 
@@ -19,13 +26,7 @@ from bdam_kernels.ops.cross_attention.saved import empty_saved, logs_of, most_sa
 def _empty_outputs(q_a: Tensor, k_a: Tensor, v_a: Tensor, q_b: Tensor, *others: Any) -> tuple[Any, ...]:
     """Of the operator's arguments: both outputs and what backward wants."""
     *_, save, backend = others
-    return _heads_last(q_a), _heads_last(q_b), empty_saved(q_a, q_b, save, backend)
-
-
-def _heads_last(tensor: Tensor) -> Tensor:
-    """Empty (B, H, L, d) in (B, L, H, d) memory, so that merging the heads copies nothing."""
-    shape = _, heads, length, width = tensor.shape
-    return tensor.new_empty_strided(shape, (length * heads * width, width, heads * width, 1))
+    return empty_heads_last(q_a), empty_heads_last(q_b), empty_saved(q_a, q_b, save, backend)
 
 
 @operator(
@@ -68,7 +69,7 @@ def _backward(
     scale: float, threshold: int, seed: Tensor | None, backend: str,
 ) -> list[Tensor]:  # fmt: skip
     inputs = [unit_stride(t) for t in (q_a, k_a, v_a, q_b, k_b, v_b)]
-    grads = [torch.empty_like(t) for t in inputs]
+    grads = empty_gradients(*inputs, backend)
     grad_a, grad_b = unit_stride(cast(grad_a, q_a.dtype)), unit_stride(cast(grad_b, q_a.dtype))
     options = kernel_options(scale, threshold, seed)
     if backend == "cpu":

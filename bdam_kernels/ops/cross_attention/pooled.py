@@ -67,7 +67,7 @@ def _backward(
     seed: Tensor | None, backend: str,
 ) -> list[Tensor]:  # fmt: skip
     inputs = [unit_stride(t) for t in (q_a, k_a, v_a, q_b, k_b, v_b)]
-    grads = [torch.empty_like(t) for t in inputs]
+    grads = empty_gradients(*inputs, backend)
     grad_a, grad_b = unit_stride(cast(grad_a, q_a.dtype)), unit_stride(cast(grad_b, q_a.dtype))
     options = kernel_options(scale, threshold, seed)
     if backend == "cpu":

@@ -47,16 +47,21 @@ def _weights_of_head(queries: int, keys: int, dtype: torch.dtype) -> int:
 
 
 def logs_of(saved: Tensor | None, q_a: Tensor, q_b: Tensor) -> Pair | tuple[None, None]:
-    """The part of each stream of what a GPU's kernels save."""
+    """The part of each stream of what a GPU's kernels save, (B, H, L)."""
     if saved is None:
         return None, None
-    heads = q_a.shape[0] * q_a.shape[1]
-    return Pair(*saved.split([heads * q_a.shape[2], heads * q_b.shape[2]]))
+    logs_a, logs_b = _parts(saved, q_a, q_b)
+    return Pair(logs_a, logs_b)
 
 
 def pooled_parts_of(saved: Tensor, q_a: Tensor, q_b: Tensor) -> tuple[Pair, Pair]:
-    """The parts of what the pooled form's GPU kernels save: logarithms, and mean weights of the keys of a direction."""
-    heads = q_a.shape[0] * q_a.shape[1]
-    of_a, of_b = heads * q_a.shape[2], heads * q_b.shape[2]
-    logs_a, logs_b, keys_a, keys_b = saved.split([of_a, of_b, of_b, of_a])
+    """The parts of what the pooled form's GPU kernels save: logarithms, (B, H, queries), and mean weights of the keys
+    of a direction, (B, H, keys)."""
+    logs_a, logs_b, keys_a, keys_b = _parts(saved, q_a, q_b, q_b, q_a)
     return Pair(logs_a, logs_b), Pair(keys_a, keys_b)
+
+
+def _parts(saved: Tensor, *rows: Tensor) -> list[Tensor]:
+    """(B, H, L) for each (B, H, L, d)."""
+    sizes = [t.shape[:3] for t in rows]
+    return [part.view(size) for part, size in zip(saved.split([s.numel() for s in sizes]), sizes, strict=True)]
