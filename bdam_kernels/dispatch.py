@@ -28,11 +28,12 @@ _OF_PROCESS = os.environ.get("BDAM_BACKEND") or None
 
 
 class _Thread(threading.local):
-    """What `use_backend` names, by thread."""
+    """What `use_backend` names, by thread, and what it named before."""
 
     def __init__(self) -> None:
         # An attribute of the instance: of a class's default torch.compile makes guards that fail in other threads.
         self.backend: str | None = None
+        self.before: list[str | None] = []
 
 
 _THREAD = _Thread()
@@ -144,16 +145,15 @@ class use_backend:
         if _REASONS[name]:
             raise BackendUnavailable(f"backend {name!r} cannot run: {_REASONS[name]}")
         self._name = name
-        self._before: list[str | None] = []
 
     def __enter__(self) -> None:
-        self._before.append(_THREAD.backend)
+        _THREAD.before.append(_THREAD.backend)
         _THREAD.backend = self._name
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _THREAD.backend = self._before.pop()
+        _THREAD.backend = _THREAD.before.pop()
 
 
 def asked(requested: str | None) -> str | None:

@@ -30,6 +30,6 @@ def load(run: Path | str, *, device: str = "auto", presets: Presets | None = Non
     Raises: CheckpointError, ConfigError if the folder is no run, or of something that this version does not know.
     """
     from bdam_reid.methods import PRESETS
-    from bdam_reid.search.retriever import open_run
+    from bdam_reid.search.retriever import open_retriever
 
-    return open_run(Path(run), device, PRESETS if presets is None else presets)
+    return open_retriever(Path(run), device, PRESETS if presets is None else presets)

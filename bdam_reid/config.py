@@ -127,6 +127,7 @@ def parse_config(presets: Presets, arguments: Sequence[str] | None = None) -> Co
     """The config that the command line `PRESET [--field value ...]` means; exits with 2 if there is none."""
     return tyro.extras.overridable_config_cli(
         {name: (getdoc(preset) or "", preset()) for name, preset in presets.items()},
+        prog="python -m bdam_reid.train",
         args=arguments,
         config=(tyro.conf.FlagConversionOff,),
     )

@@ -33,7 +33,7 @@ class Options:
     batch_size: int = 128
     """Images or queries at a time."""
     output: Path | None = None
-    """Folder of metrics.json and pictures; the run if it is not given."""
+    """Folder of metrics.json, pictures and the log; the run if it is not given."""
     weights: dict[str, float] = field(default_factory=dict)
     """Of the parts of an embedding, such as `identity 1 clothing 0`; a part that is not named has none. Without any,
     those that validation chose."""
@@ -45,7 +45,7 @@ class Options:
 def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:
     """The command line."""
     with handled_by(leave):
-        options = tyro.cli(Options, args=arguments)
+        options = tyro.cli(Options, prog="python -m bdam_reid.evaluate", args=arguments)
         # After the arguments: help, or word of a mistake in them, does not wait for torch.
         from bdam_reid.engine.errors import user_errors
 
@@ -69,11 +69,14 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1, got {options.batch_size}")
     run, output = options.run, options.output or options.run
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output must be a folder, got the file {output}")
     config = load_config(run, presets)
     device = find_device(options.device)
     repeat_bits(device)
     method, best = load_best(run, config)
-    start_log(run)
+    output.mkdir(parents=True, exist_ok=True)
+    start_log(output)
     root, allow_missing = options.root or config.data.root, options.allow_missing or config.data.allow_missing
     dataset = load_dataset(root, hold_out=config.data.hold_out, allow_missing=allow_missing)
     log.info(f"{run}: {dataset.name} at {root}, on {device}\n{dataset.report}")

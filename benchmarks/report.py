@@ -5,6 +5,7 @@ Nothing is measured here, and no figure is written anywhere else by hand.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,7 @@ def headlines_section() -> str:
         link = f"[{results['device']}](benchmarks/results/{name})"
         cells = (best_peer(entry, "train") or "", _against(entry, "train", "ms", " ms"), f"{times:.3g}x")
         rows.append([what, link, *cells])
-    return table(["forward + backward", "on", "against", "ours / theirs", "faster by"], rows)
+    return table(["forward + backward", "on", "against", "ours / theirs", "speed-up"], rows)
 
 
 def peers_section() -> list[str]:
@@ -305,6 +306,7 @@ def radar_numbers() -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Print the tables, write them, and draw the figures."""
+    argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__).parse_args()
     README.write_text(with_sections(README.read_text(encoding="utf-8")), encoding="utf-8")
     DETAILS.write_text(details(), encoding="utf-8")
     drawings.draw_radar(radar_numbers(), RADAR)

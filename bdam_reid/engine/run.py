@@ -79,8 +79,21 @@ def _check_folder(run: Path, config: Config, presets: Presets) -> None:
                 f"{run} is a run of another config:\n  " + "\n  ".join(changed) + "\n"
                 "Give another --output, or delete that folder, or set these fields as they were to go on"
             )
+        _check_resumable(run)
     elif run.exists() and any(path.suffix != ".tmp" and path.name != LOCK for path in run.iterdir()):
         raise ConfigError(f"--output must be a new folder or that of a run, got {run}, which holds other files")
+
+
+def _check_resumable(run: Path) -> None:
+    """Raise CheckpointError, before anything in it is touched, for a run whose training this version cannot go on
+    with."""
+    last = find_checkpoint(run, "last")
+    progress = load_state(last, ("progress",))["progress"] if last else {"stage": 0}
+    if "stage" not in progress:
+        raise CheckpointError(
+            f"{run} was trained by an older version, whose checkpoints say less: it can be evaluated, "
+            "but not be trained on. Give another --output"
+        )
 
 
 def _check_data(run: Path, config: Config, found: Mapping[str, Any]) -> None:

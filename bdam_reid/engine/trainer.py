@@ -24,7 +24,6 @@ from tqdm.auto import tqdm
 from bdam_reid.config import Config
 from bdam_reid.data.records import Dataset
 from bdam_reid.engine.checkpoint import (
-    CheckpointError,
     load_into,
     load_state,
     load_weights,
@@ -100,6 +99,8 @@ class Trainer:
         self.method = method
         self.model = accelerator.prepare(method)
         self.stages = method.stages(dataset, config.seed)
+        if not self.stages[-1].validates:
+            raise ValueError(f"the last stage must validate, got the stage {self.stages[-1].name!r} that does not")
         self.progress = Progress()
         self.signals = Interruption()
         if (run / "last").exists():
@@ -255,11 +256,6 @@ class Trainer:
     def _resume(self) -> None:
         last = self.run / "last"
         state = load_state(last, ("progress", "optimizer", "scaler", "random"))
-        if "stage" not in state["progress"]:
-            raise CheckpointError(
-                f"{self.run} was trained by an older version, whose checkpoints say less: it can be evaluated, "
-                "but not be trained on. Give another --output"
-            )
         load_into(self.method, load_weights(last), last)
         with readable_state(last):
             self.progress = Progress(**state["progress"])

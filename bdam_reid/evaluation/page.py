@@ -11,7 +11,7 @@ from bdam_reid.evaluation import pictures
 from bdam_reid.evaluation.evaluator import Evaluation
 from bdam_reid.evaluation.probes import GROUPS
 from bdam_reid.evaluation.ranking import alone
-from bdam_reid.evaluation.retrievals import Hit, Retrieval, retrievals
+from bdam_reid.evaluation.retrievals import Retrieval, Shown, retrievals
 from bdam_reid.evaluation.tables import describe, title, weights_text
 
 QUERIES = 6
@@ -97,7 +97,7 @@ def _asked(retrieval: Retrieval) -> list[tuple[Path, str]]:
     return [(path, words) for path, words in asked if path]
 
 
-def _hit(hit: Hit, photos: _Photos) -> str:
+def _hit(hit: Shown, photos: _Photos) -> str:
     words = "right" if hit.right else "wrong"
     caption = f"{pictures.MARKS[hit.right]} {hit.rank} · {hit.score:.2f}"
     return _figure(photos.tag(hit.path, f"rank {hit.rank}, {words} person"), caption, words)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from bdam_reid.data.images import ImageError, open_image
-from bdam_reid.evaluation.retrievals import Hit, Retrieval
+from bdam_reid.evaluation.retrievals import Retrieval, Shown
 from bdam_reid.evaluation.tables import RATES
 
 RIGHT, WRONG, INK, GREY = "#2e9e5b", "#d1453b", "#22303c", "#8a97a3"
@@ -103,7 +103,7 @@ def _draw_image(axes: Axes, path: Path) -> None:
     axes.grid(False)
 
 
-def _frame(axes: Axes, hit: Hit) -> None:
+def _frame(axes: Axes, hit: Shown) -> None:
     colour = RIGHT if hit.right else WRONG
     for spine in axes.spines.values():
         spine.set(

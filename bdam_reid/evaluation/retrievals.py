@@ -14,7 +14,7 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class Hit:
+class Shown:
     """A gallery image in a query's ranking."""
 
     path: Path
@@ -34,9 +34,9 @@ class Retrieval:
     """Image to search with, if the query has one."""
     described: Path | None
     """Image that the text describes, where that is known; the search has not seen it."""
-    hits: tuple[Hit, ...]
+    hits: tuple[Shown, ...]
     """The first ones."""
-    first_right: Hit | None
+    first_right: Shown | None
     """None if the gallery has none."""
 
 
@@ -52,9 +52,9 @@ def retrievals(ranking: Ranking, weights: Mapping[str, float], count: int) -> li
         query = ranking.queries[place]
         right = ids[order] == query.identity
 
-        def hit(at: int, place: int = place, order: torch.Tensor = order, right: torch.Tensor = right) -> Hit:
+        def hit(at: int, place: int = place, order: torch.Tensor = order, right: torch.Tensor = right) -> Shown:
             index = int(order[at])
-            return Hit(ranking.gallery[index].path, at + 1, float(scores[place, index]), bool(right[at]))
+            return Shown(ranking.gallery[index].path, at + 1, float(scores[place, index]), bool(right[at]))
 
         shown.append(
             Retrieval(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -54,8 +55,10 @@ class Retriever:
     def embed_images(self, images: Iterable[ImageLike]) -> Tensor:
         """Embeddings of image files or pictures in memory, (N, E) float32 on the CPU, a batch at a time.
 
-        Raises: ImageError for the first that cannot be read.
+        Raises: ImageError for the first that cannot be read; TypeError for one image where several are taken.
         """
+        if isinstance(images, Path | str | Image.Image):
+            raise TypeError(f"images must be paths or pictures in a list, got the one {images!r}")
         total = len(images) if isinstance(images, Sequence) else None
         embedded, waiting = [torch.empty(0, max(part.stop for part in self.parts.values()))], iter(images)
         with tqdm(total=total, unit="image", disable=None) as bar:
@@ -69,8 +72,11 @@ class Retriever:
     def embed_texts(self, sentences: Sequence[str]) -> Tensor:
         """Embeddings of sentences to search with, (N, E) float32 on the CPU.
 
-        Raises: ValueError if a sentence is blank; QueryError if the method cannot read sentences.
+        Raises: ValueError if a sentence is blank; QueryError if the method cannot read sentences; TypeError for one
+            sentence where several are taken.
         """
+        if isinstance(sentences, str):
+            raise TypeError(f"sentences must be a list of texts, got the one text {sentences!r}")
         queries = [Query(text=sentence) for sentence in sentences]
         with inference(self._method, self._device, self._precision):
             embedded = [
@@ -85,27 +91,34 @@ class Retriever:
         """The k images of a gallery that a sentence describes best, the best first; of equals the first.
 
         Args:
-            gallery: (G, E), as `embed_images` gives it.
+            gallery: (G, E) of any floating point dtype, as `embed_images` gives it.
             sentence: what is looked for.
-            k: how many; all if there are fewer.
+            k: how many, at least 1; all if there are fewer.
             weights: of the parts, if not those that validation chose; a part that is not named has none.
-        Raises: ValueError for a blank sentence, a gallery of another width, or a part that there is not.
+        Raises: ValueError for a blank sentence, a gallery of another width, k below 1, a part that there is not, or a
+            weight that is no finite number; TypeError for a gallery that is no tensor.
         """
+        if not isinstance(gallery, Tensor):
+            raise TypeError(f"the gallery must be a tensor as embed_images gives it, got {type(gallery).__name__}")
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
         (query,) = self.embed_texts([sentence])
         if gallery.ndim != 2 or gallery.shape[1] != len(query):
             raise ValueError(f"the gallery must be (images, {len(query)}), got {tuple(gallery.shape)}")
         weights = self.weights if weights is None else weights
         if unknown := weights.keys() - self.parts.keys():
             raise ValueError(f"weights must be of {', '.join(self.parts)}, got {', '.join(sorted(unknown))}")
+        if not all(map(math.isfinite, weights.values())):
+            raise ValueError(f"weights must be finite numbers, got {dict(weights)}")
         scale = torch.zeros_like(query)
         for name, weight in weights.items():
             scale[self.parts[name]] = weight
-        scores = gallery @ (scale * query)
+        scores = gallery.to(query) @ (scale * query)
         order = scores.argsort(descending=True, stable=True)[:k]
         return [Hit(index, float(scores[index])) for index in order.tolist()]
 
 
-def open_run(run: Path, device: str, presets: Presets) -> Retriever:
+def open_retriever(run: Path, device: str, presets: Presets) -> Retriever:
     """The retriever of a run's best checkpoint. Raises: CheckpointError, ConfigError."""
     config, place = load_config(run, presets), find_device(device)
     method, best = load_best(run, config)

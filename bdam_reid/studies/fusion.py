@@ -14,7 +14,7 @@ from typing import Any, Literal
 import tyro
 from tqdm.auto import tqdm
 
-from bdam_reid.config import Config, ConfigError
+from bdam_reid.config import Config, ConfigError, DataConfig
 from bdam_reid.methods.bdam.config import BDAMConfig, FusionConfig, OptimConfig, demo
 
 FUSIONS: Mapping[str, FusionConfig] = {
@@ -72,12 +72,22 @@ def run_study(study: Study, base: Config) -> dict[str, Any]:
 def _open_results(path: Path, base: Config, optim: OptimConfig) -> dict[str, Any]:
     from bdam_reid.engine.checkpoint import read_json
 
-    budget = {"preset": base.preset, "data": asdict(base.data), "optim": asdict(optim)}
-    results = read_json(path) if path.exists() else {"budget": budget, "runs": []}
-    if results["budget"] != budget:
+    budget: dict[str, Any] = {"preset": base.preset, "data": asdict(base.data), "optim": asdict(optim)}
+    results: dict[str, Any] = read_json(path) if path.exists() else {"budget": budget, "runs": []}
+    try:
+        same = _compared(results["budget"]) == _compared(budget)
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{path} holds no results of this study ({error}): give another --results") from error
+    if not same:
         raise ConfigError(f"{path} holds runs of another budget, {results['budget']}: give another --results")
     path.parent.mkdir(parents=True, exist_ok=True)
     return results
+
+
+def _compared(budget: Mapping[str, Any]) -> tuple[str, DataConfig, OptimConfig]:
+    """What of a budget decides results. A field that an older file lacks has its default, as in a run's config."""
+    data = replace(DataConfig(**budget["data"]), root="", allow_missing=False)
+    return budget["preset"], data, OptimConfig(**budget["optim"])
 
 
 def _outcome(run: Path) -> dict[str, Any]:
@@ -90,7 +100,7 @@ def _outcome(run: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    study = tyro.cli(Study, args=arguments)
+    study = tyro.cli(Study, prog="python -m bdam_reid.studies.fusion", args=arguments)
     # After the arguments, here and above: help, or word of a mistake in them, does not wait for torch.
     from bdam_reid.engine.errors import user_errors
 

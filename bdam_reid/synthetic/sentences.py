@@ -84,6 +84,7 @@ def write_captions(person: Person, outfit: Outfit, shot: Shot) -> tuple[str, str
 
 def write_texts(person: Person, outfit: Outfit, shot: Shot) -> dict[str, str]:
     """Identity and clothing of one shot in two separate texts, with the name of their style."""
+    # The name that the seed had when the first sets were drawn: another one would draw other texts.
     rng = Random(f"{shot.seed}/sidecar")
     observer = _Observer(person, outfit, shot, rng, thorough=True)
     style = rng.choice(tuple(_TEXT_STYLES))

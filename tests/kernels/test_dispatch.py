@@ -75,6 +75,27 @@ def test_one_object_can_be_entered_twice(cpu: str) -> None:
     assert backend_of(convolve) == "cpu"
 
 
+def test_threads_that_share_an_object_are_apart(cpu: str) -> None:
+    forced, entered, left = use_backend("reference"), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with use_backend(cpu), forced:
+            entered.set()
+            left.wait(10)
+            named.append(dispatch.asked(None))
+        named.append(dispatch.asked(None))
+
+    named: list[str | None] = []
+    thread = threading.Thread(target=other)
+    with forced:
+        thread.start()
+        assert entered.wait(10)
+    left.set()
+    thread.join()
+    assert named == ["reference", None]
+    assert dispatch.asked(None) == dispatch._OF_PROCESS
+
+
 def test_the_argument_wins(cpu: str) -> None:
     with use_backend("reference"):
         assert backend_of(lambda: convolve("cpu")) == "cpu"

@@ -25,7 +25,7 @@ from bdam_reid.evaluate import Options, evaluate_run, main
 from bdam_reid.evaluation import pictures
 from bdam_reid.evaluation.probes import Probed, ProbeScore, above_chance, attribute_columns, probe_attributes
 from bdam_reid.evaluation.ranking import Embedder, Ranking, choose_weights
-from bdam_reid.evaluation.retrievals import Hit, Retrieval, retrievals
+from bdam_reid.evaluation.retrievals import Retrieval, Shown, retrievals
 from bdam_reid.evaluation.tables import describe
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.method import BETAS
@@ -222,7 +222,7 @@ def test_the_right_image_of_a_query_that_failed_is_shown() -> None:
     scores = torch.arange(9.0, 0, -1).expand(9, 9)
     last = retrievals(make_ranking(scores, torch.zeros(9, 9)), {"identity": 1.0}, 2)[-1]
     assert [hit.rank for hit in last.hits] == [1, 2, 3, 4, 5]
-    assert last.first_right == Hit(Path("8.jpg"), 9, 1.0, True)
+    assert last.first_right == Shown(Path("8.jpg"), 9, 1.0, True)
 
 
 def test_attributes_become_columns() -> None:
@@ -290,7 +290,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
         images.append(tmp_path / f"{index}.jpg")
         Image.new("RGB", (24, 48), (50 * index, 90, 120)).save(images[-1])
     long = "A woman with $5 in a <red> coat and a very long description of it. " * 12
-    hits = [Hit(path, rank, 0.5, rank in (1, 4)) for rank, path in enumerate([*images[:4], tmp_path / "gone.jpg"], 1)]
+    hits = [Shown(path, rank, 0.5, rank in (1, 4)) for rank, path in enumerate([*images[:4], tmp_path / "gone.jpg"], 1)]
     rows = [
         Retrieval(long, None, images[0], tuple(hits), hits[0]),
         Retrieval("", images[0], None, tuple(hits[1:3]), None),

@@ -105,6 +105,17 @@ def test_what_cannot_be_searched_is_said(run: Path, retriever: Retriever, tmp_pa
         retriever.search(torch.zeros(3, 5), "a man")
     with pytest.raises(ValueError, match="weights must be of identity, clothing, got hat"):
         retriever.search(gallery, "a man", weights={"hat": 1.0})
+    with pytest.raises(ValueError, match="weights must be finite numbers"):
+        retriever.search(gallery, "a man", weights={"identity": float("nan")})
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        retriever.search(gallery, "a man", k=0)
+    with pytest.raises(TypeError, match=r"the gallery must be a tensor .* got ndarray"):
+        retriever.search(gallery.numpy(), "a man")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a list of texts, got the one text 'a man'"):
+        retriever.embed_texts("a man")
+    with pytest.raises(TypeError, match=r"in a list, got the one .*x\.jpg"):
+        retriever.embed_images(tmp_path / "x.jpg")  # type: ignore[arg-type]
+    assert len(retriever.search(gallery.double(), "a man", k=9)) == 3
     with pytest.raises(ImageError, match=r"missing\.jpg"):
         retriever.embed_images([tmp_path / "missing.jpg"])
     with pytest.raises(CheckpointError, match="is no run"):

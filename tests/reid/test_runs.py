@@ -31,6 +31,7 @@ from bdam_reid.engine.run import load_config, open_run, read_curves
 from bdam_reid.engine.trainer import Trainer
 from bdam_reid.evaluate import Options, evaluate_run
 from bdam_reid.methods import PRESETS
+from bdam_reid.methods.bdam import method as bdam
 
 EMPTY = Report.of({"train": (), "val": (), "test": ()}, Findings())
 
@@ -245,4 +246,24 @@ def test_a_run_whose_config_allows_no_word_is_one_message(finished: Path, tmp_pa
     config["data"]["max_tokens"] = 2
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="max_tokens must be at least 3"):
+        evaluate_run(Options(run))
+
+
+def test_an_older_run_that_cannot_go_on_is_left_as_it_is(people: Path, finished: Path, tmp_path: Path) -> None:
+    run = link_checkpoints(shutil.copytree(finished, tmp_path / "run"))
+    changed_state(run, "last", progress={"epoch": 1, "batch": 0, "step": 4})
+    before = {path: path.lstat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(CheckpointError, match="trained by an older version"):
+        train_alone(tiny(people, run))
+    after = {path: path.lstat().st_mtime_ns for path in run.rglob("*") if path.name != "lock"}
+    assert after == {path: time for path, time in before.items() if path.name != "lock"}
+
+
+def test_a_run_without_its_tokenizer_asks_no_network(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bdam, "load_tokenizer", None)
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(run / "tokenizer")
+    with pytest.raises(ConfigError, match="has no folder tokenizer"):
         evaluate_run(Options(run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tiny_run import one_thread, restore_globals, tiny, write_people
 
 from bdam_reid.config import ConfigError
+from bdam_reid.methods.bdam.config import demo
 from bdam_reid.studies.fusion import FUSIONS, Study, run_study
 
 
@@ -41,3 +43,15 @@ def test_every_fusion_is_trained_alike_and_once(tmp_path: Path) -> None:
         assert run["metrics"] == json.loads((tmp_path / "runs" / f"{run['kind']}-0" / "metrics.json").read_text())
     with pytest.raises(ConfigError, match="holds runs of another budget"):
         run_study(replace(study, epochs=2), base)
+
+
+def test_the_committed_results_are_those_of_this_study(tmp_path: Path) -> None:
+    """Whatever fields configs got since, and wherever the data lies: nothing is left to train."""
+    kept = Path(__file__).parents[2] / "benchmarks" / "results" / "fusion-accuracy.json"
+    shutil.copy(kept, tmp_path / "results.json")
+    study = Study(str(tmp_path / "elsewhere"), tmp_path / "runs", tmp_path / "results.json")
+    assert run_study(study, demo()) == json.loads(kept.read_text())
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "results.json").write_text('{"budget": {"data": {"what": 1}}, "runs": []}')
+    with pytest.raises(ConfigError, match="holds no results of this study"):
+        run_study(study, demo())

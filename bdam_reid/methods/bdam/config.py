@@ -139,7 +139,7 @@ class BDAMConfig(MethodConfig):
     @classmethod
     def renewed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Until there were several methods, what is now in `method` and `engine` stood beside `data`."""
-        if "method" in values or "optim" not in values:
+        if "method" in values or not all(isinstance(values.get(name), Mapping) for name in ("data", "bdam", "optim")):
             return values
         data = dict(values["data"])
         if "sidecar_probability" in data:

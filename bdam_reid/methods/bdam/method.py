@@ -162,6 +162,8 @@ def prepare(config: BDAMConfig, data: DataConfig, dataset: Dataset, folder: Path
 
 def build(config: BDAMConfig, data: DataConfig, folder: Path, *, fresh: bool) -> BDAM:
     """The model of a prepared run folder. Raises: ConfigError if it cannot be built."""
+    if not (folder / "tokenizer").is_dir():
+        raise ConfigError(f"{folder} has no folder tokenizer, which training writes: copy the run with all its folders")
     try:
         tokenize = Tokenize(load_tokenizer(folder / "tokenizer"), data.max_tokens)
     except ValueError as error:
