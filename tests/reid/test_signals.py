@@ -39,6 +39,18 @@ def _untouched_globals() -> Iterator[None]:
     restore_globals()
 
 
+@pytest.fixture(autouse=True)
+def _signals_are_heard() -> Iterator[None]:
+    """Here and in processes that are started, which `nohup` and background jobs of scripts would have ignore some."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def after(method: Callable[..., Any], calls: int, number: int) -> Callable[..., Any]:
     """`method`, within whose call of that number a signal comes."""
     left = [calls]
