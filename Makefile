@@ -9,7 +9,7 @@ ALL_CHIPS := sm_80 sm_90 sm_100 sm_120
 KERNEL_TESTS := $(addprefix tests/kernels/test_,selective_scan.py causal_conv1d.py cross_attention_forms.py \
 	cross_attention.py pooled_cross_attention.py hsic.py hsic_rbf.py hsic_gpu.py)
 
-.PHONY: demo test test-suite test-isas test-triton test-cuda test-chips lint bench gpu clean
+.PHONY: demo test test-suite test-reid test-isas test-triton test-cuda test-chips lint bench gpu clean
 
 demo: $(VENV)/base
 	test -d data/synthetic || $(BIN)/python -m bdam_reid.synthetic data/synthetic --identities 800 --seed 0
@@ -18,12 +18,15 @@ demo: $(VENV)/base
 
 # Two at a time, the longest first, on threads that do not spin while they wait for each other.
 test: lint
-	OMP_WAIT_POLICY=passive $(MAKE) --jobs=2 --output-sync=target test-triton test-suite test-isas test-cuda
+	OMP_WAIT_POLICY=passive $(MAKE) --jobs=2 --output-sync=target test-triton test-suite test-reid test-cuda test-isas
 
-# Everything, on the best instruction set; each benchmark once at small size.
+# Everything but person search, on the best instruction set; each benchmark once at small size.
 test-suite: $(VENV)/dev
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --ignore=tests/reid
 	$(BIN)/python -m pytest -q benchmarks --small
+
+test-reid: $(VENV)/dev
+	$(BIN)/python -m pytest tests/reid
 
 # The kernels on every other instruction set that this processor has.
 test-isas: $(VENV)/dev
