@@ -120,7 +120,8 @@ def test_training_and_evaluation(
         folder = tmp_path / name
         folder.mkdir()
         method = make_method(config, folder, dataset)
-        trainer = Trainer(config, folder, method, dataset, accelerator, validator(dataset, accelerator.device, "no"))
+        validate = validator(dataset, accelerator.device, "no", allow_missing=False)
+        trainer = Trainer(config, folder, method, dataset, accelerator, validate)
         batch = next(trainer.stage.batches.batches(0))
         runs[name] = Run(trainer, batch, test, name)
     # One step each from the same weights: those after it are compared no more, as rounding errors grow.
