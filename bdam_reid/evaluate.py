@@ -75,10 +75,10 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     device = find_device(options.device)
     repeat_bits(device)
     method, best = load_best(run, config)
-    output.mkdir(parents=True, exist_ok=True)
-    start_log(output)
     root, allow_missing = options.root or config.data.root, options.allow_missing or config.data.allow_missing
     dataset = load_dataset(root, hold_out=config.data.hold_out, allow_missing=allow_missing)
+    output.mkdir(parents=True, exist_ok=True)
+    start_log(output)
     log.info(f"{run}: {dataset.name} at {root}, on {device}\n{dataset.report}")
     precision = config.engine.mixed_precision
     embedder = Embedder(method.to(device), device, precision, options.batch_size, allow_missing)
