@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 import torch
 from baseline.config import PRESETS
 from PIL import Image
-from tiny_run import one_thread, restore_globals, write_people
+from tiny_run import one_thread, write_people
 
 import bdam_reid
 from bdam_reid.data.datasets import load_dataset
@@ -27,13 +26,6 @@ from bdam_reid.engine.trainer import make_method
 from bdam_reid.evaluate import main as evaluate
 from bdam_reid.methods import PRESETS as BDAM
 from bdam_reid.train import main as train
-
-
-@pytest.fixture(autouse=True)
-def _untouched_globals() -> Iterator[None]:
-    with one_thread():
-        yield
-    restore_globals()
 
 
 @pytest.fixture(scope="module")

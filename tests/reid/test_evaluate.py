@@ -6,7 +6,6 @@ import html
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_run import restore_globals, tiny, train_alone, write_people
+from tiny_run import tiny, train_alone, write_people
 
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.image_sets import same_camera
@@ -29,12 +28,6 @@ from bdam_reid.evaluation.retrievals import Retrieval, Shown, retrievals
 from bdam_reid.evaluation.tables import describe
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.method import BETAS
-
-
-@pytest.fixture(autouse=True)
-def _untouched_globals() -> Iterator[None]:
-    yield
-    restore_globals()
 
 
 @pytest.fixture(scope="module")

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from data_files import entry, write_image, write_set
-from tiny_run import one_thread, restore_globals, tiny, train_alone, write_people
+from tiny_run import tiny, train_alone, write_people
 
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.engine.checkpoint import load_state
 from bdam_reid.evaluate import Options, evaluate_run
-
-
-@pytest.fixture(autouse=True)
-def _untouched_globals() -> Iterator[None]:
-    with one_thread():
-        yield
-    restore_globals()
 
 
 def test_all_persons_of_a_text_set_are_trained_on(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from data_files import entries, write_image, write_set
 from image_search import Brightness
 from PIL import Image
-from tiny_run import one_thread, restore_globals, tiny, train_alone, write_people
+from tiny_run import tiny, train_alone, write_people
 
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.images import ImageError, decode_image, image_problem
@@ -153,13 +152,6 @@ def test_a_protocol_without_any_answer_is_found_when_it_is_read(tmp_path: Path) 
 
 
 # In training and evaluation
-
-
-@pytest.fixture(autouse=True)
-def _untouched_globals() -> Iterator[None]:
-    with one_thread():
-        yield
-    restore_globals()
 
 
 @pytest.fixture(scope="module")

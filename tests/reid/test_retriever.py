@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tiny_run import restore_globals, tiny, train_alone, write_people
+from tiny_run import tiny, train_alone, write_people
 
 import bdam_reid
 from bdam_reid.config import ConfigError
@@ -26,12 +25,6 @@ from bdam_reid.engine.run import load_best, load_config
 from bdam_reid.evaluation.ranking import Embedder
 from bdam_reid.methods import PRESETS
 from bdam_reid.search.retriever import Retriever
-
-
-@pytest.fixture(autouse=True)
-def _untouched_globals() -> Iterator[None]:
-    yield
-    restore_globals()
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,13 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_run import one_thread, restore_globals, tiny, train_alone, write_people
+from tiny_run import tiny, train_alone
 from torch.utils.tensorboard import SummaryWriter
 
 from bdam_reid.config import ConfigError
@@ -34,23 +33,6 @@ from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam import method as bdam
 
 EMPTY = Report.of({"train": (), "val": (), "test": ()}, Findings())
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_people(tmp_path_factory.mktemp("data") / "people")
-
-
-@pytest.fixture(scope="module")
-def finished(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_alone(tiny(people, tmp_path_factory.mktemp("runs") / "finished", "--engine.save-every", "0"))
-
-
-@pytest.fixture(autouse=True)
-def _untouched_globals() -> Iterator[None]:
-    with one_thread():
-        yield
-    restore_globals()
 
 
 def link_checkpoints(run: Path) -> Path:

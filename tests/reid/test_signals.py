@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import arguments, one_thread, restore_globals, tiny, train_alone, write_people
+from tiny_run import arguments
 
 from bdam_reid.engine.checkpoint import load_state, load_weights
 from bdam_reid.engine.errors import user_errors
@@ -20,23 +20,6 @@ from bdam_reid.engine.signals import handled_by
 from bdam_reid.engine.trainer import Trainer
 from bdam_reid.evaluation.ranking import Embedder
 from bdam_reid.train import main
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_people(tmp_path_factory.mktemp("data") / "people")
-
-
-@pytest.fixture(scope="module")
-def finished(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_alone(tiny(people, tmp_path_factory.mktemp("runs") / "finished", "--engine.save-every", "0"))
-
-
-@pytest.fixture(autouse=True)
-def _untouched_globals() -> Iterator[None]:
-    with one_thread():
-        yield
-    restore_globals()
 
 
 @pytest.fixture(autouse=True)

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_run import one_thread, restore_globals, tiny, write_people
+from tiny_run import tiny, write_people
 
 from bdam_reid.config import ConfigError
 from bdam_reid.methods.bdam.config import demo
 from bdam_reid.studies.fusion import FUSIONS, Study, run_study
-
-
-@pytest.fixture(autouse=True)
-def _untouched_globals() -> Iterator[None]:
-    with one_thread():
-        yield
-    restore_globals()
 
 
 def test_every_fusion_is_trained_alike_and_once(tmp_path: Path) -> None:

@@ -10,13 +10,12 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_run import arguments, one_thread, restore_globals, tiny, train_alone, write_people
+from tiny_run import arguments, tiny, train_alone
 
 from bdam_kernels import dispatch
 from bdam_reid.config import Config
@@ -26,18 +25,6 @@ from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam import method as bdam
 from bdam_reid.methods.schedules import warm_up_and_anneal
 from bdam_reid.train import main
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_people(tmp_path_factory.mktemp("data") / "people")
-
-
-@pytest.fixture(autouse=True)
-def _untouched_globals() -> Iterator[None]:
-    with one_thread():
-        yield
-    restore_globals()
 
 
 def tensors_of(run: Path) -> dict[str, torch.Tensor]:
