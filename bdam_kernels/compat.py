@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bdam_kernels.modules import Mamba, mamba_inner
-from bdam_kernels.ops.arguments import check_shape
+from bdam_kernels.ops.arguments import check_shape, check_shapes
 from bdam_kernels.ops.causal_conv1d.op import causal_conv1d
 from bdam_kernels.ops.selective_scan.op import selective_scan
 from bdam_kernels.ops.steps import op as steps
@@ -91,9 +91,7 @@ def mamba_inner_fn(
         check_shape("dt_rms_weight", dt_rms_weight, (len(delta_proj_weight),))
         delta_proj_weight = delta_proj_weight * dt_rms_weight[:, None].to(delta_proj_weight.dtype)
         dt_rms_weight = dt_rms_weight.new_ones(rank)
-    for name, weight in (("b_rms_weight", b_rms_weight), ("c_rms_weight", c_rms_weight)):
-        if weight is not None:
-            check_shape(name, weight, (states,))
+    check_shapes({"b_rms_weight": (b_rms_weight, (states,)), "c_rms_weight": (c_rms_weight, (states,))})
 
     def norm(x: Tensor, weight: Tensor | None) -> Tensor:
         if weight is None:
@@ -137,14 +135,11 @@ def selective_state_update(
         raise ValueError(f"state must be (S, D, N) or (S, H, P, N), got {tuple(state.shape)}")
     *channels, states = state.shape[1:]
     batch, heads = len(x), channels[0]
-    expected = {
+    check_shapes({
         "x": (x, (batch, *channels)), "dt": (dt, (batch, *channels)), "z": (z, (batch, *channels)),
         "A": (A, (*channels, states)), "D": (D, tuple(channels)), "dt_bias": (dt_bias, tuple(channels)),
         "state_batch_indices": (state_batch_indices, (batch,)),
-    }  # fmt: skip
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None:
-            check_shape(name, tensor, shape)
+    })  # fmt: skip
     for name, tensor in (("B", B), ("C", C)):
         groups = tensor.shape[1] if tensor.dim() == 3 else 1
         if tensor.shape not in ((batch, states), (batch, groups, states)) or groups == 0 or heads % groups:

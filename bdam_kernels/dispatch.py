@@ -175,8 +175,8 @@ def choose(requested: str | None, device: torch.device, rule: Rule, *facts: Hash
         facts: what the rule wants to know of the inputs: dtypes and sizes. The answer is remembered.
     Raises: ValueError for an unknown name; BackendUnavailable if the named backend cannot serve the call.
     """
-    name = requested or _THREAD.backend or _OF_PROCESS
-    if name is not None or forward_ad._current_level >= 0:
+    name = asked(requested)
+    if name is not None or forward_mode():
         return _named(name, requested, device.type, rule(*facts))
     if torch.compiler.is_compiling():
         return _best(device.type, rule, *facts)
@@ -223,7 +223,7 @@ _remembered_best = lru_cache(4096)(_best)
 
 def _named(name: str | None, requested: str | None, device: str, kernels: Mapping[str, str]) -> str:
     """`choose` where a backend is named, or forward-mode AD at work: tangents would not come out of a kernel."""
-    if forward_ad._current_level >= 0 and name in (None, *kernels):
+    if forward_mode() and name in (None, *kernels):
         if name is None:
             return "reference"
         raise BackendUnavailable(

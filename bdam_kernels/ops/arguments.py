@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,13 @@ def wrong_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> ValueError
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tensor.shape != shape:
         raise wrong_shape(name, tensor, shape)
+
+
+def check_shapes(expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]]) -> None:
+    """expected: tensors, None for absent ones, and the shapes that they must have, by name."""
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None:
+            check_shape(name, tensor, shape)
 
 
 def check_kinds(names: Sequence[str], tensors: Sequence[Tensor | None], complex_too: Sequence[str] = ()) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
-from bdam_kernels.ops.arguments import check_shape, unit_stride
+from bdam_kernels.ops.arguments import check_shapes, unit_stride
 from bdam_kernels.ops.causal_conv1d.op import causal_conv1d
 from bdam_kernels.ops.gpu import gpu_module, on_device_of
 from bdam_kernels.ops.selective_scan.op import selective_scan
@@ -122,13 +122,10 @@ def _update(  # type: ignore[no-untyped-def]
     state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, log_A
 ) -> Tensor:
     batch, channels, states = state.shape
-    expected = {
+    check_shapes({
         "dt": (dt, (batch, channels)), "z": (z, (batch, channels)), "A": (A, (channels, states)),
         "B": (B, (batch, states)), "C": (C, (batch, states)), "D": (D, (channels,)), "dt_bias": (dt_bias, (channels,)),
-    }  # fmt: skip
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None:
-            check_shape(name, tensor, shape)
+    })  # fmt: skip
 
     def whole(t: Tensor | None) -> Tensor | None:
         return None if t is None else t.contiguous()
