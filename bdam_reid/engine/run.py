@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from bdam_reid.config import Config, ConfigError, Presets, differences, from_dict
 from bdam_reid.data.records import Dataset
 from bdam_reid.engine.checkpoint import (
+    STATE,
     CheckpointError,
     find_checkpoint,
     load_into,
@@ -55,6 +56,7 @@ def open_run(config: Config, presets: Presets, dataset: Dataset) -> Iterator[Pat
         _check_folder(run, config, presets)
         data = fingerprint(dataset)
         _check_data(run, config, data)
+        _check_resumable(run)
         try:
             remove_leftovers(run)
             write_json(run / "config.json", asdict(config))
@@ -79,7 +81,6 @@ def _check_folder(run: Path, config: Config, presets: Presets) -> None:
                 f"{run} is a run of another config:\n  " + "\n  ".join(changed) + "\n"
                 "Give another --output, or delete that folder, or set these fields as they were to go on"
             )
-        _check_resumable(run)
     elif run.exists() and any(path.suffix != ".tmp" and path.name != LOCK for path in run.iterdir()):
         raise ConfigError(f"--output must be a new folder or that of a run, got {run}, which holds other files")
 
@@ -88,7 +89,10 @@ def _check_resumable(run: Path) -> None:
     """Raise CheckpointError, before anything in it is touched, for a run whose training this version cannot go on
     with."""
     last = find_checkpoint(run, "last")
-    progress = load_state(last, ("progress",))["progress"] if last else {"stage": 0}
+    if last is None:
+        return
+    with readable_state(last):
+        progress = read_json(last / STATE)["progress"]
     if "stage" not in progress:
         raise CheckpointError(
             f"{run} was trained by an older version, whose checkpoints say less: it can be evaluated, "
