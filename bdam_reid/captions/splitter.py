@@ -86,6 +86,10 @@ _VOCABULARY = {
         "they it this that these those who which has have had having also while as there pair"
     ),
 }
+FUNCTION_WORDS = frozenset().union(
+    *(_VOCABULARY[kind] for kind in (_Kind.FUNCTION, _Kind.COPULA, _Kind.VERB))
+) - _words("without he she his her")
+"""Words that join others and say nothing of a person themselves."""
 _KINDS = {word: kind for kind, words in _VOCABULARY.items() for word in words}
 # Of several words, which are of another kind together than the last one is alone.
 _TERMS = {

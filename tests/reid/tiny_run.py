@@ -32,7 +32,7 @@ def write_people(root: Path) -> Path:
 
 def arguments(people: Path, output: Path, *more: str) -> list[str]:
     """The command line of the run."""
-    return ["demo", "--data.root", str(people), "--output", str(output), *TINY.split(), *more]
+    return ["demo-icme", "--data.root", str(people), "--output", str(output), *TINY.split(), *more]
 
 
 def tiny(people: Path, output: Path, *more: str) -> Config:
