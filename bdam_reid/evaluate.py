@@ -27,7 +27,7 @@ class Options:
     root: Path | None = None
     """Folder of the data set; that of the run if it is not given."""
     split: tuple[str, ...] = ()
-    """Protocols to rank, such as val, test, clothing_change; without any, all but val."""
+    """Protocols to rank, such as val, test, clothing_change; without any, all but those of validation persons."""
     device: str = "auto"
     """As torch names it; auto is the GPU where there is one."""
     batch_size: int = 128
@@ -35,8 +35,8 @@ class Options:
     output: Path | None = None
     """Folder of metrics.json, pictures and the log; the run if it is not given."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Of the parts of an embedding, such as `identity 1 clothing 0`; a part that is not named has none. Without any,
-    those that validation chose."""
+    """Of the parts of an embedding, such as `identity 1 clothing 0`, whatever clothes are searched; a part that is not
+    named has none. Without any, those that validation chose for the same and for other clothes."""
     allow_missing: bool = False
     """Leave out and count images that are missing or unreadable, which are an error otherwise; a run that was trained
     with --data.allow-missing True always does."""
@@ -59,6 +59,7 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     Raises: CheckpointError, ConfigError, DatasetError.
     """
     from bdam_reid.data.datasets import load_dataset
+    from bdam_reid.data.records import CLOTHES
     from bdam_reid.engine.environment import find_device, repeat_bits
     from bdam_reid.engine.run import load_best, load_config, log, start_log
     from bdam_reid.evaluation.evaluator import evaluate
@@ -82,7 +83,7 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     log.info(f"{run}: {dataset.name} at {root}, on {device}\n{dataset.report}")
     precision = config.engine.mixed_precision
     embedder = Embedder(method.to(device), device, precision, options.batch_size, allow_missing)
-    weights = options.weights or method.chosen_weights(best)
+    weights = dict.fromkeys(CLOTHES, options.weights) if options.weights else method.chosen_weights(best)
     found = evaluate(embedder, dataset, weights, output, options.split)
     log.info(f"{checkpoint_text(best)}\n{describe(found.metrics)}")
     page = draw_page(run, output, found)

@@ -33,9 +33,10 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     from bdam_reid.engine.environment import environment, make_accelerator
     from bdam_reid.engine.run import load_best, log, open_run
     from bdam_reid.engine.trainer import Trainer, make_method
-    from bdam_reid.evaluation.evaluator import evaluate, validator
+    from bdam_reid.evaluation.evaluator import evaluate
     from bdam_reid.evaluation.ranking import Embedder
     from bdam_reid.evaluation.tables import checkpoint_text, describe
+    from bdam_reid.evaluation.validation import validator
 
     check_config(config)
     accelerator = make_accelerator(config.engine)

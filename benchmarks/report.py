@@ -262,12 +262,14 @@ def demo_section() -> str:
     """What the README says of the demo's accuracy."""
     metrics = load(FOLDER / "demo.json")
     rows = []
-    for split, words in (("test", "test"), ("clothing_change", "other clothes than described")):
-        beta = f"beta {metrics['weights']['clothing']:g}"
-        for key, how in ((split, beta), (f"{split}_identity", "identity features alone (beta 0)")):
-            rates = [f"{metrics[key][rate]:.1f}" for rate in ("r1", "r5", "r10", "map", "minp")]
-            rows.append([f"{words}, {how}", *rates])
-    chance = f"{metrics['test_chance_r1']:.1f}"
+    for protocol, words in (("test", "test"), ("clothing_change", "other clothes than described")):
+        found = metrics["protocols"][protocol]
+        how = {f"beta {weights['clothing']:g}": clothes for clothes, weights in metrics["weights"].items()}
+        for setting, result in {**how, "identity features alone (beta 0)": "identity"}.items():
+            if setting != "beta 0":
+                rates = [f"{found['results'][result][rate]:.1f}" for rate in ("r1", "r5", "r10", "map", "minp")]
+                rows.append([f"{words}, {setting}", *rates])
+    chance = f"{metrics['protocols']['test']['chance_r1']:.1f}"
     return table(["%", "R-1", "R-5", "R-10", "mAP", "mINP"], [*rows, ["by chance", chance, "", "", "", ""]])
 
 

@@ -72,7 +72,7 @@ def load_market(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
         )
     first = {(r.identity, r.camera): r for r in reversed(val)}
     asked = [r for r in val if first[r.identity, r.camera] is r]
-    protocols = {"val": Protocol("val", _queries(asked), val, same_camera)} if hold_out else {}
+    protocols = {"val": Protocol("val", _queries(asked), val, same_camera, "val")} if hold_out else {}
     protocols["test"] = Protocol("test", _queries(queries), tuple(gallery), same_camera)
     report = Report.of({"train": train, "val": val, "test": (*queries, *gallery)}, findings)
     return Dataset("market-1501", root, train, protocols, report)

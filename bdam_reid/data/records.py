@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+Clothes = Literal["same", "other"]
+"""The question of a search: whether the person wears the clothes that the query shows or describes, or others."""
+CLOTHES: tuple[Clothes, ...] = get_args(Clothes)
 HOLD_OUT = 10
 """One training identity in so many is held out for validation where a set has no validation split."""
 
@@ -73,6 +76,10 @@ class Protocol:
     queries: tuple[Query, ...]
     gallery: tuple[Record, ...]
     junk: Junk | None = None
+    split: Literal["val", "test"] = "test"
+    """Whether it may choose checkpoints and weights of parts, or is only reported."""
+    clothes: Clothes = "same"
+    """What it asks."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ class Report:
 @dataclass(frozen=True)
 class Dataset:
     """A data set; `name` is that of its layout, `protocols` has "test", what else there is, and "val" unless nothing
-    was left for it."""
+    was left for it. Of the split "val" there is one protocol for a question at most."""
 
     name: str
     root: Path

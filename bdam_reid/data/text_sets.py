@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bdam_reid.captions.texts import FILE, read_texts
 from bdam_reid.data.checks import check_images
@@ -44,6 +44,9 @@ _LAYOUTS = {
     "icfg-pedes": _Layout(("ICFG-PEDES.json", "ICFG_PEDES.json"), "file_path"),
     "rstpreid": _Layout(("data_captions.json",), "img_path"),
 }
+_Evaluated = Literal["val", "test"]
+_CHANGES: Mapping[str, _Evaluated] = {"clothing_change": "test", "clothing_change_val": "val"}
+"""Protocols of persons in other clothes, each a file of that name, and the split of its persons."""
 INDEX_FILES = tuple(file for layout in _LAYOUTS.values() for file in layout.files)
 
 
@@ -58,7 +61,8 @@ def find_index(root: Path) -> tuple[str, Path] | None:
 
 def load_text_set(root: Path, name: str, index: Path, hold_out: bool, allow_missing: bool) -> Dataset:
     """Read a set of images with captions: its index and, where they exist, `texts.json`, `attributes.json` and the
-    protocol `clothing_change.json`.
+    protocols of persons in other clothes, `clothing_change.json` of the test split and `clothing_change_val.json` of
+    the validation split.
 
     Sets without a validation split (ICFG-PEDES) get every tenth identity of the training split for it, in the order of
     identity numbers, unless all are to be trained on. Images whose captions are all empty stay in a gallery, but are
@@ -79,34 +83,35 @@ def load_text_set(root: Path, name: str, index: Path, hold_out: bool, allow_miss
     if hold_out and not any(record.split == "val" for record in records):
         records = _hold_out(records, findings)
     splits: dict[str, tuple[Record, ...]] = {s: tuple(r for r in records if r.split == s) for s in SPLITS}
-    change = _read_clothing_change(root, splits, findings)
-    changed = {change.name: change.gallery} if change else {}
-    splits["train"] = check_images({**splits, **changed}, allow_missing, findings)
+    changes = [_read_clothing_change(root, name, split, splits, findings) for name, split in _CHANGES.items()]
+    changed = {change.name: change for change in changes if change}
+    galleries = {name: change.gallery for name, change in changed.items()}
+    splits["train"] = check_images({**splits, **galleries}, allow_missing, findings)
     if texts is not None:
         without = [r.key for r in splits["train"] if r.texts is None]
         findings.add(f"training images without texts in {FILE} (their captions are used)", without)
     unnamed = [r.key for r in splits["train"] if not r.captions]
     findings.add("training images without a caption skipped", unnamed)
     splits["train"] = tuple(r for r in splits["train"] if r.captions)
-    evaluated = ("val", "test") if hold_out or splits["val"] else ("test",)
+    evaluated: tuple[_Evaluated, ...] = ("val", "test") if hold_out or splits["val"] else ("test",)
     _check_sizes(splits, evaluated, index)
     repeated = Counter(caption for record in records for caption in record.captions)
     findings.add("captions that occur more than once (kept)", [c for c, n in repeated.items() if n > 1])
-    protocols = {split: _standard(split, splits[split]) for split in evaluated}
-    if change:
+    protocols: dict[str, Protocol] = {split: _standard(split, splits[split]) for split in evaluated}
+    for name_of_change, change in changed.items():
         gallery = tuple(_described(change.gallery, texts, attributes))
-        protocols[change.name] = replace(change, gallery=gallery)
+        protocols[name_of_change] = replace(change, gallery=gallery)
     return Dataset(name, root, splits["train"], protocols, Report.of(splits, findings))
 
 
-def _standard(name: str, records: Sequence[Record]) -> Protocol:
+def _standard(split: _Evaluated, records: Sequence[Record]) -> Protocol:
     """All captions of a split against all of its images."""
     queries = [
         Query(text=caption, identity=r.identity, camera=r.camera, outfit=r.outfit, described=r.path)
         for r in records
         for caption in r.captions
     ]
-    return Protocol(name, tuple(queries), tuple(records))
+    return Protocol(split, tuple(queries), tuple(records), split=split)
 
 
 def _read_index(root: Path, index: Path, path_key: str, findings: Findings) -> list[Record]:
@@ -170,38 +175,38 @@ def _check_sizes(splits: Mapping[str, tuple[Record, ...]], evaluated: Sequence[s
             raise DatasetError(f"expected images with captions in the {split} split of {index}, found none")
 
 
-def _read_clothing_change(root: Path, splits: Mapping[str, tuple[Record, ...]], findings: Findings) -> Protocol | None:
-    """Captions of persons in one outfit, images of the same persons in another; None if the set has no such file."""
-    path = root / "clothing_change.json"
+def _read_clothing_change(
+    root: Path, name: str, split: _Evaluated, splits: Mapping[str, tuple[Record, ...]], findings: Findings
+) -> Protocol | None:
+    """Captions of persons of a split in one outfit, images of the same persons in another; None if the set has no such
+    file."""
+    path = root / f"{name}.json"
     if not path.exists():
         return None
     value = read_object(path, findings)
     entries, captions = value.get("gallery"), value.get("queries")
     if not isinstance(entries, list) or not isinstance(captions, list):
         raise DatasetError(f"{path} must hold the lists queries and gallery, got {', '.join(value) or 'neither'}")
-    gallery = read_records(path, [_as_test(entry) for entry in entries], root / "imgs", "file_path", findings)
-    images = {record.key: record.path for record in splits["test"]}
+    entries = [{**entry, "split": split} if isinstance(entry, dict) else entry for entry in entries]
+    gallery = read_records(path, entries, root / "imgs", "file_path", findings)
+    images = {record.key: record.path for record in splits[split]}
     queries = [_read_query(entry, images) for entry in captions]
     incomplete = [f"number {n}" for n, query in enumerate(queries) if query is None]
-    findings.add("clothing-change queries without caption or id skipped", incomplete)
+    findings.add(f"{name} queries without caption or id skipped", incomplete)
     kept = tuple(query for query in queries if query is not None)
     if not gallery or not kept:
         raise DatasetError(f"{path} must have queries and gallery images, got {len(kept)} and {len(gallery)}")
-    known = {record.identity for split in ("train", "val") for record in splits[split]}
-    shared = sorted({record.identity for record in gallery} & known)
+    elsewhere = [other for other in SPLITS if other != split]
+    shared = {r.identity for r in gallery} & {r.identity for other in elsewhere for r in splits[other]}
     if shared:
         raise DatasetError(
-            f"{path} must have people of the test split only, but person {shared[0]} is in train or val: "
-            "a result would be wrong"
+            f"{path} must have people of the {split} split only, but person {min(shared)} is in "
+            f"{' or '.join(elsewhere)}: a result would be wrong"
         )
     there = {record.identity for record in gallery}
     unanswerable = [query.text for query in kept if query.identity not in there]
-    findings.add("clothing-change queries whose person is not in its gallery (they rate nothing)", unanswerable)
-    return Protocol("clothing_change", kept, tuple(gallery))
-
-
-def _as_test(entry: Any) -> Any:
-    return {**entry, "split": "test"} if isinstance(entry, dict) else entry
+    findings.add(f"{name} queries whose person is not in its gallery (they rate nothing)", unanswerable)
+    return Protocol(name, kept, tuple(gallery), split=split, clothes="other")
 
 
 def _read_query(entry: Any, images: Mapping[str, Path]) -> Query | None:

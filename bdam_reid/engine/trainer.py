@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from bdam_reid.config import Config
-from bdam_reid.data.records import Dataset
+from bdam_reid.data.records import Clothes, Dataset
 from bdam_reid.engine.checkpoint import (
     load_into,
     load_state,
@@ -45,8 +45,10 @@ class Validation(NamedTuple):
     """Compared in order; greater is better."""
     metrics: Mapping[str, float]
     """Logged as val/NAME."""
-    weights: Mapping[str, float]
-    """Of the parts of an embedding, with which the model ranks best; logged as part/NAME."""
+    weights: Mapping[Clothes, Mapping[str, float]]
+    """Of the parts of an embedding, with which the model ranks best for each question; logged as part/QUESTION/NAME."""
+    words: str
+    """What the log says of it."""
 
 
 @dataclass
@@ -209,23 +211,21 @@ class Trainer:
         progress = self.progress
         try:
             with self.signals.awaited():
-                score, metrics, weights = self.validate(self.method)
+                found = self.validate(self.method)
         except Interrupted:
             self._save_and_leave(board)
-        for name, value in metrics.items():
+        for name, value in found.metrics.items():
             board.add_scalar(f"val/{name}", value, progress.step)
-        for name, value in weights.items():
-            board.add_scalar(f"part/{name}", value, progress.step)
-        best = progress.best is None or list(score) > progress.best["score"]
-        figures = "  ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-        chosen = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
-        what = f"validation  {figures}" if metrics else "no validation, the latest is kept:"
-        log.info(f"{what}  weights {chosen}{', best so far' * (best and bool(metrics))}")
+        for clothes, weights in found.weights.items():
+            for name, value in weights.items():
+                board.add_scalar(f"part/{clothes}/{name}", value, progress.step)
+        best = progress.best is None or list(found.score) > progress.best["score"]
+        log.info(f"{found.words}{', best so far' * (best and bool(found.metrics))}")
         if best:
             progress.best = {
-                "score": list(score),
-                "metrics": dict(metrics),
-                "weights": dict(weights),
+                "score": list(found.score),
+                "metrics": dict(found.metrics),
+                "weights": {clothes: dict(weights) for clothes, weights in found.weights.items()},
                 "stage": self.stage.name,
                 "epoch": progress.epoch + 1,
                 "step": progress.step,
@@ -234,7 +234,7 @@ class Trainer:
 
     def _latest(self, method: Method) -> Validation:
         """Stands for validation where there is none."""
-        return Validation((self.progress.step,), {}, method.weights)
+        return Validation((self.progress.step,), {}, method.default_weights(), "no validation, the latest is kept")
 
     def _save(self, board: SummaryWriter) -> None:
         # TensorBoard's files reach the disk before the checkpoint: the curves of a resumed run have no gap.

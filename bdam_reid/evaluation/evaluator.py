@@ -1,8 +1,8 @@
-"""Validates a method, and evaluates it: `evaluate` is the one writer of metrics.json."""
+"""Evaluates a method: `evaluate` is the one writer of metrics.json."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from bdam_reid.config import ConfigError
-from bdam_reid.data.records import Dataset, Record
+from bdam_reid.data.records import Clothes, Dataset, Record
 from bdam_reid.engine.checkpoint import write_json
-from bdam_reid.engine.trainer import Validation
 from bdam_reid.evaluation.probes import GROUPS, Probed, above_chance, attribute_columns, probe_attributes
-from bdam_reid.evaluation.ranking import Embedder, Ranking, alone, choose_weights
-from bdam_reid.evaluation.tables import RATES, weights_text
-from bdam_reid.methods.method import Method
+from bdam_reid.evaluation.ranking import Embedder, Ranking
+from bdam_reid.evaluation.tables import weights_text
+from bdam_reid.methods.method import first_alone
 
 
 class Evaluation(NamedTuple):
@@ -32,50 +31,40 @@ class Evaluation(NamedTuple):
     """What `Method.analyse` gave."""
 
 
-def validator(
-    dataset: Dataset, device: torch.device, precision: str, allow_missing: bool
-) -> Callable[[Method], Validation] | None:
-    """What the trainer is handed: the protocol "val", scored by R-1, then mAP, at the best weights of the parts; None
-    for a set without that protocol."""
-    if "val" not in dataset.protocols:
-        return None
-
-    def validate(method: Method) -> Validation:
-        ranking = Embedder(method, device, precision, allow_missing=allow_missing).rank(dataset.protocols["val"])
-        weights, metrics = choose_weights(ranking, method.weight_choices())
-        figures = {name: getattr(metrics, name) for name in RATES}
-        return Validation((metrics.r1, metrics.map), figures, weights)
-
-    return validate
-
-
 def evaluate(
     embedder: Embedder,
     dataset: Dataset,
-    weights: Mapping[str, float],
+    weights: Mapping[Clothes, Mapping[str, float]],
     output: Path,
     protocols: Sequence[str] = (),
 ) -> Evaluation:
-    """Rank every protocol but "val", measure gates and disentanglement, and write OUTPUT/metrics.json.
+    """Rank every protocol of the test split, measure gates and disentanglement, and write OUTPUT/metrics.json.
 
     Args:
         embedder: of the method, which has the weights to evaluate.
         dataset: whose protocols are ranked.
-        weights: of the parts of an embedding; a part that is not named has none.
+        weights: of the parts of an embedding, for each question; a part that is not named has none.
         output: folder of metrics.json.
-        protocols: names of those to rank; none stands for all but "val".
+        protocols: names of those to rank; none stands for all of the test split.
     Raises: ConfigError for a protocol or part that there is not; DatasetError for images that cannot be read, unless
         `embedder` may leave them out.
     """
     method = embedder.method
-    chosen = list(protocols) or [name for name in dataset.protocols if name != "val"]
+    chosen = list(protocols) or [name for name, protocol in dataset.protocols.items() if protocol.split == "test"]
     _check_known("--split", chosen, dataset.protocols)
-    _check_known("--weights", weights, method.parts)
-    if not all(map(isfinite, weights.values())):
-        raise ConfigError(f"--weights must be finite, got {weights_text(weights)}")
-    weights = {part: weights.get(part, 0.0) for part in method.parts}
+    for given in weights.values():
+        _check_known("--weights", given, method.parts)
+        if not all(map(isfinite, given.values())):
+            raise ConfigError(f"--weights must be finite, got {weights_text(given)}")
+    weights = {clothes: {part: given.get(part, 0.0) for part in method.parts} for clothes, given in weights.items()}
     rankings = {name: embedder.rank(dataset.protocols[name]) for name in chosen}
-    metrics = measure(rankings, weights, next(iter(method.parts)))
+    metrics: dict[str, Any] = {
+        "weights": weights,
+        "protocols": {
+            name: {"clothes": dataset.protocols[name].clothes, **measure(ranking, weights)}
+            for name, ranking in rankings.items()
+        },
+    }
     gates = embedder.analyse(dataset.protocols[chosen[0]].gallery)
     if gates:
         metrics["gates"] = {
@@ -89,17 +78,19 @@ def evaluate(
     return Evaluation(metrics, rankings, gates)
 
 
-def measure(rankings: Mapping[str, Ranking], weights: Mapping[str, float], first: str) -> dict[str, Any]:
-    """What metrics.json says of rankings: each at `weights`, and R-1 of a random ranking; where there are several
-    parts, also with the part `first` alone. What of the protocol could not be ranked stands beside the rates."""
-    result: dict[str, Any] = {"weights": dict(weights)}
-    for name, ranking in rankings.items():
-        lost = {name: getattr(ranking, name) for name in ("missing_images", "queries_without_image")}
-        result[name] = {**asdict(ranking.metrics(weights)), **lost}
-        if len(ranking.similarity) > 1:
-            result[f"{name}_{first}"] = {**asdict(ranking.metrics(alone(first))), **lost}
-        result[f"{name}_chance_r1"] = ranking.chance()
-    return result
+def measure(ranking: Ranking, weights: Mapping[Clothes, Mapping[str, float]]) -> dict[str, Any]:
+    """What metrics.json says of a ranking: R-1 of a random one, what of the protocol could not be ranked, and the
+    results at the weights for each question and with the first part alone, by its name."""
+    first = first_alone(ranking.similarity)
+    settings = {**{str(clothes): of for clothes, of in weights.items()}, next(iter(first)): first}
+    distinct = {tuple(setting.values()): setting for setting in settings.values()}
+    rated = {values: asdict(ranking.metrics(setting)) for values, setting in distinct.items()}
+    return {
+        "chance_r1": ranking.chance(),
+        "missing_images": ranking.missing_images,
+        "queries_without_image": ranking.queries_without_image,
+        "results": {name: rated[tuple(setting.values())] for name, setting in settings.items()},
+    }
 
 
 def probe(embedder: Embedder, dataset: Dataset, rankings: Mapping[str, Ranking]) -> dict[str, Any]:
@@ -110,8 +101,8 @@ def probe(embedder: Embedder, dataset: Dataset, rankings: Mapping[str, Ranking])
     if not any(record.attributes for record in dataset.train):
         return {}
     known = embedder.probed(dataset.train)
-    unseen = [protocol.gallery for name, protocol in dataset.protocols.items() if name == "val"]
-    unseen += [ranking.gallery for name, ranking in rankings.items() if name != "val"]
+    unseen = [protocol.gallery for protocol in dataset.protocols.values() if protocol.split == "val"]
+    unseen += [ranking.gallery for name, ranking in rankings.items() if dataset.protocols[name].split != "val"]
     others = [embedder.probed(records) for records in unseen]
     result: dict[str, Any] = {}
     for group in GROUPS:

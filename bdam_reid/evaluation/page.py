@@ -10,9 +10,8 @@ from bdam_reid.engine.run import read_curves
 from bdam_reid.evaluation import pictures
 from bdam_reid.evaluation.evaluator import Evaluation
 from bdam_reid.evaluation.probes import GROUPS
-from bdam_reid.evaluation.ranking import alone
 from bdam_reid.evaluation.retrievals import Retrieval, Shown, retrievals
-from bdam_reid.evaluation.tables import describe, title, weights_text
+from bdam_reid.evaluation.tables import CLOTHES_WORDS, describe, title, weights_text
 
 QUERIES = 6
 """Of each protocol, on the page."""
@@ -31,11 +30,12 @@ def draw_page(run: Path, output: Path, found: Evaluation) -> Path:
     photos = _Photos(folder)
     sections = [_section("Figures", f"<pre>{html.escape(describe(found.metrics))}</pre>")]
     for name, ranking in found.rankings.items():
-        weights = found.metrics["weights"]
-        if name == "clothing_change":
-            # Where the clothes have changed, what they look like only misleads.
-            weights = alone(next(iter(weights)))
-        heading = f"Queries of the {title(name)} protocol, and what they find first ({weights_text(weights)})"
+        clothes = found.metrics["protocols"][name]["clothes"]
+        weights = found.metrics["weights"][clothes]
+        heading = (
+            f"Queries of the {title(name)} protocol ({CLOTHES_WORDS[clothes]}), and what they find first "
+            f"({weights_text(weights)})"
+        )
         shown = retrievals(ranking, weights, QUERIES)
         pictures.draw_retrievals(shown, heading, folder / f"{name}.png")
         sections.append(_section(heading, "".join(_article(retrieval, photos) for retrieval in shown)))

@@ -67,11 +67,6 @@ class Ranking:
         return float(100 * shares[shares > 0].mean())
 
 
-def alone(part: str) -> dict[str, float]:
-    """The weights with which one part ranks alone."""
-    return {part: 1.0}
-
-
 def choose_weights(ranking: Ranking, choices: Sequence[Mapping[str, float]]) -> tuple[Mapping[str, float], Metrics]:
     """Of some weights of the parts those of the best R-1, then mAP, on a validation split; the first of equals."""
     rated = [(weights, ranking.metrics(weights)) for weights in choices]

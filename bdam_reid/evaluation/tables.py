@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bdam_reid.evaluation.probes import GROUPS
+from bdam_reid.methods.method import first_alone
 
+CLOTHES_WORDS: Mapping[str, str] = {"same": "the same clothes", "other": "other clothes"}
 RATES = {"r1": "R-1", "r5": "R-5", "r10": "R-10", "map": "mAP", "minp": "mINP"}
-_TITLE = 34
+_TITLE = 36
 
 
 def describe(metrics: Mapping[str, Any]) -> str:
@@ -28,11 +30,6 @@ def checkpoint_text(best: Mapping[str, Any]) -> str:
     return f"best checkpoint, epoch {best['epoch']}, chosen on validation"
 
 
-def protocols(metrics: Mapping[str, Any]) -> list[str]:
-    """Names of the protocols that metrics.json has."""
-    return [name for name in metrics if f"{name}_chance_r1" in metrics]
-
-
 def title(protocol: str) -> str:
     """A protocol's name as it is read."""
     return protocol.replace("_", " ")
@@ -44,38 +41,48 @@ def weights_text(weights: Mapping[str, float]) -> str:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
-    """The retrieval metrics: for each protocol a line with the parts weighted, one with the first alone, one for
-    chance, and what was left out."""
+    """The retrieval metrics: for each protocol a line at the weights for its own question, one at those for the other
+    and one with the first part alone, unless these are the same; one for chance, and what was left out."""
+    weights: Mapping[str, Mapping[str, float]] = metrics["weights"]
     head = "".join(f"{name:>7}" for name in RATES.values())
     lines = [
-        f"{'weights of the parts':<{_TITLE}}{weights_text(metrics['weights'])}",
+        *(f"{f'weights for {CLOTHES_WORDS[clothes]}':<{_TITLE}}{weights_text(of)}" for clothes, of in weights.items()),
         f"{'retrieval, %':<{_TITLE}}{head}  queries  gallery",
     ]
-    for name in protocols(metrics):
-        for key, how in _rows(metrics, name):
-            row = metrics[key]
+    for name, found in metrics["protocols"].items():
+        lines.append(f"{title(name)}: {CLOTHES_WORDS[found['clothes']]}")
+        for keys in _alike(weights, found):
+            row, how = found["results"][keys[0]], ", ".join(_how(key) for key in keys)
             rates = "".join(f"{row[rate]:7.2f}" for rate in RATES)
-            lines.append(f"{f'{title(name)}{how}':<{_TITLE}}{rates}{row['queries']:>9}{row['gallery']:>9}")
-        lines.append(f"{f'{title(name)}, by chance':<{_TITLE}}{metrics[f'{name}_chance_r1']:7.2f}")
-        lines += _left_out(metrics[name])
+            lines.append(f"{f'  {how}':<{_TITLE}}{rates}{row['queries']:>9}{row['gallery']:>9}")
+        lines.append(f"{'  by chance':<{_TITLE}}{found['chance_r1']:7.2f}")
+        lines += _left_out(found, row)
     return "\n".join(lines)
 
 
-def _left_out(row: Mapping[str, Any]) -> Iterator[str]:
-    """Why a result may be other than that of the whole set; older results do not count images."""
-    if missing := row.get("missing_images"):
+def _alike(weights: Mapping[str, Mapping[str, float]], found: Mapping[str, Any]) -> list[list[str]]:
+    """Names of a protocol's results, its own question's first, those at the same weights together."""
+    first = next(name for name in found["results"] if name not in weights)
+    settings = {**weights, first: first_alone(weights["same"])}
+    groups: dict[tuple[float, ...], list[str]] = {}
+    for name in sorted(settings, key=lambda name: name != found["clothes"]):
+        groups.setdefault(tuple(settings[name].values()), []).append(name)
+    return list(groups.values())
+
+
+def _how(result: str) -> str:
+    """What a result is ranked with, in words."""
+    return f"for {CLOTHES_WORDS[result]}" if result in CLOTHES_WORDS else f"{result} alone"
+
+
+def _left_out(found: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:
+    """Why a result may be other than that of the whole set."""
+    if missing := found["missing_images"]:
         yield f"  left out: {missing} gallery images that are missing or unreadable"
-    if silent := row.get("queries_without_image"):
+    if silent := found["queries_without_image"]:
         yield f"  {silent} queries whose own image is missing or unreadable"
     if unanswerable := row["queries_without_positive"]:
         yield f"  left out: {unanswerable} queries whose person is not in the gallery"
-
-
-def _rows(metrics: Mapping[str, Any], protocol: str) -> Iterator[tuple[str, str]]:
-    yield protocol, ""
-    for part in metrics["weights"]:
-        if f"{protocol}_{part}" in metrics:
-            yield f"{protocol}_{part}", f", {part} alone"
 
 
 def _gate_table(gates: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bdam_reid.data.records import Dataset, Query, Record
+from bdam_reid.data.records import Clothes, Dataset, Query, Record
 from bdam_reid.data.training import Batches
 
 
@@ -54,7 +54,7 @@ class Method(nn.Module, ABC):
     parts: Mapping[str, slice]
     """Of an embedding, by name; the first is what ranks alone where the others mislead."""
     weights: Mapping[str, float]
-    """Of the parts when ranking, unless validation chose others."""
+    """Of the parts in search of persons in the same clothes, unless validation chose others."""
     image_size: tuple[int, int]
     """Height and width, in pixels."""
 
@@ -86,9 +86,17 @@ class Method(nn.Module, ABC):
         """Weights of the parts that validation chooses from; of equals it takes the first."""
         return [self.weights]
 
-    def chosen_weights(self, best: Mapping[str, Any]) -> Mapping[str, float]:
-        """The weights of the parts in the state of a best checkpoint, of this version or an older one."""
-        return best["weights"]
+    def default_weights(self) -> dict[Clothes, Mapping[str, float]]:
+        """The weights of the parts for a question that validation does not ask."""
+        return {"same": self.weights, "other": first_alone(self.parts)}
+
+    def chosen_weights(self, best: Mapping[str, Any]) -> Mapping[Clothes, Mapping[str, float]]:
+        """The weights of the parts for each question in the state of a best checkpoint; those of older versions are of
+        the same clothes."""
+        defaults, kept = self.default_weights(), best["weights"]
+        if kept.keys() == defaults.keys():
+            return {clothes: dict(kept[clothes]) for clothes in defaults}
+        return {**defaults, "same": dict(kept)}
 
     def probed(self, images: Tensor) -> Mapping[str, Tensor]:
         """images (B, 3, H, W) -> features (B, D) by name, from which linear probes read ground truth."""
@@ -98,3 +106,9 @@ class Method(nn.Module, ABC):
     def analyse(self, gallery: Iterable[tuple[Tensor, Sequence[Record]]]) -> Mapping[str, Mapping[str, Tensor]]:
         """What else evaluation reports of images in batches: weights in [0, 1], (N, ...), by group and name."""
         return {}
+
+
+def first_alone(parts: Iterable[str]) -> dict[str, float]:
+    """The weights with which the first of the parts ranks alone."""
+    first, *others = parts
+    return {first: 1.0, **dict.fromkeys(others, 0.0)}

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from bdam_reid.config import Presets
 from bdam_reid.data.images import load_image
-from bdam_reid.data.records import Query
+from bdam_reid.data.records import CLOTHES, Clothes, Query
 from bdam_reid.engine.environment import find_device, inference
 from bdam_reid.engine.run import load_best, load_config
 from bdam_reid.methods.method import Method
@@ -38,12 +38,18 @@ class Retriever:
 
     Args:
         method: with the weights to use, on `device`.
-        weights: of the parts of an embedding.
+        weights: of the parts of an embedding, for each question.
         device: where the method is.
         precision: "no", "bf16" or "fp16".
     """
 
-    def __init__(self, method: Method, weights: Mapping[str, float], device: torch.device, precision: str) -> None:
+    def __init__(
+        self,
+        method: Method,
+        weights: Mapping[Clothes, Mapping[str, float]],
+        device: torch.device,
+        precision: str,
+    ) -> None:
         self._method, self._device, self._precision = method, device, precision
         self.weights = dict(weights)
 
@@ -86,7 +92,12 @@ class Retriever:
         return torch.cat([torch.empty(0, max(part.stop for part in self.parts.values())), *embedded])
 
     def search(
-        self, gallery: Tensor, sentence: str, k: int = 10, weights: Mapping[str, float] | None = None
+        self,
+        gallery: Tensor,
+        sentence: str,
+        k: int = 10,
+        weights: Mapping[str, float] | None = None,
+        clothes: Clothes = "same",
     ) -> list[Hit]:
         """The k images of a gallery that a sentence describes best, the best first; of equals the first.
 
@@ -95,17 +106,21 @@ class Retriever:
             sentence: what is looked for.
             k: how many, at least 1; all if there are fewer.
             weights: of the parts, if not those that validation chose; a part that is not named has none.
-        Raises: ValueError for a blank sentence, a gallery of another width, k below 1, a part that there is not, or a
-            weight that is no finite number; TypeError for a gallery that is no tensor.
+            clothes: whether the person wears the clothes of the sentence, "same", or may wear any, "other": whose
+                weights are taken if none are given.
+        Raises: ValueError for a blank sentence, a gallery of another width, k below 1, a part that there is not, a
+            weight that is no finite number, or another word for clothes; TypeError for a gallery that is no tensor.
         """
         if not isinstance(gallery, Tensor):
             raise TypeError(f"the gallery must be a tensor as embed_images gives it, got {type(gallery).__name__}")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
+        if clothes not in CLOTHES:
+            raise ValueError(f"clothes must be {' or '.join(CLOTHES)}, got {clothes!r}")
         (query,) = self.embed_texts([sentence])
         if gallery.ndim != 2 or gallery.shape[1] != len(query):
             raise ValueError(f"the gallery must be (images, {len(query)}), got {tuple(gallery.shape)}")
-        weights = self.weights if weights is None else weights
+        weights = self.weights[clothes] if weights is None else weights
         if unknown := weights.keys() - self.parts.keys():
             raise ValueError(f"weights must be of {', '.join(self.parts)}, got {', '.join(sorted(unknown))}")
         if not all(map(math.isfinite, weights.values())):

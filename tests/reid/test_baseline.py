@@ -24,6 +24,7 @@ from bdam_reid.engine.checkpoint import CheckpointError, load_state, load_weight
 from bdam_reid.engine.run import load_config, read_curves
 from bdam_reid.engine.trainer import make_method
 from bdam_reid.evaluate import main as evaluate
+from bdam_reid.evaluation.tables import describe
 from bdam_reid.methods import PRESETS as BDAM
 from bdam_reid.train import main as train
 
@@ -132,10 +133,15 @@ def test_evaluation_ranks_images_without_those_of_the_same_camera(run: Path, tmp
     evaluate([str(run), "--output", str(tmp_path)], PRESETS)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics == trained
-    assert metrics.keys() == {"weights", "test", "test_chance_r1"}
-    assert (metrics["test"]["queries"], metrics["test"]["gallery"]) == (8, 8)
+    assert metrics.keys() == {"weights", "protocols"}
+    assert metrics["weights"] == {"same": {"person": 1}, "other": {"person": 1}}
+    assert metrics["protocols"].keys() == {"test"}
+    test = metrics["protocols"]["test"]
+    assert test["results"].keys() == {"same", "other", "person"}
+    assert all((row["queries"], row["gallery"]) == (8, 8) for row in test["results"].values())
+    assert "for the same clothes, for other clothes, person alone" in describe(metrics)
     # Every query is in the gallery, so that R-1 would be 100; by chance 3 of the 7 that are no junk.
-    assert metrics["test_chance_r1"] == pytest.approx(100 * 3 / 7)
+    assert test["chance_r1"] == pytest.approx(100 * 3 / 7)
     assert {path.stem for path in (tmp_path / "pictures").glob("*.png")} == {"test", "curves"}
 
 

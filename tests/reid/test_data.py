@@ -94,8 +94,8 @@ def test_texts_and_attributes(root: Path) -> None:
     assert findings(root)["training images without texts in texts.json (their captions are used)"] == 9
 
 
-def write_change(root: Path, gallery: list[dict], queries: list[dict]) -> None:
-    (root / "clothing_change.json").write_text(json.dumps({"queries": queries, "gallery": gallery}))
+def write_change(root: Path, gallery: list[dict], queries: list[dict], name: str = "clothing_change") -> None:
+    (root / f"{name}.json").write_text(json.dumps({"queries": queries, "gallery": gallery}))
     for record in gallery:
         write_image(root / "imgs" / record["file_path"])
 
@@ -106,8 +106,23 @@ def test_clothing_change(root: Path) -> None:
     change = load_dataset(root).protocols["clothing_change"]
     assert change.queries == (Query(text="A man in blue.", identity=20, outfit=0),)
     assert [record.key for record in change.gallery] == ["cam/0020_7.jpg"]
+    assert (change.split, change.clothes) == ("test", "other")
     found = findings(root)
-    assert found["clothing-change queries without caption or id skipped"] == 1
+    assert found["clothing_change queries without caption or id skipped"] == 1
+
+
+def test_clothing_change_of_validation_persons(root: Path) -> None:
+    query = {"caption": "A man in blue.", "id": 10, "outfit": 0, "file_path": "cam/0010_0.jpg"}
+    write_change(root, [entry("test", 10, 7)], [query], "clothing_change_val")
+    protocols = load_dataset(root).protocols
+    asked = {name: (protocol.split, protocol.clothes) for name, protocol in protocols.items()}
+    assert asked == {"val": ("val", "same"), "test": ("test", "same"), "clothing_change_val": ("val", "other")}
+    change = protocols["clothing_change_val"]
+    assert {record.split for record in change.gallery} == {"val"}
+    assert change.queries[0].described == protocols["val"].gallery[0].path
+    write_change(root, [entry("val", 20, 7)], [query], "clothing_change_val")
+    with pytest.raises(DatasetError, match="must have people of the val split only, but person 20 is in train or test"):
+        load_dataset(root)
 
 
 def test_clothing_change_of_a_training_person_is_an_error(root: Path) -> None:

@@ -58,7 +58,7 @@ def test_evaluation_repeats_what_training_found_and_draws_it(run: Path) -> None:
     assert gates["fusion"]["image"]["mean"] + gates["fusion"]["text"]["mean"] == pytest.approx(1)
     assert gates["fusion"]["image"]["std"] == pytest.approx(gates["fusion"]["text"]["std"], rel=1e-3)
     assert gates["gate"]["identity"]["std"] > 0
-    assert metrics["probes"]["identity"]["sex"]["images"] == 2 * 4 + 2 * 4 + 2 * 2
+    assert metrics["probes"]["identity"]["sex"]["images"] == 2 * (4 + 2) + 2 * (4 + 2)
     drawn = {"test", "clothing_change", "curves", "gates", "probes"}
     assert {path.stem for path in (run / "pictures").glob("*.png")} == drawn
     page = (run / "pictures" / "index.html").read_text()
@@ -75,11 +75,11 @@ def test_evaluation_repeats_what_training_found_and_draws_it(run: Path) -> None:
 def test_evaluation_works_without_what_only_the_synthetic_set_has(run: Path, tmp_path: Path) -> None:
     people = tmp_path / "people"
     shutil.copytree(load_config(run, PRESETS).data.root, people)
-    for name in ("attributes.json", "clothing_change.json", "texts.json"):
+    for name in ("attributes.json", "clothing_change.json", "clothing_change_val.json", "texts.json"):
         (people / name).unlink()
     metrics = evaluate(run, root=people, output=tmp_path / "out")
-    assert "clothing_change" not in metrics and "probes" not in metrics
-    assert metrics["test"] == json.loads((run / "metrics.json").read_text())["test"]
+    assert list(metrics["protocols"]) == ["test"] and "probes" not in metrics
+    assert metrics["protocols"]["test"] == json.loads((run / "metrics.json").read_text())["protocols"]["test"]
 
 
 def test_options_choose_the_protocol_the_weights_and_the_place(run: Path, tmp_path: Path) -> None:
@@ -87,8 +87,11 @@ def test_options_choose_the_protocol_the_weights_and_the_place(run: Path, tmp_pa
     line = f"{run} --split val --weights clothing 1 --batch-size 3 --device cpu --output {tmp_path / 'out'}"
     main(line.split())
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["weights"] == {"identity": 0, "clothing": 1} and "test" not in metrics
-    assert metrics["val"]["queries"] == 16 and metrics["val"] != metrics["val_identity"]
+    clothing = {"identity": 0, "clothing": 1}
+    assert metrics["weights"] == {"same": clothing, "other": clothing}
+    assert list(metrics["protocols"]) == ["val"]
+    results = metrics["protocols"]["val"]["results"]
+    assert results["same"]["queries"] == 16 and results["same"] == results["other"] != results["identity"]
     assert (tmp_path / "out" / "pictures" / "val.png").exists()
     assert (run / "metrics.json").read_text() == before
 
@@ -96,7 +99,7 @@ def test_options_choose_the_protocol_the_weights_and_the_place(run: Path, tmp_pa
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("--split tset", "--split must be of val, test, clothing_change, got tset"),
+        ("--split tset", "--split must be of val, test, clothing_change, clothing_change_val, got tset"),
         ("--weights hat 1", "--weights must be of identity, clothing, got hat"),
         ("--weights identity nan", "--weights must be finite, got identity nan"),
         ("--device gpu9", "--device must be a device of this machine"),
@@ -117,14 +120,32 @@ def as_written_before(run: Path, copy: Path) -> None:
     config["data"]["sidecar_probability"] = config["data"].pop("texts_probability")
     (copy / "config.json").write_text(json.dumps({**config, **method, **engine}))
     best, weights = load_state(copy / "best"), load_weights(copy / "best")
-    old = {**best["metrics"], "beta": best["weights"]["clothing"], "epoch": best["epoch"], "step": best["step"]}
+    same = best["weights"]["same"]
+    old = {**best["metrics"], "beta": same["clothing"], "epoch": best["epoch"], "step": best["step"]}
     kept = {name: value for name, value in weights.items() if not name.startswith("gradnorm.")}
     save_checkpoint(copy, "best", kept, old)
 
 
+def check_an_old_run(old: Path, run: Path) -> None:
+    """It has the weights for the same clothes; in other clothes the identity part stands alone."""
+    metrics, trained = evaluate(old), json.loads((run / "metrics.json").read_text())
+    assert metrics["weights"] == {"same": trained["weights"]["same"], "other": {"identity": 1, "clothing": 0}}
+    for name, found in metrics["protocols"].items():
+        expected = trained["protocols"][name]["results"]
+        alone = expected["identity"]
+        assert found["results"] == {"same": expected["same"], "other": alone, "identity": alone}
+
+
 def test_a_run_of_before_there_were_several_methods_is_evaluated(run: Path, tmp_path: Path) -> None:
     as_written_before(run, tmp_path / "old")
-    assert evaluate(tmp_path / "old") == json.loads((run / "metrics.json").read_text())
+    check_an_old_run(tmp_path / "old", run)
+
+
+def test_a_run_of_before_there_were_two_questions_is_evaluated(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "old")
+    best = load_state(run / "best")
+    save_checkpoint(tmp_path / "old", "best", load_weights(run / "best"), {**best, "weights": best["weights"]["same"]})
+    check_an_old_run(tmp_path / "old", run)
 
 
 def embedder(run: Path, batch_size: int) -> Embedder:

@@ -43,15 +43,17 @@ def test_without_validation_the_last_checkpoint_is_the_result(tmp_path: Path) ->
     split = {"train": "train", "val": "train", "test": "test"}
     index = [{**record, "split": split[record["split"]]} for record in records]
     (people / "ICFG-PEDES.json").write_text(json.dumps(index))
-    (people / "reid_raw.json").unlink()
+    for name in ("reid_raw.json", "clothing_change_val.json"):
+        (people / name).unlink()
     run = train_alone(tiny(people, tmp_path / "run", "--data.hold-out", "False"))
     best, last = load_state(run / "best"), load_state(run / "last")["progress"]
     assert best["step"] == last["step"] == 12 and best["epoch"] == 3
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["weights"] == best["weights"] == {"identity": 1.0, "clothing": 0.5}
+    defaults = {"same": {"identity": 1.0, "clothing": 0.5}, "other": {"identity": 1.0, "clothing": 0.0}}
+    assert metrics["weights"] == best["weights"] == defaults
     assert metrics["probes"]["identity"]["sex"]["images"] == 2 * 4 + 2 * 2
     log = (run / "log.txt").read_text()
-    assert "no validation, the latest is kept:  weights identity 1, clothing 0.5" in log
+    assert "no validation, the latest is kept\n" in log
     assert "train: 48 images of 10 persons" in log
     assert "last checkpoint, epoch 3, not chosen by validation" in log and "best" not in log
     assert evaluate_run(Options(run)).metrics == metrics

@@ -108,7 +108,7 @@ def test_an_id_that_is_no_number_of_64_bits_is_skipped_and_counted(tmp_path: Pat
     }
     (root / "clothing_change.json").write_text(json.dumps(change))
     assert found(root)["records without a whole number as id skipped"] == 1
-    assert found(root)["clothing-change queries without caption or id skipped"] == 1
+    assert found(root)["clothing_change queries without caption or id skipped"] == 1
     assert load_dataset(root).protocols["clothing_change"].queries[0].outfit is None
     ids = torch.tensor([record.identity for record in load_dataset(root).protocols["test"].gallery])
     assert ids.tolist() == [20, 20, 21, 21]
@@ -149,7 +149,7 @@ def test_clothing_change_whose_ids_match_nobody_is_found_when_it_is_read(tmp_pat
         load_dataset(root)
     queries.append({"caption": "A child.", "id": 20})
     (root / "clothing_change.json").write_text(json.dumps({"queries": queries, "gallery": gallery}))
-    assert found(root)["clothing-change queries whose person is not in its gallery (they rate nothing)"] == 2
+    assert found(root)["clothing_change queries whose person is not in its gallery (they rate nothing)"] == 2
 
 
 @pytest.mark.parametrize(

@@ -186,12 +186,12 @@ def test_evaluation_stops_or_counts_in_metrics_and_tables(run: Path, people: Pat
     assert not (tmp_path / "out").exists()
     main([str(run), "--root", str(people), "--output", str(tmp_path / "out"), "--allow-missing"])
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    for name in ("test", "test_identity"):
-        row = metrics[name]
-        assert (row["missing_images"], row["gallery"]) == (2, 6)
+    test = metrics["protocols"]["test"]
+    assert (test["missing_images"], test["queries_without_image"]) == (2, 4)
+    for row in test["results"].values():
         # The captions of a missing image still describe somebody who is there in other images.
-        assert (row["queries_without_image"], row["queries"], row["queries_without_positive"]) == (4, 16, 0)
-    assert metrics["clothing_change"]["missing_images"] == 0
+        assert (row["gallery"], row["queries"], row["queries_without_positive"]) == (6, 16, 0)
+    assert metrics["protocols"]["clothing_change"]["missing_images"] == 0
     table = describe(metrics)
     assert "left out: 2 gallery images that are missing or unreadable" in table
     assert "4 queries whose own image is missing or unreadable" in table
@@ -206,7 +206,8 @@ def test_a_person_without_any_image_is_counted(run: Path, people: Path, tmp_path
             record.path.unlink()
     options = Options(run, root=people, output=tmp_path / "out", split=("test",), allow_missing=True)
     metrics = evaluate_run(options).metrics
-    assert metrics["test"]["queries_without_image"] == metrics["test"]["queries_without_positive"] == 8
+    test = metrics["protocols"]["test"]
+    assert test["queries_without_image"] == test["results"]["same"]["queries_without_positive"] == 8
     assert "left out: 8 queries whose person is not in the gallery" in describe(metrics)
 
 
@@ -246,7 +247,7 @@ def test_training_checks_before_it_begins_and_records_what_it_leaves_out(people:
         ("train images missing (not trained on)", 1),
         ("test images missing (left out of the gallery)", 1),
     ]
-    assert json.loads((run / "metrics.json").read_text())["test"]["missing_images"] == 1
+    assert json.loads((run / "metrics.json").read_text())["protocols"]["test"]["missing_images"] == 1
 
 
 def test_a_query_by_an_image_that_cannot_be_read_is_left_out_and_counted(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import bdam_reid
 from bdam_reid.config import ConfigError
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.images import ImageError
-from bdam_reid.data.records import Protocol
+from bdam_reid.data.records import CLOTHES, Protocol
 from bdam_reid.data.tokens import train_wordpiece
 from bdam_reid.engine.checkpoint import CheckpointError, load_state
 from bdam_reid.engine.run import load_best, load_config
@@ -49,14 +49,15 @@ def retriever(run: Path) -> Retriever:
 def test_it_ranks_as_evaluation_does(run: Path, retriever: Retriever, protocol: Protocol) -> None:
     method, best = load_best(run, load_config(run, PRESETS))
     weights = method.chosen_weights(best)
-    expected = Embedder(method, torch.device("cpu")).rank(protocol).scores(weights)
+    ranking = Embedder(method, torch.device("cpu")).rank(protocol)
     gallery = retriever.embed_images([record.path for record in protocol.gallery])
     assert retriever.weights == weights == load_state(run / "best")["weights"]
-    for query, scores in zip(protocol.queries, expected, strict=True):
-        hits = retriever.search(gallery, query.text or "", k=len(gallery))
-        assert sorted(hit.image for hit in hits) == list(range(len(gallery)))
-        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-        torch.testing.assert_close(torch.tensor([h.score for h in hits]), scores[[h.image for h in hits]])
+    for clothes in CLOTHES:
+        for query, scores in zip(protocol.queries, ranking.scores(weights[clothes]), strict=True):
+            hits = retriever.search(gallery, query.text or "", k=len(gallery), clothes=clothes)
+            assert sorted(hit.image for hit in hits) == list(range(len(gallery)))
+            assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+            torch.testing.assert_close(torch.tensor([h.score for h in hits]), scores[[h.image for h in hits]])
 
 
 def test_paths_names_and_pictures_are_embedded_alike(retriever: Retriever, protocol: Protocol) -> None:
@@ -102,6 +103,8 @@ def test_what_cannot_be_searched_is_said(run: Path, retriever: Retriever, tmp_pa
         retriever.search(gallery, "a man", weights={"identity": float("nan")})
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         retriever.search(gallery, "a man", k=0)
+    with pytest.raises(ValueError, match="clothes must be same or other, got 'new'"):
+        retriever.search(gallery, "a man", clothes="new")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"the gallery must be a tensor .* got ndarray"):
         retriever.search(gallery.numpy(), "a man")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a list of texts, got the one text 'a man'"):

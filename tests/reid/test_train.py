@@ -80,7 +80,12 @@ def test_run_folder_holds_everything(people: Path, finished: Path) -> None:
     assert json.loads(environment)["backend"] == dispatch.best(torch.device("cpu"))
     assert socket.gethostname() not in environment
     log = (finished / "log.txt").read_text()
-    assert "epoch 3/3" in log and "validation  r1" in log and "\r" not in log
+    assert (
+        "epoch 3/3" in log
+        and "validation  the same clothes: R-1 " in log
+        and "; other clothes: R-1 " in log
+        and "\r" not in log
+    )
     progress = load_state(finished / "last")["progress"]
     assert [progress[name] for name in ("stage", "epoch", "batch", "step")] == [0, 3, 0, 12]
     best = load_state(finished / "best")
@@ -90,10 +95,11 @@ def test_run_folder_holds_everything(people: Path, finished: Path) -> None:
 
 def test_metrics_are_of_all_protocols_with_and_without_clothing(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
-    for split, gallery in (("test", 8), ("clothing_change", 4)):
-        assert metrics[f"{split}_chance_r1"] == pytest.approx(50)
-        for name in (split, f"{split}_identity"):
-            row = metrics[name]
+    for name, clothes, gallery in (("test", "same", 8), ("clothing_change", "other", 4)):
+        found = metrics["protocols"][name]
+        assert (found["chance_r1"], found["clothes"]) == (pytest.approx(50), clothes)
+        assert list(found["results"]) == ["same", "other", "identity"]
+        for row in found["results"].values():
             assert (row["queries"], row["gallery"], row["queries_without_positive"]) == (16, gallery, 0)
             assert 0 <= row["r1"] <= row["r5"] <= row["r10"] <= 100
             assert 0 < row["minp"] <= 100 and 0 < row["map"] <= 100
@@ -113,7 +119,8 @@ def test_tensorboard_has_every_step(finished: Path) -> None:
         "weight/info",
     ):
         assert curves[name][0] == list(range(1, 13))
-    assert curves["val/r1"][0] == [4, 8, 12]
+    for name in ("val/r1", "val/other_r1", "part/same/clothing", "part/other/clothing"):
+        assert curves[name][0] == [4, 8, 12]
     assert curves["lr"][1][1] == pytest.approx(1e-3)
     weights = [curves[f"weight/{task}"][1] for task in ("info", "triplet", "clothing", "decouple")]
     assert [sum(at) for at in zip(*weights, strict=True)] == pytest.approx([4.0] * 12)

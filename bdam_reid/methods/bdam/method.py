@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bdam_reid.captions.splitter import FUNCTION_WORDS, phrases, split_caption
 from bdam_reid.config import ConfigError, DataConfig
-from bdam_reid.data.records import Dataset, DatasetError, Query, QueryError, Record
+from bdam_reid.data.records import Clothes, Dataset, DatasetError, Query, QueryError, Record
 from bdam_reid.data.tokens import Tokenize, load_tokenizer, save_tokenizer, train_wordpiece
 from bdam_reid.encoders.hub import hub_or_cache
 from bdam_reid.methods.bdam.batches import Batch, make_batches
@@ -139,9 +139,9 @@ class BDAM(Network, Method):
         """The clothing part at each of BETAS."""
         return [_weights(beta) for beta in BETAS]
 
-    def chosen_weights(self, best: Mapping[str, Any]) -> Mapping[str, float]:
+    def chosen_weights(self, best: Mapping[str, Any]) -> Mapping[Clothes, Mapping[str, float]]:
         """Old runs have the weight of the clothing part alone."""
-        return _weights(best["beta"]) if "beta" in best else super().chosen_weights(best)
+        return super().chosen_weights({"weights": _weights(best["beta"])} if "beta" in best else best)
 
     def probed(self, images: Tensor) -> Mapping[str, Tensor]:
         """The gated features f_id and f_clo, (B, D) each."""
