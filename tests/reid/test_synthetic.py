@@ -6,7 +6,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -115,6 +115,23 @@ def test_the_clothing_change_gallery_is_a_change_and_apart_from_the_standard_pro
         pairs = [{(item["kind"], item["colour"]) for item in outfit.values()} for outfit in (before, after)]
         assert not pairs[0] & pairs[1]
         assert before.get("outer", before["upper"])["colour"] != after.get("outer", after["upper"])["colour"]
+
+
+def test_validation_persons_change_clothes_as_test_persons_do(root: Path) -> None:
+    raw = json.loads((root / "reid_raw.json").read_text())
+    change = {
+        split: json.loads((root / name).read_text())
+        for split, name in (("test", "clothing_change.json"), ("val", "clothing_change_val.json"))
+    }
+    for split, protocol in change.items():
+        first = [entry for entry in raw if entry["split"] == split]
+        captions = [(entry["id"], caption) for entry in first for caption in entry["captions"]]
+        assert [(query["id"], query["caption"]) for query in protocol["queries"]] == captions
+        assert Counter(entry["id"] for entry in protocol["gallery"]) == dict.fromkeys({e["id"] for e in first}, 2)
+        assert {entry["outfit"] for entry in protocol["gallery"]} == {1}
+        assert all(entry["file_path"].startswith("clothing_change/") for entry in protocol["gallery"])
+        assert all((root / "imgs" / entry["file_path"]).is_file() for entry in protocol["gallery"])
+    assert change["val"].keys() == change["test"].keys()
 
 
 def test_wardrobes_differ_and_fit_the_person() -> None:
