@@ -57,7 +57,9 @@ def _face(person: Person, outfit: Outfit, shot: Shot) -> bool:
 
 
 def _age(person: Person, outfit: Outfit, shot: Shot) -> bool:
-    """By the lines of the face; from behind by gray temples or hair, which only the middle-aged and the elderly have."""
+    """By the lines of the face; from behind by hair, gray at the temples of the middle-aged, all gray or white of
+    the elderly.
+    """
     return _face(person, outfit, shot) or _hair_colour(person, outfit, shot)
 
 

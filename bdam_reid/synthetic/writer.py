@@ -13,7 +13,8 @@ from typing import Any
 from bdam_reid.synthetic.drawing import render
 from bdam_reid.synthetic.output import SyntheticError, draw_all, new_folder, save
 from bdam_reid.synthetic.people import Item, Outfit, Person, Shot, sample_person, sample_shots
-from bdam_reid.synthetic.sentences import write_captions, write_texts
+from bdam_reid.synthetic.sentences import Caption, write_captions, write_texts
+from bdam_reid.synthetic.visible import visible_slots, visible_traits
 from bdam_reid.synthetic.wardrobe import sample_wardrobe
 
 # The clothing-change files, and the split whose persons each is about.
@@ -31,7 +32,7 @@ class _Picture:
     identity: int
     split: str
     changed: bool
-    captions: tuple[str, str]
+    captions: tuple[Caption, Caption]
     texts: dict[str, str]
     attributes: dict[str, Any]
 
@@ -68,9 +69,9 @@ def _draw_person(root: Path, seed: int, job: tuple[int, str]) -> list[_Picture]:
     """Draw all pictures of one person; everything follows from the seed and the identity's number."""
     identity, split = job
     rng = Random(f"{seed}/person/{identity}")
-    person, counts = sample_person(rng), _SHOTS[split]
+    person, counts = sample_person(rng), [*_SHOTS[split]]
     if split == "train" and rng.random() < _THIRD_OUTFIT:
-        counts = (*counts, 1)
+        counts.append(1)
     pictures = []
     for number, outfit in enumerate(sample_wardrobe(rng, person, len(counts))):
         changed = split != "train" and number > 0
@@ -94,6 +95,8 @@ def _attributes(person: Person, outfit: Outfit, number: int, shot: Shot) -> dict
         "camera": shot.camera + 1,
         "viewpoint": shot.viewpoint,
         "occluded": shot.occluder != "none",
+        "visible": visible_traits(person, outfit, shot),
+        "visible_slots": visible_slots(person, outfit, shot),
     }
 
 
@@ -106,6 +109,7 @@ def _write_index(folder: Path, pictures: list[_Picture]) -> None:
     _write_json(folder / "reid_raw.json", [_record(picture) for picture in standard])
     _write_json(folder / "texts.json", {picture.key: picture.texts for picture in pictures})
     _write_json(folder / "attributes.json", {picture.key: picture.attributes for picture in pictures})
+    _write_json(folder / "statements.json", {picture.key: _statements(picture) for picture in pictures})
     for name, split in _CHANGES.items():
         _write_json(folder / name, _clothing_change([picture for picture in pictures if picture.split == split]))
 
@@ -114,22 +118,30 @@ def _clothing_change(pictures: list[_Picture]) -> dict[str, Any]:
     """The captions of persons in their first outfit, and their pictures in another."""
     return {
         "queries": [query for picture in pictures if not picture.changed for query in _queries(picture)],
-        "gallery": [{"captions": list(p.captions), **_worn(p)} for p in pictures if p.changed],
+        "gallery": [{"captions": _texts(p), **_worn(p)} for p in pictures if p.changed],
     }
+
+
+def _statements(picture: _Picture) -> list[dict[str, Any]]:
+    return [{"identity": caption.identity, "clothing": caption.clothing} for caption in picture.captions]
+
+
+def _texts(picture: _Picture) -> list[str]:
+    return [caption.text for caption in picture.captions]
 
 
 def _record(picture: _Picture) -> dict[str, Any]:
     return {
         "split": picture.split,
-        "captions": list(picture.captions),
+        "captions": _texts(picture),
         "file_path": picture.key,
-        "processed_tokens": [caption.lower().rstrip(".").split() for caption in picture.captions],
+        "processed_tokens": [text.lower().rstrip(".").split() for text in _texts(picture)],
         "id": picture.identity,
     }
 
 
 def _queries(picture: _Picture) -> Iterator[dict[str, Any]]:
-    return ({"caption": caption, **_worn(picture)} for caption in picture.captions)
+    return ({"caption": text, **_worn(picture)} for text in _texts(picture))
 
 
 def _worn(picture: _Picture) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bdam_reid.captions.splitter import phrases
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.records import Record
 from bdam_reid.synthetic import SyntheticError, write_market, write_synthetic, writer
@@ -22,15 +24,30 @@ from bdam_reid.synthetic.__main__ import main
 from bdam_reid.synthetic.drawing import render
 from bdam_reid.synthetic.people import (
     VIEWPOINTS,
+    Item,
+    Outfit,
+    Person,
     Shot,
     sample_person,
     sample_shots,
-    visible_items,
 )
 from bdam_reid.synthetic.sentences import write_captions, write_texts
 from bdam_reid.synthetic.shapes import points
+from bdam_reid.synthetic.visible import visible_items, visible_slots, visible_traits
 from bdam_reid.synthetic.wardrobe import differs, sample_outfit, sample_wardrobe
-from bdam_reid.synthetic.words import COLOUR_WORDS, HAIR_COLOUR_WORDS, ITEM_WORDS, NOUNS
+from bdam_reid.synthetic.words import (
+    AGE_WORDS,
+    BEARD_WORDS,
+    BUILD_WORDS,
+    COLOUR_WORDS,
+    HAIR_ADJECTIVES,
+    HAIR_COLOUR_WORDS,
+    HAIR_PHRASES,
+    ITEM_WORDS,
+    NOUNS,
+    POSTURE_WORDS,
+    SKIN_WORDS,
+)
 
 IDENTITIES = 8
 
@@ -158,6 +175,10 @@ def looks(count: int, seed: str) -> list:
     return found
 
 
+def captions_of(person: Person, outfit: Outfit, shot: Shot) -> list[str]:
+    return [caption.text for caption in write_captions(person, outfit, shot)]
+
+
 def mentions(text: str, phrase: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(phrase.lower())}(?![\w-])", text.lower()) is not None
 
@@ -175,10 +196,12 @@ def without_longer(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
 
 def test_captions_name_only_what_can_be_seen() -> None:
     for person, outfit, shot in looks(150, "true"):
-        seen = visible_items(outfit, shot)
-        texts = [*write_captions(person, outfit, shot), write_texts(person, outfit, shot)["clothing"]]
+        seen = visible_items(person, outfit, shot)
+        texts = [*captions_of(person, outfit, shot), write_texts(person, outfit, shot)["clothing"]]
         for text in texts:
-            assert without_longer(text.replace("jacket:", ""), ITEM_WORDS) <= {item.kind for item in seen.values()}
+            assert without_longer(re.sub("(jacket|top):", "", text), ITEM_WORDS) <= {
+                item.kind for item in seen.values()
+            }
             if shot.viewpoint == "back":
                 assert "glasses" not in text and "beard" not in text and "moustache" not in text
 
@@ -189,7 +212,7 @@ def test_captions_name_the_true_colours_and_the_true_sex() -> None:
         true |= {item.second for item in outfit.items().values() if item.second}
         texts = write_texts(person, outfit, shot)
         assert without_longer(texts["clothing"], COLOUR_WORDS) <= true
-        for text in (*write_captions(person, outfit, shot), texts["identity"]):
+        for text in (*captions_of(person, outfit, shot), texts["identity"]):
             own = NOUNS[person.sex]
             assert any(mentions(text, noun) for noun in own)
             others = set(NOUNS["female" if person.sex == "male" else "male"]) - set(own)
@@ -203,7 +226,7 @@ def test_most_captions_name_the_garment_above_and_its_colour() -> None:
     named = 0
     for person, outfit, shot in looks(100, "useful"):
         item = outfit.outer or outfit.upper
-        caption = write_captions(person, outfit, shot)[0]
+        caption = captions_of(person, outfit, shot)[0]
         named += any(mentions(caption, word) for word in ITEM_WORDS[item.kind]) and any(
             mentions(caption, word) for word in COLOUR_WORDS[item.colour]
         )
@@ -218,11 +241,79 @@ def test_texts_keep_identity_and_clothing_apart() -> None:
         assert "hair" not in texts["clothing"] and "glasses" not in texts["clothing"]
 
 
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[\w-]+", text.lower())
+
+
+# Words of persons, but for those that are said of clothes, too.
+EITHER = """a an the in with no very down to that is tied cut back up whose colour shoulders short long light medium
+dark brown olive tan straight average normal full thick pair of fair pale"""
+PERSON_TABLES = (NOUNS, AGE_WORDS, BUILD_WORDS, SKIN_WORDS, HAIR_ADJECTIVES, HAIR_PHRASES, BEARD_WORDS, POSTURE_WORDS)
+OF_PERSONS = {
+    word for table in PERSON_TABLES for listed in table.values() for phrase in listed for word in words_of(phrase)
+} - set(words_of(EITHER))
+
+
+def test_the_splitter_parts_every_caption_into_person_and_clothes() -> None:
+    of_clothes = {word for table in ITEM_WORDS.values() for word in table}
+    for person, outfit, shot in looks(300, "split"):
+        for caption in write_captions(person, outfit, shot):
+            identity, clothing = phrases(caption.text)
+            assert not [word for word in of_clothes if mentions(identity, word)], caption.text
+            assert not OF_PERSONS & set(words_of(clothing)), caption.text
+            assert OF_PERSONS & set(words_of(caption.text)) <= set(words_of(identity)), caption.text
+
+
+def test_captions_state_only_what_is_true_and_visible() -> None:
+    for person, outfit, shot in looks(200, "stated"):
+        seen = visible_traits(person, outfit, shot)
+        worn = {name: vars(item) for name, item in outfit.items().items()}
+        for caption in write_captions(person, outfit, shot):
+            assert set(caption.identity) <= set(seen)
+            assert all(getattr(person, name) == value for name, value in caption.identity.items())
+            assert set(caption.clothing) <= set(visible_slots(person, outfit, shot))
+            for name, stated in caption.clothing.items():
+                fields = {"second" if field == "second_colour" else field: value for field, value in stated.items()}
+                assert fields.items() <= worn[name].items()
+
+
+def person_with(**values: Any) -> Person:
+    rng = Random("visible")
+    return replace(sample_person(rng), **values)
+
+
+@pytest.mark.parametrize(
+    ("person", "outfit", "viewpoint", "hidden"),
+    [
+        ({"hairstyle": "short"}, "", "front", set()),
+        ({"hairstyle": "short"}, "", "back", {"skin", "glasses", "beard"}),
+        ({"hairstyle": "short"}, "upper:t-shirt", "back", {"glasses", "beard"}),
+        ({"hairstyle": "short"}, "lower:shorts", "back", {"glasses", "beard"}),
+        ({"hairstyle": "bald"}, "", "front", {"hair_colour"}),
+        ({"hairstyle": "bald"}, "", "back", {"hair_colour", "age", "glasses", "beard"}),
+        ({"hairstyle": "bald"}, "hat:cap", "left", {"hair_colour", "hairstyle"}),
+        ({"hairstyle": "short"}, "hat:cap", "front", {"hair_colour", "hairstyle"}),
+        ({"hairstyle": "bun"}, "hat:cap", "back", {"hairstyle", "skin", "glasses", "beard"}),
+        ({"hairstyle": "cropped"}, "hat:cap", "back", {"hair_colour", "hairstyle", "age", "skin", "glasses", "beard"}),
+        ({"hairstyle": "long"}, "hat:cap", "back", {"skin", "glasses", "beard"}),
+        ({"hairstyle": "curly"}, "hat:cap", "right", {"hairstyle"}),
+    ],
+)
+def test_what_can_be_seen_of_a_person(person: dict, outfit: str, viewpoint: str, hidden: set[str]) -> None:
+    slot, _, kind = outfit.partition(":")
+    items: dict[str, Any] = {"upper": Item("sweater", "red", (200, 0, 0)), "lower": Item("jeans", "blue", (0, 0, 200))}
+    items |= {"shoes": Item("sneakers", "white", (240, 240, 240))}
+    items |= {slot: Item(kind, "green", (0, 160, 0))} if slot else {}
+    shot = Shot(0, viewpoint, "none", "shot")
+    traits = {"sex", "age", "build", "height", "skin", "hair_colour", "hairstyle", "posture", "glasses", "beard"}
+    assert traits - set(visible_traits(person_with(**person), Outfit(**items), shot)) == hidden
+
+
 def test_captions_of_a_shot_differ_and_repeat() -> None:
     person, outfit, shot = looks(1, "repeat")[0]
-    first, second = write_captions(person, outfit, shot)
+    first, second = captions_of(person, outfit, shot)
     assert first != second
-    assert write_captions(person, outfit, shot) == (first, second)
+    assert captions_of(person, outfit, shot) == [first, second]
 
 
 def test_outlines_are_measured_on_the_body() -> None:
