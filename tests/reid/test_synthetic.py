@@ -7,7 +7,9 @@ import resource
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +23,8 @@ from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.records import Record
 from bdam_reid.synthetic import SyntheticError, write_market, write_synthetic, writer
 from bdam_reid.synthetic.__main__ import main
+from bdam_reid.synthetic.ceiling import READERS, ceilings, expected
+from bdam_reid.synthetic.ceiling import main as print_ceilings
 from bdam_reid.synthetic.drawing import render
 from bdam_reid.synthetic.people import (
     VIEWPOINTS,
@@ -465,3 +469,64 @@ def test_the_command_writes_market(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["synthetic", str(tmp_path / "set"), *options.split()])
     assert main() == 0
     assert {path.name for path in (tmp_path / "set").iterdir()} == {"bounding_box_train", "query", "bounding_box_test"}
+
+
+def test_ties_are_broken_in_expectation() -> None:
+    """Against the mean over all orders of the ties."""
+    counts, relevant = np.array([1, 0, 1, 1, 2, 0]), np.array([1, 0, 1, 0, 1, 0])
+    scores = []
+    for order in permutations(range(6)):
+        if list(counts[list(order)]) == sorted(counts):
+            ranked = relevant[list(order)]
+            precisions = [ranked[: i + 1].mean() for i in range(6) if ranked[i]]
+            scores.append((float(ranked[0]), sum(precisions) / 3))
+    assert expected(counts, relevant == 1) == pytest.approx(np.mean(scores, axis=0))
+
+
+def person_of(age: str, shirt: str, *, visible: Sequence[str] = ("sex", "age")) -> dict[str, Any]:
+    outfit = {"upper": {"kind": "shirt", "colour": shirt, "pattern": "plain", "second_colour": None}}
+    identity = {"sex": "female", "age": age}
+    return {"identity": identity, "outfit": outfit, "visible": list(visible), "visible_slots": ["upper"]}
+
+
+def test_the_ceiling_of_a_set_by_hand(tmp_path: Path) -> None:
+    """Two women, of whom the captions tell the shirt, or the age."""
+    truth = {
+        "a.jpg": person_of("young", "red"),
+        "b.jpg": person_of("elderly", "blue"),
+        "a2.jpg": person_of("young", "green", visible=["sex"]),
+        "b2.jpg": person_of("elderly", "white"),
+    }
+    shirt = {"identity": {"sex": "female"}, "clothing": {"upper": {"colour": "red"}}}
+    age = {"identity": {"age": "elderly"}, "clothing": {}}
+    raw = [
+        {"split": split, "id": number, "file_path": key, "captions": [""]}
+        for split in ("test", "val")
+        for number, key in ((1, "a.jpg"), (2, "b.jpg"))
+    ]
+    change = {"queries": [], "gallery": [{"id": 1, "file_path": "a2.jpg"}, {"id": 2, "file_path": "b2.jpg"}]}
+    files = {"attributes": truth, "reid_raw": raw, "statements": {"a.jpg": [shirt], "b.jpg": [age]}}
+    for name, content in (files | {"clothing_change": change, "clothing_change_val": change}).items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    found = ceilings(tmp_path)
+    assert found["test"] == found["val"]
+    assert {reader: found["test"][reader]["R-1"] for reader in READERS} == dict.fromkeys(READERS, 100.0)
+    # In other clothes the red shirt says nothing: a tie of two. The age tells, but where it cannot be seen.
+    after = found["clothing_change"]
+    assert after["attributes"] == {"R-1": 100.0, "mAP": 100.0}
+    assert after["captions"] == {"R-1": 75.0, "mAP": 87.5}
+    assert after["visible"] == {"R-1": 50.0, "mAP": 75.0}
+    assert (after["queries"], after["gallery"]) == (2, 2)
+
+
+def test_the_command_prints_the_ceilings_of_a_drawn_set(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ceiling", str(root), "--json", str(tmp_path / "ceiling.json")])
+    assert print_ceilings() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["protocol", *json.loads((tmp_path / "ceiling.json").read_text())]
+    assert lines[1].split()[1:3] == ["16", "8"] and lines[2].split()[1:3] == ["16", "4"]
+    monkeypatch.setattr(sys, "argv", ["ceiling", str(tmp_path / "none")])
+    assert print_ceilings() == 1
+    assert "Expected a set drawn by" in capsys.readouterr().err
