@@ -69,7 +69,8 @@ class DataConfig:
 class EngineConfig:
     """How a run is computed, whatever its method."""
 
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "auto", "bf16", "fp16"] = "no"
+    """auto: bf16 where the GPU or processor multiplies in it, else no; a CPU without is many times slower in it."""
     validate_every: int = 1
     """Epochs between validations, each of which saves the best checkpoint if it is better than all before."""
     save_every: Annotated[int, Range(0)] = 200
