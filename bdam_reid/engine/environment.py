@@ -44,7 +44,7 @@ def precision_on(device: torch.device, config: EngineConfig) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     # Older versions of torch do not tell: then nothing is lost but time.
-    has = getattr(torch.cpu, "get_capabilities", dict)()
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16" if device.type == "cpu" and (has.get("amx_bf16") or has.get("avx512_bf16")) else "no"
 
 
