@@ -150,7 +150,7 @@ def _relight(image: Tensor, rng: Random) -> Tensor:
     """Other contrast, brightness and white balance, little enough to leave colours their names."""
     contrast, brightness = rng.uniform(0.85, 1.15), rng.uniform(-0.1, 0.1)
     balance = torch.tensor([brightness + rng.uniform(-0.04, 0.04) for _ in range(3)])
-    return (image * contrast + balance[:, None, None]).clamp_(-1, 1)
+    return torch.add(balance[:, None, None], image, alpha=contrast).clamp_(-1, 1)
 
 
 def _erase(image: Tensor, rng: Random) -> Tensor:
