@@ -12,7 +12,7 @@ KERNEL_TESTS := $(addprefix tests/kernels/test_,selective_scan.py causal_conv1d.
 .PHONY: demo test test-suite test-reid test-isas test-triton test-cuda test-chips lint bench gpu clean
 
 demo: $(VENV)/base
-	test -d data/synthetic || $(BIN)/python -m bdam_reid.synthetic data/synthetic --identities 800 --seed 0
+	test -d data/synthetic || $(BIN)/python -m bdam_reid.synthetic data/synthetic --identities 4200 --test-identities 100
 	$(BIN)/python -m bdam_reid.train demo
 	$(BIN)/python -m bdam_reid.evaluate runs/demo
 

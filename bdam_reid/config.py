@@ -47,6 +47,8 @@ class DataConfig:
     """Size of the WordPiece vocabulary that is trained where the text encoder brings none."""
     identities_per_batch: Annotated[int, Range(2)] = 16
     images_per_identity: Annotated[int, Range(2)] = 4
+    across_outfits: bool = False
+    """Whether a person's images in a batch show as many outfits as there are, where these are known."""
     texts_probability: Annotated[float, Range(0, 1)] = 0.5
     """Chance that a training text is the identity/clothing pair of texts.json instead of the split human caption."""
     augment: bool = True

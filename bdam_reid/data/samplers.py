@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -41,11 +41,21 @@ class IdentitySampler:
         records: the records of the training set.
         identities_per_batch: P, at least 2.
         images_per_identity: K.
+        seed: of the order.
+        across_outfits: whether the K images show as many outfits as the person has, where these are known.
     Raises: DatasetError if there are fewer than P identities.
     """
 
-    def __init__(self, records: Sequence[Record], identities_per_batch: int, images_per_identity: int, seed: int):
+    def __init__(
+        self,
+        records: Sequence[Record],
+        identities_per_batch: int,
+        images_per_identity: int,
+        seed: int,
+        across_outfits: bool = False,
+    ):
         self._people = list(indices_by_identity(records).values())
+        self._outfits = [record.outfit for record in records] if across_outfits else None
         if identities_per_batch < 2 or images_per_identity < 1:
             raise DatasetError(
                 "a batch needs two identities or more with one image or more each, got "
@@ -81,6 +91,18 @@ class IdentitySampler:
     def _groups(self, images: list[int], rng: Random) -> list[list[tuple[int, int]]]:
         """The images of one person in groups of K, each with the number of its repetition."""
         shuffled, k = rng.sample(images, len(images)), self._k
+        if self._outfits:
+            shuffled = _alternating(shuffled, self._outfits)
         if len(shuffled) < k:
             return [[(shuffled[i % len(shuffled)], i // len(shuffled)) for i in range(k)]]
         return [[(index, 0) for index in shuffled[at : at + k]] for at in range(0, len(shuffled) - k + 1, k)]
+
+
+def _alternating(images: Sequence[int], outfits: Sequence[int | None]) -> list[int]:
+    """One image of each outfit, then a second one of each, and so on, otherwise in the order given."""
+    worn: Counter[int | None] = Counter()
+    turns = []
+    for image in images:
+        turns.append((worn[outfits[image]], image))
+        worn[outfits[image]] += 1
+    return [image for _, image in sorted(turns, key=lambda turn: turn[0])]

@@ -29,6 +29,7 @@ SETTINGS = (
     Setting("without head crop", "demo --method.image.head-crop False"),
     Setting("one-way InfoNCE", "demo --method.loss.symmetric False"),
     Setting("without contrast of outfits", "demo --method.loss.contrast-weight 0"),
+    Setting("outfit-aware sampling", "demo --data.across-outfits True"),
     Setting("without decoupling", "demo --method.loss.decouple-weight 0"),
     Setting("strong decoupling", "demo --method.loss.decouple-weight 1"),
     Setting("adversarial clothing loss", "demo --method.loss.clothing adversarial"),

@@ -109,6 +109,17 @@ def test_batches_have_p_identities_with_k_images_each(root: Path, tokenize: Toke
     assert drawn == set(range(10))
 
 
+def test_images_of_a_person_show_different_outfits_where_that_is_asked() -> None:
+    outfits = [0, 0, 0, 1, 1, 2]
+    records = [Record(Path("x"), str(n), person, "train", outfit=outfits[n]) for person in (1, 2) for n in range(6)]
+    sampler = IdentitySampler(records, 2, 2, seed=0, across_outfits=True)
+    for epoch in range(20):
+        first = next(sampler.batches(epoch))
+        worn = [records[draw.index].outfit for draw in first]
+        assert worn[0] != worn[1] and worn[2] != worn[3]
+        assert sorted(draw.index for batch in sampler.batches(epoch) for draw in batch) == list(range(12))
+
+
 @pytest.mark.parametrize("images", [1, 2, 3, 5])
 def test_the_length_is_the_same_in_all_epochs(root: Path, tokenize: Tokenize, images: int) -> None:
     sampler = IdentitySampler(load_dataset(root).train, 2, images, seed=1)

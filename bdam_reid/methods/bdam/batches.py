@@ -57,7 +57,7 @@ def make_batches(
     describe_record = partial(describe, probability=data.texts_probability)
     return Batches(
         TrainingSet(records, data.image_size, data.augment, data.erase, seed, describe_record),
-        IdentitySampler(records, data.identities_per_batch, data.images_per_identity, seed),
+        IdentitySampler(records, data.identities_per_batch, data.images_per_identity, seed, data.across_outfits),
         partial(collate, tokenize),
     )
 
