@@ -93,6 +93,7 @@ _TRAITS = {"skin": words.SKIN_WORDS, "posture": words.POSTURE_WORDS}
 _ADJECTIVE = 0.12
 """How often hair is an adjective of the person ("a fair-haired woman")."""
 _GRAYING = 0.2
+"""How often the hair of the middle-aged is said to turn gray, which states the age."""
 
 
 class Caption(NamedTuple):

@@ -279,6 +279,9 @@ def test_captions_state_only_what_is_true_and_visible() -> None:
             for name, stated in caption.clothing.items():
                 fields = {"second" if field == "second_colour" else field: value for field, value in stated.items()}
                 assert fields.items() <= worn[name].items()
+                told = [ITEM_WORDS[stated["kind"]]] if "kind" in stated else []
+                for listed in (*told, COLOUR_WORDS[stated["colour"]]):
+                    assert any(mentions(caption.text, word) for word in listed), (caption.text, stated)
 
 
 def person_with(**values: Any) -> Person:
