@@ -59,7 +59,7 @@ _ANNOTATORS: tuple[Grammar, ...] = (
         "(they belong to|this is what is worn by) {owner}[, {view}].",
     },
     {  # One relative clause around the clothes.
-        "text": "{subject} who is wearing {outfit}[ and carrying {carried}][ has {traits} / walks by].",
+        "text": "{subject} who is wearing {outfit}[ and carrying {carried}] [has {traits} / walks by].",
     },
 )
 _TEXT_STYLES: dict[str, Grammar] = {
