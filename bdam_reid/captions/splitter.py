@@ -42,6 +42,8 @@ _VOCABULARY = {
         "senior student hair haired hairs hairstyle hairdo haircut hairline ponytail ponytails pigtail "
         "pigtails braid braids braided bun bangs fringe afro bob curls dreadlocks bald balding buzzcut "
         "crewcut brunette blonde beard bearded stubble goatee moustache mustache whiskers sideburns "
+        "bloke chap chaps pensioner grandmother grandfather specs mane tresses slouching slouched stooping unshaven "
+        "shaven hairless beardless mustachioed whiskered "
         "scalp topknot chignon updo ringlets haircuts redhead headed "
         "clean-shaven shaved face faced facial complexion skin skinned glasses spectacles eyeglasses "
         "bespectacled build built body-build physique figure stature height weight posture stoop stooped "
@@ -73,7 +75,7 @@ _VOCABULARY = {
         "button-down zipper zip zipped pocket pockets cuffs hem strap straps stripe stripes striped plaid "
         "checked checkered checks polka-dot dots dotted floral flowers pattern patterned print printed "
         "prints logo design lettering graphic leather cotton wool woolen knitted knit denims fabric lace "
-        "fur"
+        "fur frock chinos bermudas stilettos brogues jersey singlet shawl stole clutch tote toque bonnet tartan gingham"
     ),
     _Kind.VERB: _words(
         "wearing wears wore worn dressed clad carrying carries carried holding holds sporting sports donning dons"

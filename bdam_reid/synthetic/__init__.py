@@ -12,7 +12,9 @@ Files in OUT, where a key is a `file_path` of reid_raw.json:
     imgs/                 the pictures, 96 x 192 pixels; keys are relative to it
     reid_raw.json         [{split, captions, file_path, processed_tokens, id}], as in CUHK-PEDES, ids from 1
     texts.json            key -> {identity, clothing, style}: identity and clothing in two separate texts
-    attributes.json       key -> {identity, outfit, outfit_index, bag_side, camera, viewpoint, occluded}
+    attributes.json       key -> {identity, outfit, outfit_index, bag_side, camera, viewpoint, occluded, visible,
+                                  visible_slots}
+    statements.json       key -> [{identity, clothing}], one a caption
     clothing_change.json  {queries: [{caption, id, outfit, file_path}],
                            gallery: [{captions, id, outfit, file_path}]}, of the test persons
     clothing_change_val.json  the same of the validation persons
@@ -27,6 +29,11 @@ clothes above or below the waist. Only identity attributes can find the person. 
 `imgs/clothing_change/` and not in reid_raw.json: the standard gallery has no image of a person in clothes
 that no query describes, and none of the test persons' gallery was seen by the model or by model selection,
 which has the validation persons' for it.
+
+A caption says what can be seen in its own picture only: no glasses from behind, no style of hair below a hat. `visible`
+lists the identity attributes that a picture shows, `visible_slots` the places of garments and bags that it shows, worn
+or not; `statements.json` has the values that each caption states. `python -m bdam_reid.synthetic.ceiling OUT` prints
+from them how well a perfect reader of the captions could do.
 
 `--layout market` writes pictures only, in folders and under names as Market-1501's; see `market.py`.
 """

@@ -72,7 +72,7 @@ def cast_shadow(image: Image.Image, centre: float, floor: float, width: float, l
 def expose(
     colour: Image.Image, light: Image.Image, behind: Image.Image, camera: Camera, brightness: float
 ) -> Image.Image:
-    """The lit person before what is behind, under the camera's light.
+    """The lit person before what is behind, under the camera's light; `colour` has its alpha in its colours.
 
     The light layer is blurred a little, so that relief turns into shading; lower parts of the picture get less light.
     """
@@ -80,9 +80,8 @@ def expose(
     shade = np.asarray(light.filter(ImageFilter.GaussianBlur(0.7)), dtype=np.float32) / NEUTRAL
     across = np.linspace(1.0 - 0.07 * camera.light, 1.0 + 0.07 * camera.light, WIDTH, dtype=np.float32)
     down = np.linspace(1.05, 0.93, HEIGHT, dtype=np.float32)
-    lit = pixels[..., :3] * (shade * across * down[:, None])[..., None]
-    alpha = pixels[..., 3:] / 255
-    mixed = lit * alpha + np.asarray(behind, dtype=np.float32) * (1 - alpha)
+    mixed = pixels[..., :3] * (shade * across * down[:, None])[..., None]
+    mixed += np.asarray(behind, dtype=np.float32) * (1 - pixels[..., 3:] / 255)
     mixed *= np.asarray(camera.gains, dtype=np.float32) * np.float32(brightness)
     return _image(mixed)
 

@@ -35,7 +35,8 @@ def render(person: Person, outfit: Outfit, shot: Shot, seed: int) -> Image.Image
         facing=facing,
         light=camera.light,
         lean=lean,
-        drop=0.05 if stooped else 0.0,
+        # Seen from the front or behind, only the head that sinks between the shoulders shows it.
+        drop=(0.05 if side_view else 0.075) if stooped else 0.0,
     )
     body = measures(person)
     painter = Painter(stance, body)

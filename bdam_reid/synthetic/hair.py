@@ -20,7 +20,7 @@ _BUN = {
     "back": ellipse(0, -0.14, 0.26, 0.24),
     "side": ellipse(-0.4, -0.08, 0.25, 0.25),
 }
-_GREYING = (186, 186, 190)
+_GRAYING = (186, 186, 190)
 # By view: the shine of a bald head and its brightness; cropped hair, which is shaved at the sides and darker above; the
 # size and places of curls, "behind" those of a front view that stand off the head.
 _BALD = {
@@ -65,7 +65,7 @@ class Hair:
         self._painter = painter.at(end=end, behind=min(end, 1.7), wide=0.5 if end > 1.2 else 0.47, part=parting)
         self._style, self._view, self._rng = person.hairstyle, view, rng
         self._falls, self._end, self._covered = person.hairstyle in FALL, end, covered
-        self._rgb, self._greying = person.hair_rgb, person.age == "middle-aged"
+        self._rgb, self._graying = person.hair_rgb, person.age == "middle-aged"
         self._bun = person.hairstyle == "bun" and not covered
         # Skin shows through what was shaved, less so above.
         self._stubble = [blend(person.hair_rgb, person.skin_rgb, share) for share in (0.62, 0.1)]
@@ -100,10 +100,10 @@ class Hair:
             self._draw_temples()
 
     def _draw_temples(self) -> None:
-        if self._greying:
+        if self._graying:
             outline = _TEMPLES[self._view][self._falls]
             for side in (self._painter,) if self._view == "side" else self._painter.sides():
-                side.shape(outline, _GREYING, rounds=1, relief=0.1)
+                side.shape(outline, _GRAYING, rounds=1, relief=0.1)
 
     def _draw_curls(self, where: str) -> None:
         size, places = _CURLS[where]
@@ -112,7 +112,7 @@ class Hair:
                 continue
             radius = size * self._rng.uniform(0.85, 1.15)
             # The curls at the temples and the nape.
-            rgb = _GREYING if self._greying and y > (0.5 if where == "back" else 0.35) else self._rgb
+            rgb = _GRAYING if self._graying and y > (0.5 if where == "back" else 0.35) else self._rgb
             self._painter.shape(ellipse(x, y, radius, radius, 10), rgb, relief=0.3, depth=0.8)
 
     def _draw_strands(self, left: float, right: float, top: float, bottom: float, count: int) -> None:

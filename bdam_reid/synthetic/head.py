@@ -15,24 +15,17 @@ _LENS = "-.15,.435 .15,.435 .135,.635 -.135,.635"
 _CHEEKS = {"slim": -0.035, "average": 0.0, "heavy": 0.075}
 # How far a beard must be from the colour of the skin.
 _BEARD_CONTRAST = 150
-# By view and age the lines of a face, as paths for both sides; they deepen with age.
+# By view the lines of a face: those of the middle-aged, and what the elderly have besides; they deepen with age.
 _LINES = {
-    "front": {
-        "middle-aged": (".1,.7 .19,.79 .19,.9", ".09,.625 .2,.655 .26,.62", "-.01,.935 .09,.935"),
-        "elderly": (
-            *(".1,.7 .19,.79 .19,.9", ".09,.625 .2,.655 .26,.62", "-.01,.935 .09,.935"),
-            *(".0,.27 .22,.27", "0,.345 .2,.345", ".29,.5 .36,.46", ".29,.54 .37,.57", ".26,.72 .29,.92"),
-        ),
-    },
-    "side": {
-        "middle-aged": (".32,.7 .25,.79 .26,.9", ".2,.62 .31,.63"),
-        "elderly": (
-            *(".32,.7 .25,.79 .26,.9", ".2,.62 .31,.63"),
-            *(".2,.28 .34,.29", ".2,.35 .35,.36", ".1,.5 .18,.52", ".1,.58 .18,.55", ".14,.68 .16,.88"),
-        ),
-    },
+    "front": (
+        (".1,.7 .19,.79 .19,.9", ".09,.625 .2,.655 .26,.62", "-.01,.935 .09,.935"),
+        ("0,.27 .22,.27", "0,.345 .2,.345", ".29,.5 .36,.46", ".29,.54 .37,.57", ".26,.72 .29,.92"),
+    ),
+    "side": (
+        (".32,.7 .25,.79 .26,.9", ".2,.62 .31,.63"),
+        (".2,.28 .34,.29", ".2,.35 .35,.36", ".1,.5 .18,.52", ".1,.58 .18,.55", ".14,.68 .16,.88"),
+    ),
 }
-_LINE_SHADES = {"middle-aged": 0.72, "elderly": 0.6}
 
 
 def _apart(hair: Rgb, skin: Rgb) -> Rgb:
@@ -49,7 +42,7 @@ class Head:
         person, side_view, size = figure.person, figure.pose.side_view, figure.body["head"]
         self._person, self._hat = person, figure.outfit.hat
         self._view = "side" if side_view else figure.pose.view
-        self._male, self._elderly = person.sex == "male", person.age == "elderly"
+        self._male = person.sex == "male"
         self._skin, self._beard = person.skin_rgb, _apart(person.hair_rgb, person.skin_rgb)
         self._brow = blend(person.hair_rgb, blend(self._skin, (30, 16, 12), 0.72), 0.45)
         self._lips = blend(self._skin, (130, 56, 52), 0.45) if self._male else blend(self._skin, (178, 48, 56), 0.62)
@@ -82,7 +75,7 @@ class Head:
         face = ".12,.02 .33,.12 .38+cheeks*.5,.42 jaw+.02+cheeks,.74 jaw*.62+cheeks,.98 .08,1.03"
         painter.shape(face, self._skin, half=True, rounds=2, relief=0.12, depth=0.7)
         self._draw_beard()
-        self._draw_lines(self._skin)
+        self._draw_lines()
         for x in (-0.165, 0.165):
             if self._person.glasses:
                 painter.at(x * 1.06).fill(_LENS, blend(self._skin, _GLASS, 0.7))
@@ -98,12 +91,15 @@ class Head:
                 painter.at(side=sign).line(".3,.49 .39,.5", _FRAMES, 0.06)
             painter.line("-.06,.49 .06,.49", _FRAMES, 0.055)
 
-    def _draw_lines(self, skin: Rgb) -> None:
+    def _draw_lines(self) -> None:
         """The lines of a face, which part the three ages."""
-        age, view = self._person.age, "side" if self._view == "side" else "front"
-        for side in self._painter.sides() if view == "front" else (self._painter,):
-            for path in _LINES[view].get(age, ()):
-                side.line(path, tone(skin, _LINE_SHADES[age]), 0.034)
+        if self._person.age == "young":
+            return
+        middle, late = _LINES[self._view]
+        paths, shade = ((*middle, *late), 0.6) if self._person.age == "elderly" else (middle, 0.72)
+        for side in (self._painter,) if self._view == "side" else self._painter.sides():
+            for path in paths:
+                side.line(path, tone(self._skin, shade), 0.034)
 
     def _draw_beard(self) -> None:
         if self._person.beard == "full":
@@ -134,7 +130,7 @@ class Head:
         painter.line(
             ".28,.84 .395,.835" if self._male else ".28,.83 .41,.825", self._lips, 0.05 if self._male else 0.085
         )
-        self._draw_lines(self._skin)
+        self._draw_lines()
         self._draw_beard_from_side()
         self._hair.draw()
         if self._person.hairstyle not in FALL:

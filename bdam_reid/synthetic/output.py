@@ -56,15 +56,15 @@ def save(image: Image.Image, path: Path) -> None:
     image.save(path, quality=88)
 
 
-def draw_all(work: Callable[[Job], Result], jobs: Sequence[Job], processes: int | None) -> list[Result]:
-    """What the work gives for every person, in order, by so many processes (by default one a core), with a progress
-    bar.
+def draw_all(work: Callable[[Job], Result], jobs: Sequence[Job], processes: int | None) -> Iterator[Result]:
+    """What the work gives for every person, in order and as it comes, by so many processes (by default one a core),
+    with a progress bar.
     """
     processes = _cores() if processes is None else processes
     if processes < 1:
         raise SyntheticError(f"expected one drawing process or more, got {processes}")
     results = _in_parallel(work, jobs, processes)
-    return list(tqdm(results, total=len(jobs), desc="Drawing people", unit=" id", disable=None))
+    yield from tqdm(results, total=len(jobs), desc="Drawing people", unit=" id", disable=None)
 
 
 def _cores() -> int:

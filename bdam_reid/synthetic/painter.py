@@ -54,7 +54,8 @@ class Painter:
 
     def __init__(self, stance: Stance, measures: Mapping[str, float]):
         size = (WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING)
-        self.colour, self.light = Image.new("RGBA", size), Image.new("L", size, NEUTRAL)
+        # Colours with alpha already in them: what is drawn is opaque, so that only reduction mixes them.
+        self.colour, self.light = Image.new("RGBa", size), Image.new("L", size, NEUTRAL)
         self._colour, self._light = ImageDraw.Draw(self.colour), ImageDraw.Draw(self.light)
         self._stance, self._unit = stance, stance.height * SUPERSAMPLING
         self._toward_light = stance.light * stance.facing
@@ -132,14 +133,14 @@ class Painter:
         return self._origin[0] + x * cos - y * sin, self._origin[1] + x * sin + y * cos
 
     def _pixels(self, outline: Outline) -> list[Point]:
-        return [self._pixel(x, y) for x, y in outline]
-
-    def _pixel(self, x: float, y: float) -> Point:
-        stance, bend = self._stance, max(0.0, (_HIP - y) / _HIP) ** 1.5
-        return (
-            stance.centre * SUPERSAMPLING + stance.facing * (x + stance.lean * bend) * self._unit,
-            stance.top * SUPERSAMPLING + (y + stance.drop * bend) * self._unit,
-        )
+        stance, high = self._stance, self._unit
+        left, top, wide = stance.centre * SUPERSAMPLING, stance.top * SUPERSAMPLING, stance.facing * high
+        if stance.lean or stance.drop:
+            bends = [max(0.0, (_HIP - y) / _HIP) ** 1.5 for _, y in outline]
+            outline = [
+                (x + stance.lean * bend, y + stance.drop * bend) for (x, y), bend in zip(outline, bends, strict=True)
+            ]
+        return [(left + x * wide, top + y * high) for x, y in outline]
 
     def _thickness(self, width: float) -> int:
         return max(1, round(width * self._size * self._unit))

@@ -59,7 +59,7 @@ _ANNOTATORS: tuple[Grammar, ...] = (
         "(they belong to|this is what is worn by) {owner}[, {view}].",
     },
     {  # One relative clause around the clothes.
-        "text": "{subject} who is wearing {outfit}[ and carrying {carried}][ has {traits} / walks by].",
+        "text": "{subject} who is wearing {outfit}[ and carrying {carried}] [has {traits} / walks by].",
     },
 )
 _TEXT_STYLES: dict[str, Grammar] = {
@@ -80,8 +80,8 @@ _RULE = re.compile(r"\[(?P<optional>[^]]*)\]|\((?P<choice>[^)]*)\)|\{(?P<name>[^
 
 # How often an annotator mentions what can be seen.
 _MENTION = {
-    **{"age": 0.8, "build": 0.8, "height": 0.8, "skin": 0.5, "posture": 0.75},
-    **{"hair": 0.92, "glasses": 0.9, "beard": 0.9},
+    **{"age": 0.86, "build": 0.86, "height": 0.86, "skin": 0.6, "posture": 0.8},
+    **{"hair": 0.94, "glasses": 0.9, "beard": 0.9},
     **{"outer": 1.0, "upper": 0.95, "lower": 0.97, "shoes": 0.75, "bag": 0.92, "hat": 0.95, "scarf": 0.85},
     "view": 0.25,
 }
@@ -93,6 +93,7 @@ _TRAITS = {"skin": words.SKIN_WORDS, "posture": words.POSTURE_WORDS}
 _ADJECTIVE = 0.12
 """How often hair is an adjective of the person ("a fair-haired woman")."""
 _GRAYING = 0.2
+"""How often the hair of the middle-aged is said to turn gray, which states the age."""
 
 
 class Caption(NamedTuple):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,8 +19,9 @@ from bdam_reid.synthetic.sentences import Caption, write_captions, write_texts
 from bdam_reid.synthetic.visible import visible_slots, visible_traits
 from bdam_reid.synthetic.wardrobe import sample_wardrobe
 
-# The clothing-change files, and the split whose persons each is about.
-_CHANGES = {"clothing_change.json": "test", "clothing_change_val.json": "val"}
+_BY_KEY = ("texts", "attributes", "statements")
+# The clothing-change file of each split that has one.
+_CHANGES = {"test": "clothing_change.json", "val": "clothing_change_val.json"}
 # Shots of the outfits of one person; a training person has a rarely seen third outfit by chance.
 _SHOTS = {"train": (3, 2), "val": (4, 2), "test": (4, 2)}
 _THIRD_OUTFIT = 0.3
@@ -60,9 +63,7 @@ def write_synthetic(
     splits = ["train"] * (identities - 2 * held_out) + ["val"] * held_out + ["test"] * held_out
     with new_folder(out) as folder:
         people = draw_all(partial(_draw_person, folder, seed), list(enumerate(splits, start=1)), processes)
-        pictures = [picture for person in people for picture in person]
-        _write_index(folder, pictures)
-    return len(pictures)
+        return _write_index(folder, chain.from_iterable(people))
 
 
 def _draw_person(root: Path, seed: int, job: tuple[int, str]) -> list[_Picture]:
@@ -104,22 +105,62 @@ def _item_attributes(item: Item) -> dict[str, str | None]:
     return {"kind": item.kind, "colour": item.colour, "pattern": item.pattern, "second_colour": item.second}
 
 
-def _write_index(folder: Path, pictures: list[_Picture]) -> None:
-    standard = [picture for picture in pictures if not picture.changed]
-    _write_json(folder / "reid_raw.json", [_record(picture) for picture in standard])
-    _write_json(folder / "texts.json", {picture.key: picture.texts for picture in pictures})
-    _write_json(folder / "attributes.json", {picture.key: picture.attributes for picture in pictures})
-    _write_json(folder / "statements.json", {picture.key: _statements(picture) for picture in pictures})
-    for name, split in _CHANGES.items():
-        _write_json(folder / name, _clothing_change([picture for picture in pictures if picture.split == split]))
+def _write_index(folder: Path, pictures: Iterable[_Picture]) -> int:
+    """Write all files but the pictures, as these come; their number."""
+    changes: dict[str, dict[str, list[Any]]] = {split: {"queries": [], "gallery": []} for split in _CHANGES}
+    count = 0
+    with ExitStack() as stack:
+        raw, texts, attributes, statements = (
+            stack.enter_context(_lines(folder / name, ends))
+            for name, ends in (("reid_raw.json", "[]"), *((f"{name}.json", "{}") for name in _BY_KEY))
+        )
+        for picture in pictures:
+            count += 1
+            key = f"{json.dumps(picture.key)}: "
+            texts(key + _json(picture.texts))
+            attributes(key + _json(picture.attributes))
+            statements(key + _json(_statements(picture)))
+            if not picture.changed:
+                raw(_json(_record(picture)))
+            if picture.split in changes:
+                _add_change(changes[picture.split], picture)
+    for split, name in _CHANGES.items():
+        lists = (f"{_json(key)}: [\n{_entries(found)}\n]" for key, found in changes[split].items())
+        (folder / name).write_text("{" + ",\n".join(lists) + "}\n", encoding="utf-8")
+    return count
 
 
-def _clothing_change(pictures: list[_Picture]) -> dict[str, Any]:
-    """The captions of persons in their first outfit, and their pictures in another."""
-    return {
-        "queries": [query for picture in pictures if not picture.changed for query in _queries(picture)],
-        "gallery": [{"captions": _texts(p), **_worn(p)} for p in pictures if p.changed],
-    }
+@contextmanager
+def _lines(path: Path, ends: str) -> Iterator[Callable[[str], None]]:
+    """A JSON list or object whose entries are written one a line: the encoder of the standard library is fast without
+    indentation only.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        separator = ends[0] + "\n"
+
+        def add(entry: str) -> None:
+            nonlocal separator
+            file.write(separator + entry)
+            separator = ",\n"
+
+        yield add
+        file.write(f"\n{ends[1]}\n")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _entries(values: Iterable[Any]) -> str:
+    return ",\n".join(map(_json, values))
+
+
+def _add_change(change: dict[str, list[Any]], picture: _Picture) -> None:
+    """The captions of persons in their first outfit are queries, their pictures in another the gallery."""
+    if picture.changed:
+        change["gallery"].append({"captions": _texts(picture), **_worn(picture)})
+    else:
+        change["queries"] += _queries(picture)
 
 
 def _statements(picture: _Picture) -> list[dict[str, Any]]:
@@ -146,7 +187,3 @@ def _queries(picture: _Picture) -> Iterator[dict[str, Any]]:
 
 def _worn(picture: _Picture) -> dict[str, Any]:
     return {"id": picture.identity, "outfit": picture.attributes["outfit_index"], "file_path": picture.key}
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

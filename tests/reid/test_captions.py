@@ -45,6 +45,16 @@ EXAMPLES = [
         "A boy facing away from the camera.",
         "wearing a red shirt.",
     ),
+    (
+        "A towering, unshaven chap with flaxen hair in a gingham jersey, slouching.",
+        "A towering, unshaven chap with flaxen hair, slouching.",
+        "in a gingham jersey.",
+    ),
+    (
+        "A short-statured, twenty-something lady, facing the camera, has a hand bag.",
+        "A short-statured, twenty-something lady, facing the camera.",
+        "has a hand bag.",
+    ),
     ("The man looks at the camera. He holds a camera.", "The man looks at the camera.", "He holds a camera."),
     (
         "Wearing a long coat and boots, an old woman with white hair walks by, carrying a purse in her hand.",

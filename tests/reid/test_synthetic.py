@@ -279,6 +279,9 @@ def test_captions_state_only_what_is_true_and_visible() -> None:
             for name, stated in caption.clothing.items():
                 fields = {"second" if field == "second_colour" else field: value for field, value in stated.items()}
                 assert fields.items() <= worn[name].items()
+                told = [ITEM_WORDS[stated["kind"]]] if "kind" in stated else []
+                for listed in (*told, COLOUR_WORDS[stated["colour"]]):
+                    assert any(mentions(caption.text, word) for word in listed), (caption.text, stated)
 
 
 def person_with(**values: Any) -> Person:
@@ -311,6 +314,45 @@ def test_what_can_be_seen_of_a_person(person: dict, outfit: str, viewpoint: str,
     shot = Shot(0, viewpoint, "none", "shot")
     traits = {"sex", "age", "build", "height", "skin", "hair_colour", "hairstyle", "posture", "glasses", "beard"}
     assert traits - set(visible_traits(person_with(**person), Outfit(**items), shot)) == hidden
+
+
+@pytest.mark.parametrize(
+    ("worn", "viewpoint", "hidden"),
+    [
+        ({}, "front", set()),
+        ({}, "left", {"bag"}),
+        ({"bag": "backpack"}, "left", set()),
+        ({"bag": "handbag"}, "left", {"bag"}),
+        ({"bag": "handbag"}, "right", set()),
+        ({"outer": "jacket"}, "back", {"upper"}),
+        ({"outer": "jacket", "upper": "dress"}, "back", set()),
+        ({"outer": "coat", "upper": "dress"}, "back", {"upper"}),
+        ({"outer": "coat", "lower": "shorts"}, "back", {"upper", "lower"}),
+        ({"outer": "coat", "lower": "shorts"}, "front", set()),
+        ({"scarf": "scarf"}, "back", {"scarf"}),
+    ],
+)
+def test_what_can_be_seen_of_the_clothes(worn: dict[str, str], viewpoint: str, hidden: set[str]) -> None:
+    kinds = {"upper": "sweater", "lower": "jeans", "shoes": "sneakers"} | worn
+    outfit = Outfit(**{slot: Item(kind, "green", (0, 160, 0)) for slot, kind in kinds.items()})  # type: ignore[arg-type]
+    person, slots = person_with(hairstyle="long"), {"outer", "upper", "lower", "shoes", "bag", "hat", "scarf"}
+    unseen = slots - set(visible_slots(person, outfit, Shot(0, viewpoint, "none", "shot")))
+    assert unseen - {"scarf"} == hidden - {"scarf"}
+    assert ("scarf" in unseen) == (viewpoint == "back")
+    below = visible_slots(person, outfit, Shot(0, viewpoint, "low", "shot"))
+    assert slots - set(below) == unseen | {"shoes"}
+
+
+def test_what_shows_below_an_open_jacket_is_a_top_without_its_print() -> None:
+    upper = Item("hoodie", "red", (200, 0, 0), "printed", "white")
+    shoes, lower = Item("boots", "black", (9, 9, 9)), Item("jeans", "blue", (0, 0, 200))
+    shot = Shot(0, "front", "none", "shot")
+    bare, below = (
+        visible_items(person_with(), Outfit(upper, lower, shoes, outer), shot)["upper"]
+        for outer in (None, Item("jacket", "green", (0, 160, 0)))
+    )
+    assert bare == upper
+    assert (below.kind, below.colour, below.pattern, below.second) == ("top", "red", "plain", None)
 
 
 def test_captions_of_a_shot_differ_and_repeat() -> None:
