@@ -25,9 +25,9 @@ def test_self_attention_layer() -> None:
         close(actual, norm(layer.norm, tokens + linear(layer.out, attended)))
 
 
-def naive_bdam(bdam: Decoupling, tokens: Tensor) -> dict[str, Tensor]:
-    """One image's tokens (L, D) -> features, equation by equation."""
-    identity, clothing = linear(bdam.projection, tokens).split(WIDTH, dim=-1)
+def naive_streams(bdam: Decoupling, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """One image's tokens (L, D) -> the streams of identity and clothing after the last layer."""
+    identity, clothing = linear(bdam.projection, tokens).tensor_split(2, dim=-1)
     for layer in bdam.identity_layers:
         attended = attention(*linear(layer.qkv, identity).chunk(3, dim=-1))
         identity = norm(layer.norm, identity + linear(layer.out, attended))
@@ -45,6 +45,12 @@ def naive_bdam(bdam: Decoupling, tokens: Tensor) -> dict[str, Tensor]:
             norm(layer.identity_norm, identity + from_clothing),
             norm(layer.clothing_norm, clothing + from_identity),
         )
+    return identity, clothing
+
+
+def naive_bdam(bdam: Decoupling, tokens: Tensor) -> dict[str, Tensor]:
+    """One image's tokens (L, D) -> features, equation by equation."""
+    identity, clothing = naive_streams(bdam, tokens)
     pooled_id, pooled_clo = identity.sum(0) / len(tokens), clothing.sum(0) / len(tokens)
     if bdam.gate is None:
         pooled = {"identity": pooled_id, "clothing": pooled_clo, "pooled_clothing": pooled_clo}
@@ -61,8 +67,8 @@ def naive_bdam(bdam: Decoupling, tokens: Tensor) -> dict[str, Tensor]:
 
 def naive_cross_attention(module: BidirectionalCrossAttention, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """out_a = softmax(q_a k_b^T / sqrt d) v_b and the other way, of two streams (L, D)."""
-    q_a, k_a, v_a = linear(module.qkv_a, a).split(WIDTH, dim=-1)
-    q_b, k_b, v_b = linear(module.qkv_b, b).split(WIDTH, dim=-1)
+    q_a, k_a, v_a = linear(module.qkv_a, a).tensor_split(3, dim=-1)
+    q_b, k_b, v_b = linear(module.qkv_b, b).tensor_split(3, dim=-1)
     return linear(module.out_a, attention(q_a, k_b, v_b)), linear(module.out_b, attention(q_b, k_a, v_a))
 
 
