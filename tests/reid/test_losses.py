@@ -360,6 +360,19 @@ def test_a_learnt_temperature_falls_to_the_least_and_no_further() -> None:
     close(temperatures["info"], 0.02)
 
 
+def test_a_temperature_at_the_least_can_rise_again() -> None:
+    """Everybody is matched with another's text, so that the warmest temperature is best."""
+    temperatures = Temperatures(LossConfig(temperature=0.005, learnt_temperature=True))
+    image, text = torch.eye(4), torch.eye(4).roll(1, 0)
+    optimizer = torch.optim.SGD(temperatures.parameters(), lr=0.01)
+    close(temperatures["clothing"], LEAST_TEMPERATURE)
+    for _ in range(3):
+        optimizer.zero_grad()
+        clothing_alignment(image, text, temperatures["clothing"]).backward()
+        optimizer.step()
+    assert temperatures["clothing"] > 1.1 * LEAST_TEMPERATURE
+
+
 # All losses of a batch
 
 
