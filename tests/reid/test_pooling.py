@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from naive import HEADS, WIDTH, close, linear, norm, random
-from test_decoupling import naive_streams
+from naive import HEADS, WIDTH, close, linear, naive_streams, norm, random
 from torch import Tensor, nn
 
 from bdam_reid.encoders.pooling import AttentionPooling
@@ -101,7 +100,7 @@ def decoupling(grids: Any, **changes: Any) -> PositionalDecoupling:
 def naive_positional(module: PositionalDecoupling, tokens: Tensor, grids: Any, merge: int) -> dict[str, Tensor]:
     numbers = neighbourhoods(grids, merge).tolist()
     squares = [[t for t, n in zip(tokens, numbers, strict=True) if n == number] for number in range(max(numbers) + 1)]
-    identity, clothing = naive_streams(module, torch.stack([sum(s) / len(s) for s in squares]))  # type: ignore[arg-type]
+    identity, clothing = naive_streams(module, torch.stack([sum(s) / len(s) for s in squares]))
     head = grids[0][0] * grids[0][1]
     pooled_id = naive_pooling(module.identity_pooling, tokens, identity, numbers, head)
     pooled_clo = naive_pooling(module.clothing_pooling, tokens, clothing, numbers, head)
