@@ -111,8 +111,13 @@ def test_impossible_values_are_named(arguments: str, said: str) -> None:
     [
         ("--method.image.width 130", "--method.image.width must be a multiple of 4 for 3 layers, each twice as wide"),
         ("--method.image.layers 9", "--method.image.width must be a multiple of 256 for 9 layers"),
+        ("--method.image.pretrained vit", "--method.image.kind convolutions"),
+        ("--method.image.frozen True", "--method.image.kind convolutions"),
+        ("--method.image.kind transformer", "--method.image.head-crop needs --method.image.kind convolutions"),
         ("--method.text.heads 7", "--method.text.width must be a multiple of --method.text.heads"),
         ("--method.text.noise -1", "--method.text.noise must be at least 0, got -1.0"),
+        ("--method.text.noise 0.5", "--method.text.noise needs --method.text.words"),
+        ("--method.text.words x --method.text.pretrained y", "--method.text.words and --method.text.pretrained"),
         ("--method.decoupling.heads 7", "--method.decoupling.width must be a multiple of --method.decoupling.heads"),
         (
             "--method.decoupling.width 0 --method.decoupling.heads 7",
