@@ -247,6 +247,12 @@ def test_the_table_of_published_words_is_frozen_and_in_half_precision(saved: Pat
     assert unread == ["model.embeddings.word_embeddings.weight"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_words_have_the_type_of_the_encoder(saved: Path, dtype: torch.dtype) -> None:
+    encoder = TextEncoder(words_of(saved / "bert"), 40, 20).to(dtype).eval()
+    assert encoder(torch.randint(0, 40, (2, 9)), torch.ones(2, 9, dtype=torch.bool)).dtype == dtype
+
+
 def test_words_have_noise_in_training_only(saved: Path) -> None:
     published = transformers.BertModel.from_pretrained(saved / "bert").float()
     words = WordVectors(published, words_of(saved / "bert", width=16, noise=0.5))
