@@ -15,13 +15,14 @@ import transformers
 from tiny_run import start, steps_done, tensors_of, tiny_demo, train_alone
 
 import bdam_reid
+from bdam_reid.config import ConfigError
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.tokens import train_wordpiece
 from bdam_reid.engine.checkpoint import load_state, load_weights
 from bdam_reid.engine.run import load_best, load_config, read_curves
 from bdam_reid.evaluate import Options, evaluate_run
 from bdam_reid.methods import PRESETS
-from bdam_reid.methods.bdam.method import BDAM
+from bdam_reid.methods.bdam.method import BDAM, prepare
 
 STEPS = 8
 
@@ -144,3 +145,9 @@ def test_published_words_are_needed_for_training_only(people: Path, published: P
     first, again = (retriever.embed_texts(["a man in a red shirt"]) for _ in range(2))
     assert torch.equal(first, again)
     assert load_state(trained / "last")["progress"]["step"] == STEPS // 2
+
+
+def test_words_that_cannot_be_had_are_named_by_their_field(people: Path, tmp_path: Path) -> None:
+    config = tiny_demo(people, tmp_path / "run", "--method.text.words", "./no-such-words")
+    with pytest.raises(ConfigError, match=r"tokenizer of --method\.text\.words './no-such-words' could not be loaded"):
+        prepare(config.method, config.data, load_dataset(people), tmp_path)  # type: ignore[arg-type]
