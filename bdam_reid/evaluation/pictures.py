@@ -190,11 +190,11 @@ def _smooth(values: Sequence[float]) -> np.ndarray:
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
-def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
-    """Bars of linear probe accuracy, a panel for each group of attributes.
+def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> None:
+    """Accuracy of probes, a panel for each group of attributes: bars of the network, diamonds of the linear probe.
 
     Args:
-        scores: group -> attribute -> {"chance", a feature's name, ..., "images"}, all but images in percent.
+        scores: group -> attribute -> row, as `probes.Row`.
     """
     groups = {group: rows for group, rows in scores.items() if rows}
     with plt.rc_context(STYLE):
@@ -204,24 +204,46 @@ def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, float]]], path: P
         )  # fmt: skip
         for axes, (group, rows) in zip(row[0], groups.items(), strict=True):
             _draw_bars(axes, rows)
-            axes.set(title=f"{group} attributes, read by a linear probe, accuracy in %", ylim=(0, 100))
+            axes.set(title=f"{group} attributes, accuracy in %", ylim=(0, 100))
         handles, labels = row[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        figure.legend(handles, labels, loc="outside lower center", ncols=5)
         _save(figure, path)
 
 
-def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
+def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
     places = np.arange(len(rows))
-    features = [key for key in next(iter(rows.values())) if key not in ("chance", "images")]
+    features = list(next(iter(rows.values()))["mlp"])
     width = 0.8 / len(features)
     for number, (key, colour) in enumerate(zip(features, SERIES, strict=False)):
-        shift = (number - (len(features) - 1) / 2) * width
-        values = [row[key] for row in rows.values()]
-        axes.bar(places + shift, values, 0.95 * width, color=colour, label=f"from the {key} feature")
+        at = places + (number - (len(features) - 1) / 2) * width
+        network, linear = ([row[probe][key] for row in rows.values()] for probe in ("mlp", "linear"))
+        axes.bar(at, network, 0.95 * width, color=colour, label=f"{key} feature, small network")
+        axes.scatter(at, linear, 14, color=INK, marker="D", facecolor="white", label="linear probe", zorder=3)
     chance = [row["chance"] for row in rows.values()]
     axes.hlines(chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="always the majority class")
     axes.set_xticks(places, [name.replace("_", " ") for name in rows], rotation=35, ha="right")
     axes.grid(False, axis="x")
+
+
+def draw_views(gains: Mapping[str, Mapping[str, float | None]], path: Path) -> None:
+    """A heat map of accuracy less chance, in percent: attributes in columns, viewpoints in rows.
+
+    Args:
+        gains: attribute -> viewpoint -> gain; None where there is none.
+    """
+    names = list(next(iter(gains.values())))
+    values = np.array([[row[name] for row in gains.values()] for name in names], dtype=float)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(WIDTH, 1.3 + 0.42 * len(names)), layout="constrained")
+        image = axes.imshow(values, cmap="RdBu", vmin=-60, vmax=60, aspect="auto")
+        for (y, x), value in np.ndenumerate(values):
+            words = "-" if math.isnan(value) else f"{value:.0f}"
+            axes.text(x, y, words, ha="center", va="center", color="white" if abs(value) > 35 else INK, size=9)
+        axes.set_xticks(range(len(gains)), [name.replace("_", " ") for name in gains], rotation=35, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(False)
+        figure.colorbar(image, label="accuracy less chance, %")
+        _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:
