@@ -20,7 +20,6 @@ from PIL import Image, ImageDraw
 
 from bdam_reid.data.images import ImageError, open_image
 from bdam_reid.evaluation.retrievals import Retrieval, Shown
-from bdam_reid.evaluation.tables import RATES
 
 RIGHT, WRONG, INK, GREY = "#2e9e5b", "#d1453b", "#22303c", "#8a97a3"
 BLUE, ORANGE, GREEN, PURPLE, BROWN = "#2f6fb2", "#d9822b", "#2e9e5b", "#8e5bb0", "#a08c6a"
@@ -54,6 +53,8 @@ STYLE: Any = {
     "savefig.dpi": 130,
 }
 
+_VALIDATED = {"r1": "R-1", "map": "mAP", "other_r1": "R-1, other clothes", "other_map": "mAP, other clothes"}
+"""Rates of validation that are drawn."""
 Curve = tuple[Sequence[float], Sequence[float]]
 """Steps and values."""
 
@@ -149,23 +150,25 @@ def draw_gates(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> No
 
 
 def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
-    """Losses, task weights where there are any, and validation metrics over the steps.
+    """Losses, validation, and where there are any task weights and what the parts of the embedding share, over the
+    steps.
 
     Args:
-        curves: named "loss/…", "weight/…", "val/…".
+        curves: named "loss/…", "weight/…", "val/…", as TensorBoard has them.
     """
-    titles = {"loss": "Losses", "weight": "Task weights", "val": "Validation, %"}
     panels = {
-        group: {name.removeprefix(f"{group}/"): c for name, c in curves.items() if name.startswith(f"{group}/")}
-        for group in titles
+        "Losses": _series(curves, "loss/"),
+        "Task weights": _series(curves, "weight/"),
+        "Validation, %": {
+            words: curves[f"val/{name}"] for name, words in _VALIDATED.items() if f"val/{name}" in curves
+        },
+        "Dependence of the parts, CKA": _series(curves, "val/cka_"),
     }
-    if not panels["weight"]:
-        del panels["weight"]
+    panels = {title: series for title, series in panels.items() if series or title in ("Losses", "Validation, %")}
     with plt.rc_context(STYLE):
         figure, row = plt.subplots(1, len(panels), figsize=(WIDTH, 3.7), layout="constrained")
-        for axes, (group, series) in zip(row, panels.items(), strict=True):
-            for index, (name, (steps, values)) in enumerate(series.items()):
-                label = RATES.get(name, name)
+        for axes, (title, series) in zip(row, panels.items(), strict=True):
+            for index, (label, (steps, values)) in enumerate(series.items()):
                 dense, colour = len(steps) > 40, INK if label == "total" else SERIES[index % len(SERIES)]
                 if dense:
                     axes.plot(steps, values, color=colour, linewidth=0.5, alpha=0.25)
@@ -173,14 +176,18 @@ def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
                     steps, _smooth(values) if dense else values, color=colour, linewidth=1.6,
                     label=label, marker="" if dense else "o", markersize=3, zorder=10 - index,
                 )  # fmt: skip
-            axes.set(title=titles[group], xlabel="step")
-            if group == "loss":
+            axes.set(title=title, xlabel="step")
+            if title == "Losses":
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter("{x:g}")
                 axes.yaxis.set_minor_formatter("")
             if series:
-                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         _save(figure, path)
+
+
+def _series(curves: Mapping[str, Curve], prefix: str) -> dict[str, Curve]:
+    return {name.removeprefix(prefix): curve for name, curve in curves.items() if name.startswith(prefix)}
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:

@@ -337,6 +337,8 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
         "loss/info": (steps, [3 * 0.99**s for s in steps]),
         "weight/info": (steps, [1.0] * 300),
         "val/r1": ([100, 200], [10.0, 20.0]),
+        "val/other_r1": ([100, 200], [5.0, 9.0]),
+        "val/cka_rbf": ([100, 200], [0.8, 0.2]),
     }
     pictures.draw_curves({name: (list(map(float, x)), y) for name, (x, y) in curves.items()}, tmp_path / "curves.png")
     pictures.draw_curves({}, tmp_path / "none.png")
