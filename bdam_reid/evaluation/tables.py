@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bdam_reid.evaluation.attributes import GROUPS
@@ -10,7 +10,7 @@ from bdam_reid.methods.method import first_alone
 
 CLOTHES_WORDS: Mapping[str, str] = {"same": "the same clothes", "other": "other clothes"}
 RATES = {"r1": "R-1", "r5": "R-5", "r10": "R-10", "map": "mAP", "minp": "mINP"}
-_TITLE = 36
+_TITLE = 42
 
 
 def describe(metrics: Mapping[str, Any]) -> str:
@@ -52,9 +52,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     for name, found in metrics["protocols"].items():
         lines.append(f"{title(name)}: {CLOTHES_WORDS[found['clothes']]}")
         for keys in _alike(weights, found):
-            row, how = found["results"][keys[0]], ", ".join(_how(key) for key in keys)
+            row = found["results"][keys[0]]
             rates = "".join(f"{row[rate]:7.2f}" for rate in RATES)
-            lines.append(f"{f'  {how}':<{_TITLE}}{rates}{row['queries']:>9}{row['gallery']:>9}")
+            lines.append(f"{f'  {_how(keys)}':<{_TITLE}}{rates}{row['queries']:>9}{row['gallery']:>9}")
         lines.append(f"{'  by chance':<{_TITLE}}{found['chance_r1']:7.2f}")
         lines += _left_out(found, row)
     return "\n".join(lines)
@@ -70,9 +70,11 @@ def _alike(weights: Mapping[str, Mapping[str, float]], found: Mapping[str, Any])
     return list(groups.values())
 
 
-def _how(result: str) -> str:
-    """What a result is ranked with, in words."""
-    return f"for {CLOTHES_WORDS[result]}" if result in CLOTHES_WORDS else f"{result} alone"
+def _how(results: Sequence[str]) -> str:
+    """What results are ranked with, in words."""
+    questions = [name for name in results if name in CLOTHES_WORDS]
+    asked = [f"for {', '.join(questions)} clothes"] if questions else []
+    return ", ".join([*asked, *(f"{name} alone" for name in results if name not in CLOTHES_WORDS)])
 
 
 def _left_out(found: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:
@@ -94,10 +96,12 @@ def _gate_table(gates: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 
 def _probe_tables(probes: Mapping[str, Any]) -> Iterator[str]:
-    """A table for each split; of the outfit's colours in the first part of the embedding; and of the attributes by
-    view."""
-    for split, groups in probes["persons"].items():
-        yield _probe_table(f"read from {split} persons, %", groups, probes["above_chance"][split])
+    """Means of each split but the last, all attributes of that; the outfit's colours in the first part of the
+    embedding; and attributes by view."""
+    *means, whole = probes["persons"]
+    for split in means:
+        yield _probe_table(f"read of {split} persons, %", dict.fromkeys(GROUPS, {}), probes["above_chance"][split])
+    yield _probe_table(f"read of {whole} persons, %", probes["persons"][whole], probes["above_chance"][whole])
     colours = probes["persons"].get("test", {}).get("outfit", {})
     said = [
         f"{name} {row['mlp'][first_feature(probes)]:.1f} (chance {row['chance']:.1f})"

@@ -55,8 +55,8 @@ def validator(
 
 def dependence(parts: Mapping[str, slice], embeddings: Tensor) -> dict[str, float]:
     """How much the first part of embeddings (N, E) has in common with the others: normalised HSIC, which with linear
-    kernels is linear CKA, as "cka_linear" and "cka_rbf". 0 is independent, 1 the most. The estimator has no bias, so that
-    few images of wide embeddings are not alike by chance, and may be negative; what it cannot tell is left out.
+    kernels is linear CKA, as "cka_linear" and "cka_rbf". 0 is independent, 1 the most. The estimator has no bias, so
+    that few images of wide embeddings are not alike by chance, and may be negative; what it cannot tell is left out.
     """
     first, *others = (embeddings[:, part] for part in parts.values())
     if not others or len(embeddings) < MIN_IMAGES:
