@@ -50,6 +50,9 @@ class DataConfig:
     texts_probability: Annotated[float, Range(0, 1)] = 0.5
     """Chance that a training text is the identity/clothing pair of texts.json instead of the split human caption."""
     augment: bool = True
+    """Whether training images are varied: mirrored, shifted, relit, partly erased."""
+    erase: Annotated[float, Range(0, 1)] = 0.3
+    """Chance that a varied image loses a part."""
     hold_out: bool = True
     """Where a set has no validation split: whether a tenth of the training persons is one. Without it all of them are
     trained on, as for published figures; the last checkpoint is the result, and weights of parts are the method's."""
@@ -66,7 +69,8 @@ class DataConfig:
 class EngineConfig:
     """How a run is computed, whatever its method."""
 
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "auto", "bf16", "fp16"] = "no"
+    """auto: bf16 where the GPU or processor multiplies in it, else no; a CPU without is many times slower in it."""
     validate_every: int = 1
     """Epochs between validations, each of which saves the best checkpoint if it is better than all before."""
     save_every: Annotated[int, Range(0)] = 200

@@ -60,7 +60,7 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     """
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.data.records import CLOTHES
-    from bdam_reid.engine.environment import find_device, repeat_bits
+    from bdam_reid.engine.environment import find_device, precision_on, repeat_bits
     from bdam_reid.engine.run import load_best, load_config, log, start_log
     from bdam_reid.evaluation.evaluator import evaluate
     from bdam_reid.evaluation.page import draw_page
@@ -81,7 +81,7 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     output.mkdir(parents=True, exist_ok=True)
     start_log(output)
     log.info(f"{run}: {dataset.name} at {root}, on {device}\n{dataset.report}")
-    precision = config.engine.mixed_precision
+    precision = precision_on(device, config.engine)
     embedder = Embedder(method.to(device), device, precision, options.batch_size, allow_missing)
     weights = dict.fromkeys(CLOTHES, options.weights) if options.weights else method.chosen_weights(best)
     found = evaluate(embedder, dataset, weights, output, options.split)

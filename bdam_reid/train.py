@@ -30,7 +30,7 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     """
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.engine.checkpoint import write_json
-    from bdam_reid.engine.environment import environment, make_accelerator
+    from bdam_reid.engine.environment import environment, make_accelerator, precision_on
     from bdam_reid.engine.run import load_best, log, open_run
     from bdam_reid.engine.trainer import Trainer, make_method
     from bdam_reid.evaluation.evaluator import evaluate
@@ -40,12 +40,14 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
 
     check_config(config)
     accelerator = make_accelerator(config.engine)
-    device, precision = accelerator.device, config.engine.mixed_precision
+    device = accelerator.device
+    precision = precision_on(device, config.engine)
     surroundings = environment(device)
     allow_missing = config.data.allow_missing
     dataset = load_dataset(config.data.root, hold_out=config.data.hold_out, allow_missing=allow_missing)
     with open_run(config, presets, dataset) as run:
-        write_json(run / "environment.json", {**surroundings, "data": asdict(dataset.report)})
+        surroundings |= {"precision": precision, "data": asdict(dataset.report)}
+        write_json(run / "environment.json", surroundings)
         log.info(
             f"{run}: {dataset.name} at {config.data.root}, on {device} "
             f"with kernels of backend {surroundings['backend']}\n{dataset.report}"

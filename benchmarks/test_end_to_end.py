@@ -18,7 +18,7 @@ from bdam_kernels import use_backend
 from bdam_reid.config import Config
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.records import Dataset, Protocol, Query, Record
-from bdam_reid.encoders.config import EncoderConfig
+from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.engine.environment import make_accelerator
 from bdam_reid.engine.trainer import Trainer, make_method
 from bdam_reid.evaluation.evaluator import validator
@@ -78,19 +78,23 @@ class Run:
 def paper() -> Config:
     """The conference draft's model on four images; its encoders have the papers' sizes, but random weights."""
     config = paper_icme()
-    encoder = EncoderConfig(width=768, layers=12, heads=12)
+    sizes = {"width": 768, "layers": 12, "heads": 12}
     data = replace(config.data, identities_per_batch=2, images_per_identity=2)
-    return replace(config, data=data, method=replace(bdam(config), image=encoder, text=encoder))
+    return replace(
+        config,
+        data=data,
+        method=replace(bdam(config), image=ImageEncoderConfig(**sizes), text=TextEncoderConfig(**sizes)),
+    )
 
 
 def one_layer_of(config: Config) -> Config:
     method = bdam(config)
-    encoder = replace(method.image, width=12, layers=1, heads=3)
-    decoupling = replace(method.decoupling, self_layers=1, cross_layers=1, heads=3)
+    image, text = (replace(encoder, width=12, layers=1, heads=3) for encoder in (method.image, method.text))
+    decoupling = replace(method.decoupling, self_layers=1, cross_layers=1, heads=3, width=0)
     return replace(
         config,
         data=replace(config.data, identities_per_batch=2, images_per_identity=2, image_height=32, image_width=32),
-        method=replace(method, image=encoder, text=encoder, decoupling=decoupling),
+        method=replace(method, image=image, text=text, decoupling=decoupling),
     )
 
 

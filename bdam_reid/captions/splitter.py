@@ -42,9 +42,11 @@ _VOCABULARY = {
         "senior student hair haired hairs hairstyle hairdo haircut hairline ponytail ponytails pigtail "
         "pigtails braid braids braided bun bangs fringe afro bob curls dreadlocks bald balding buzzcut "
         "crewcut brunette blonde beard bearded stubble goatee moustache mustache whiskers sideburns "
+        "scalp topknot chignon updo ringlets haircuts redhead headed "
         "clean-shaven shaved face faced facial complexion skin skinned glasses spectacles eyeglasses "
         "bespectacled build built body-build physique figure stature height weight posture stoop stooped "
-        "hunched gait age aged middle-aged twenties thirties forties fifties sixties seventies eighties "
+        "hunched statured gait age aged middle-aged twenty-something "
+        "twenties thirties forties fifties sixties seventies eighties "
         "teens years asian caucasian african american european hispanic indian features eyebrows eyes "
         "lips nose"
     ),
@@ -54,16 +56,16 @@ _VOCABULARY = {
         "older elderly upright"
     ),
     _Kind.CLOTHING: _words(
-        "shirt shirts t-shirt t-shirts tshirt tee polo blouse top tops tank vest camisole tunic sweater "
+        "shirt shirts t-shirt t-shirts tshirt tee polo blouse top tops tank vest layer camisole tunic sweater "
         "sweatshirt pullover jumper cardigan hoodie hoody hood hooded jacket jackets coat coats overcoat "
         "raincoat parka blazer suit tuxedo uniform windbreaker anorak gilet poncho dress gown robe skirt "
         "skirts miniskirt pants trousers slacks jeans denim khakis leggings tights stockings shorts "
         "capris overalls jumpsuit romper pajamas bottom bottoms sweatpants joggers shoe shoes sneaker "
-        "sneakers trainers boots boot sandals sandal heels heel flats loafers slippers flip-flops "
+        "sneakers trainers boots boot sandals sandal heels heel pumps flats loafers slippers flip-flops "
         "footwear soles laces sock socks hat hats cap caps beanie beret helmet headband bandana hairband "
-        "hijab headscarf scarf scarves tie necktie bowtie belt gloves glove mittens watch bracelet "
+        "hijab headscarf scarf scarves muffler shawl tie necktie bowtie belt gloves glove mittens watch bracelet "
         "necklace earrings jewelry sunglasses bag bags backpack backpacks rucksack handbag handbags purse "
-        "tote satchel briefcase suitcase luggage messenger crossbody shoulder-bag knapsack pouch wallet "
+        "tote satchel briefcase case suitcase luggage messenger crossbody shoulder-bag knapsack pouch wallet "
         "umbrella mask masks phone cellphone book books bottle cup paper papers folder camera headphones earphones "
         "earbuds lanyard badge bicycle bike stroller trolley cart basket box package clothes clothing "
         "clothed outfit attire garment garments apparel accessories sleeve sleeves sleeved sleeveless "
@@ -86,15 +88,29 @@ _VOCABULARY = {
         "they it this that these those who which has have had having also while as there pair"
     ),
 }
+FUNCTION_WORDS = frozenset().union(
+    *(_VOCABULARY[kind] for kind in (_Kind.FUNCTION, _Kind.COPULA, _Kind.VERB))
+) - _words("without he she his her")
+"""Words that join others and say nothing of a person themselves."""
 _KINDS = {word: kind for kind, words in _VOCABULARY.items() for word in words}
 # Of several words, which are of another kind together than the last one is alone.
 _TERMS = {
     tuple(term.split()): kind
     for kind, terms in {
         _Kind.IDENTITY: ("crew cut", "buzz cut", "bowl cut", "pixie cut"),
-        _Kind.CLOTHING: ("face mask", "face shield", "hair band", "hair tie", "hair clip", "nose ring", "lip ring"),
+        _Kind.CLOTHING: (
+            "hand bag",
+            "hand bags",
+            "face mask",
+            "face shield",
+            "hair band",
+            "hair tie",
+            "hair clip",
+            "nose ring",
+            "lip ring",
+        ),
         # A way to stand or look.
-        _Kind.BODY: tuple(f"{word} the camera" for word in ("at", "from", "into", "to", "toward", "towards")),
+        _Kind.BODY: tuple(f"{word} the camera" for word in ("at", "facing", "from", "into", "to", "toward", "towards")),
     }.items()
     for term in terms
 }

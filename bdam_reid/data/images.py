@@ -123,8 +123,9 @@ def load_image(source: Path | str | Image.Image, size: tuple[int, int]) -> Tenso
     return normalise(decode_image(source, size))
 
 
-def augment(image: Tensor, rng: Random) -> Tensor:
-    """A variation of a normalised image, (3, H, W): mirrored, shifted, relit, partly erased.
+def augment(image: Tensor, rng: Random, erase: float) -> Tensor:
+    """A variation of a normalised image, (3, H, W): mirrored, shifted, relit, and, with the chance
+    `erase`, partly erased.
 
     All choices come from `rng`, so that a resumed run repeats them.
     """
@@ -132,7 +133,7 @@ def augment(image: Tensor, rng: Random) -> Tensor:
         image = image.flip(2)
     image = _shift(image, rng)
     image = _relight(image, rng)
-    if rng.random() < 0.3:
+    if rng.random() < erase:
         image = _erase(image, rng)
     return image
 
@@ -149,7 +150,7 @@ def _relight(image: Tensor, rng: Random) -> Tensor:
     """Other contrast, brightness and white balance, little enough to leave colours their names."""
     contrast, brightness = rng.uniform(0.85, 1.15), rng.uniform(-0.1, 0.1)
     balance = torch.tensor([brightness + rng.uniform(-0.04, 0.04) for _ in range(3)])
-    return (image * contrast + balance[:, None, None]).clamp_(-1, 1)
+    return torch.add(balance[:, None, None], image, alpha=contrast).clamp_(-1, 1)
 
 
 def _erase(image: Tensor, rng: Random) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from threading import Lock
 
@@ -93,15 +94,16 @@ def load_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
 class Tokenize:
     """Turns texts into token ids, (B, L) int64, and a mask, (B, L) bool, True where there is a token.
 
-    L is the length of the longest text in tokens, at most `max_tokens`; longer texts are cut. Texts come back in every
-    epoch, so their tokens are remembered. Threads may share one.
+    L is the length of the longest text in tokens, at most `max_tokens`; longer texts are cut. Words of `left_out` are
+    not read, unless a text has no others. Texts come back in every epoch, so their tokens are remembered. Threads may
+    share one.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int, left_out: AbstractSet[str] = frozenset()):
         if max_tokens < 3:
             raise ValueError(f"max_tokens must be at least 3 ([CLS], a word, [SEP]), got {max_tokens}")
         self.vocab_size = len(tokenizer)
-        self._tokenizer, self._max_tokens = tokenizer, max_tokens
+        self._tokenizer, self._max_tokens, self._left_out = tokenizer, max_tokens, left_out
         self._known: dict[str, list[int]] = {}
         self._lock = Lock()
 
@@ -118,6 +120,12 @@ class Tokenize:
             self._known.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
-            tokens = self._tokenizer(new, truncation=True, max_length=self._max_tokens)["input_ids"]
+            read = [self._without(text) for text in new] if self._left_out else new
+            tokens = self._tokenizer(read, truncation=True, max_length=self._max_tokens)["input_ids"]
             self._known.update(zip(new, tokens, strict=True))
         return [self._known[text] for text in texts]
+
+    def _without(self, text: str) -> str:
+        """A text without the words that are left out; as it is if nothing else is in it."""
+        kept = [word for word in text.split() if word.lower().strip(",.;:") not in self._left_out]
+        return " ".join(kept) or text

@@ -8,6 +8,7 @@ what a batch is, the method decides: it brings `describe` and `collate`.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -24,8 +25,9 @@ from bdam_reid.data.records import DatasetError, Record
 from bdam_reid.data.samplers import Draw, IdentitySampler, indices_by_identity
 
 log = logging.getLogger("bdam_reid")
-CACHE_BYTES = 512 * 2**20
-"""Decoded images are kept in memory if those of the whole training set fit into this."""
+CACHE_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+"""Decoded images are kept in memory if those of the whole training set fit into this, a quarter of what there is; each
+worker process keeps its own."""
 
 D = TypeVar("D")
 """What a method says of an image besides who it shows."""
@@ -60,6 +62,7 @@ class TrainingSet(TorchDataset[Item[D]]):
         records: training records; their identities become class indices in the order of their numbers.
         image_size: height and width.
         augment: whether images are varied.
+        erase: chance that a varied image loses a part.
         seed: of all that is drawn for an item.
         describe: (record, random numbers of the item) -> description; a module-level function or a partial of one,
             so that worker processes can have it. It draws before the image is varied.
@@ -71,16 +74,17 @@ class TrainingSet(TorchDataset[Item[D]]):
         records: Sequence[Record],
         image_size: tuple[int, int],
         augment: bool,
+        erase: float,
         seed: int,
         describe: Callable[[Record, Random], D],
     ):
         self.records = tuple(records)
         self.classes = {person: i for i, person in enumerate(sorted({r.identity for r in self.records}))}
         self.skipped: set[str] = set()
-        self._image_size, self._augment, self._seed, self._describe = image_size, augment, seed, describe
+        self._image_size, self._augment, self._erase = image_size, augment, erase
+        self._seed, self._describe = seed, describe
         self._by_identity = indices_by_identity(self.records)
-        height, width = image_size
-        self._keeps_images = 3 * height * width * len(self.records) <= CACHE_BYTES
+        self._bytes = 3 * image_size[0] * image_size[1] * len(self.records)
         self._images: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -93,7 +97,7 @@ class TrainingSet(TorchDataset[Item[D]]):
         image = normalise(pixels)
         description = self._describe(record, rng)
         return Item(
-            image=augment(image, rng) if self._augment else image,
+            image=augment(image, rng, self._erase) if self._augment else image,
             identity=self.classes[record.identity],
             description=description,
             skipped=skipped,
@@ -137,7 +141,8 @@ class TrainingSet(TorchDataset[Item[D]]):
         if index in self._images:
             return self._images[index]
         pixels = decode_image(self.records[index].path, self._image_size)
-        if self._keeps_images:
+        worker = get_worker_info()
+        if self._bytes * (worker.num_workers if worker else 1) <= CACHE_BYTES:
             self._images[index] = pixels
         return pixels
 

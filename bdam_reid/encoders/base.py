@@ -73,9 +73,9 @@ def save_architecture(name: str, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         check_name(name)
-        with hub_or_cache(name):
-            AutoConfig.from_pretrained(name, trust_remote_code=False).save_pretrained(temporary)
-            processor = preprocessor(name)
+        with hub_or_cache(name) as source:
+            AutoConfig.from_pretrained(source, trust_remote_code=False).save_pretrained(temporary)
+            processor = preprocessor(source)
     except (OSError, ValueError) as error:
         raise ValueError(_explained("an", name, error, (*IMAGE_MODELS, *TEXT_MODELS))) from error
     if processor:
@@ -106,8 +106,8 @@ def load(
         if architecture is not None:
             return _from_folder(architecture, models)
         check_name(name)
-        with hub_or_cache(name):
-            return _from_pretrained(name, models)
+        with hub_or_cache(name) as source:
+            return _from_pretrained(source, models)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(_explained(kind, name, error, tuple(models))) from error
     finally:

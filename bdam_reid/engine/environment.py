@@ -28,14 +28,24 @@ def make_accelerator(config: EngineConfig) -> Accelerator:
 
     Raises: ConfigError for a precision that the device has not, or several processes.
     """
-    precision = config.mixed_precision
-    if precision == "fp16" and not torch.cuda.is_available():
+    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("--engine.mixed-precision fp16 needs a GPU: take bf16 or no")
-    accelerator = Accelerator(mixed_precision=precision)
+    accelerator = Accelerator(mixed_precision=precision_on(find_device("auto"), config))
     if accelerator.num_processes > 1:
         raise ConfigError(f"training runs in one process, got {accelerator.num_processes}: start it without a launcher")
     repeat_bits(accelerator.device)
     return accelerator
+
+
+def precision_on(device: torch.device, config: EngineConfig) -> str:
+    """What the precision of a config is on a device: "no", "bf16" or "fp16"."""
+    if config.mixed_precision != "auto":
+        return config.mixed_precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    # Older versions of torch do not tell: then nothing is lost but time.
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if device.type == "cpu" and (has.get("amx_bf16") or has.get("avx512_bf16")) else "no"
 
 
 def repeat_bits(device: torch.device) -> None:

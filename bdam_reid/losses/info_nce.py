@@ -1,12 +1,29 @@
-"""InfoNCE: the contrastive loss between image and text features."""
+"""InfoNCE: the contrastive loss between features of two kinds, or of one kind in two views."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def info_nce(image: Tensor, text: Tensor, identities: Tensor, temperature: float) -> Tensor:
+def contrastive(scores: Tensor, positive: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Mean over the rows that have a positive of -log softmax(scores), averaged over the positives of a row.
+
+    Args:
+        scores: (B, C), divided by the temperature.
+        positive: (B, C) bool.
+        counts: (B, C) bool, False where a pair is neither positive nor negative; None if all count.
+    Returns: scalar; 0, with a gradient of 0, if no row has a positive.
+    """
+    if counts is not None:
+        scores = scores.masked_fill(~counts, torch.finfo(scores.dtype).min)
+    wanted = (F.log_softmax(scores, dim=1) * positive).sum(dim=1)
+    number = positive.sum(dim=1)
+    return -(wanted / number.clamp(min=1)).sum() / (number > 0).sum().clamp(min=1)
+
+
+def info_nce(image: Tensor, text: Tensor, identities: Tensor, temperature: float | Tensor) -> Tensor:
     """InfoNCE from images to texts, positive where the identity is the same.
 
     -log exp(v_i . t_i / tau) / sum_j exp(v_i . t_j / tau), averaged over i.  Source: both drafts, Eq. 3.
@@ -21,6 +38,4 @@ def info_nce(image: Tensor, text: Tensor, identities: Tensor, temperature: float
         temperature: tau.
     Returns: scalar.
     """
-    log_probability = F.log_softmax(image @ text.T / temperature, dim=1)
-    positive = (identities[:, None] == identities[None, :]).to(log_probability.dtype)
-    return -((log_probability * positive).sum(dim=1) / positive.sum(dim=1)).mean()
+    return contrastive(image @ text.T / temperature, identities[:, None] == identities[None, :])

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from bdam_reid.config import Presets
 from bdam_reid.data.images import load_image
 from bdam_reid.data.records import CLOTHES, Clothes, Query
-from bdam_reid.engine.environment import find_device, inference
+from bdam_reid.engine.environment import find_device, inference, precision_on
 from bdam_reid.engine.run import load_best, load_config
 from bdam_reid.methods.method import Method
 
@@ -137,4 +137,4 @@ def open_retriever(run: Path, device: str, presets: Presets) -> Retriever:
     """The retriever of a run's best checkpoint. Raises: CheckpointError, ConfigError."""
     config, place = load_config(run, presets), find_device(device)
     method, best = load_best(run, config)
-    return Retriever(method.to(place), method.chosen_weights(best), place, config.engine.mixed_precision)
+    return Retriever(method.to(place), method.chosen_weights(best), place, precision_on(place, config.engine))

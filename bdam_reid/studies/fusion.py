@@ -1,7 +1,7 @@
 """Accuracy of the three fusions: `python -m bdam_reid.studies.fusion`.
 
-Trains the demo with each kind of fusion at the drafts' sizes, with the same steps and seeds for all, and keeps what
-the official test split says of each run. Source: long, section 4.5 and Fig. 5.
+Trains the preset demo-icme with each kind of fusion at the drafts' sizes, with the same steps and seeds for all, and
+keeps what the official test split says of each run. Source: long, section 4.5 and Fig. 5.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tyro
 from tqdm.auto import tqdm
 
 from bdam_reid.config import Config, ConfigError, DataConfig
-from bdam_reid.methods.bdam.config import BDAMConfig, FusionConfig, OptimConfig, demo
+from bdam_reid.methods.bdam.config import BDAMConfig, FusionConfig, OptimConfig, demo_icme
 
 FUSIONS: Mapping[str, FusionConfig] = {
     "mamba": FusionConfig(kind="mamba", layers=2),
@@ -27,7 +27,7 @@ FUSIONS: Mapping[str, FusionConfig] = {
 
 @dataclass(frozen=True)
 class Study:
-    """Train the demo with each kind of fusion and several seeds; finished runs are not repeated."""
+    """Train the preset demo-icme with each kind of fusion and several seeds; finished runs are not repeated."""
 
     root: str = "data/synthetic"
     """Folder of the data set."""
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from bdam_reid.engine.errors import user_errors
 
     with user_errors():
-        run_study(study, demo())
+        run_study(study, demo_icme())
 
 
 if __name__ == "__main__":

@@ -14,18 +14,19 @@ Files in OUT, where a key is a `file_path` of reid_raw.json:
     texts.json            key -> {identity, clothing, style}: identity and clothing in two separate texts
     attributes.json       key -> {identity, outfit, outfit_index, bag_side, camera, viewpoint, occluded}
     clothing_change.json  {queries: [{caption, id, outfit, file_path}],
-                           gallery: [{captions, id, outfit, file_path}]}
+                           gallery: [{captions, id, outfit, file_path}]}, of the test persons
+    clothing_change_val.json  the same of the validation persons
 
 The standard protocol is CUHK-PEDES' own: all captions of `split: test` against all images of `split: test`.
 A test or validation person wears one outfit there (four pictures by four cameras), a training person two or
 three outfits (five or six pictures), from which a model can learn what stays when the clothes change.
 
-The clothing-change protocol takes the same captions and another gallery: two pictures of every test person
-in a second outfit, which shares no item of one kind and colour with the first, nor the colour of the
+The clothing-change protocol takes the same captions and another gallery: two pictures of every test (or
+validation) person in a second outfit, which shares no item of one kind and colour with the first, nor the colour of the
 clothes above or below the waist. Only identity attributes can find the person. These pictures are under
 `imgs/clothing_change/` and not in reid_raw.json: the standard gallery has no image of a person in clothes
-that no query describes, and none of the clothing-change gallery was seen by the model or by model
-selection.
+that no query describes, and none of the test persons' gallery was seen by the model or by model selection,
+which has the validation persons' for it.
 
 `--layout market` writes pictures only, in folders and under names as Market-1501's; see `market.py`.
 """

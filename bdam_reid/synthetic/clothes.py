@@ -161,7 +161,7 @@ def _draw_back(painter: Painter, kind: str, paint: Paint) -> None:
 
 def _draw_opening(figure: Figure, kind: str, paint: Paint) -> None:
     """What shows of the clothes below between the open sides of a jacket, with its lapels, zip or collar."""
-    cut, wide = CUTS[kind], 0.36 * figure.body["waist"]
+    cut, wide = CUTS[kind], max(0.03, 0.36 * figure.body["waist"])
     painter = figure.painter.at(wide=wide, hem=cut.hem, end=min(cut.hem + 0.01, CUTS[figure.outfit.upper.kind].hem))
     if cut.long and figure.outfit.lower is not None:
         painter.fill("wide*1.06,.5 wide*1.3,hem+.004", figure.cloth["lower"], half=True)

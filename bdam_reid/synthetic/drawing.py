@@ -27,13 +27,14 @@ def render(person: Person, outfit: Outfit, shot: Shot, seed: int) -> Image.Image
     floor = HEIGHT * (0.972 + rng.uniform(-0.008, 0.008))
     height = person.stature * HEIGHT * (1 + rng.uniform(-0.015, 0.015))
     stooped, side_view = person.posture == "stooped", shot.viewpoint in ("left", "right")
+    facing, lean = -1 if shot.viewpoint == "left" else 1, 0.13 if stooped and side_view else 0.0
     stance = Stance(
-        centre=centre,
+        centre=centre - facing * lean * height / 2,
         top=floor - height,
         height=height,
-        facing=-1 if shot.viewpoint == "left" else 1,
+        facing=facing,
         light=camera.light,
-        lean=0.13 if stooped and side_view else 0.0,
+        lean=lean,
         drop=0.05 if stooped else 0.0,
     )
     body = measures(person)

@@ -14,17 +14,33 @@ from bdam_reid.synthetic.shapes import blend, ellipse, points, tone
 # How far down loose hair falls.
 FALL = {"bob": 1.02, "shoulder-length": 1.42, "long": 2.25}
 _RIBBON = (196, 60, 90)
-# By view: the shine of a bald head and its brightness; the outline and relief of cropped hair; the size and places of
-# curls, "behind" those of a front view that stand off the head.
+# Tied high, it stands above the head from everywhere.
+_BUN = {
+    "front": ellipse(0, -0.2, 0.26, 0.22),
+    "back": ellipse(0, -0.14, 0.26, 0.24),
+    "side": ellipse(-0.4, -0.08, 0.25, 0.25),
+}
+_GREYING = (186, 186, 190)
+# By view: the shine of a bald head and its brightness; cropped hair, which is shaved at the sides and darker above; the
+# size and places of curls, "behind" those of a front view that stand off the head.
 _BALD = {
     "front": ("-.14,.1 .05,.08", 1.28),
     "back": ("-.16,.14 .04,.1", 1.25),
     "side": ("-.1,.09 .1,.08", 1.28),
 }
 _CROPPED = {
-    "front": ("0,-.02 .28,.04 .4,.24 .4,.44 .35,.34 .26,.2 0,.17", 0.5),
-    "back": (".1,-.04 .33,.05 .415,.34 .38,.62 .24,.78 .1,.8", 0.6),
-    "side": (".3,.14 .1,-.04 -.24,0 -.43,.3 -.4,.66 -.26,.8 -.12,.6 .06,.5 .14,.26", 0.6),
+    "front": ("0,0 .28,.04 .4,.24 .4,.48 .34,.46 .29,.24 0,.2", "0,-.03 .24,.01 .31,.12 .29,.24 0,.2"),
+    "back": (".1,-.02 .33,.05 .415,.34 .38,.62 .24,.78 .1,.8", ".1,-.04 .3,.02 .35,.14 .3,.24 .1,.26"),
+    "side": (
+        ".3,.16 .1,-.02 -.24,0 -.43,.3 -.4,.66 -.26,.8 -.12,.6 .1,.54 .2,.3",
+        ".32,.18 .1,-.05 -.24,-.03 -.4,.18 -.3,.26 0,.22 .2,.24",
+    ),
+}
+# By view: where hair turns gray first, for hair that ends at the ears and for hair that falls ("end" is where).
+_TEMPLES = {
+    "front": (".3,.24 .43,.22 .43,.52 .35,.52", ".33,.24 .46,.24 wide,.9 wide-.02,end .4,end .38,.9"),
+    "back": (".3,.3 .45,.3 .42,.66 .3,.8 .26,.6", ".36,.2 .46,.36 .5,.9 .48,end .38,end .36,.9"),
+    "side": (".26,.22 .1,.62 -.1,.68 -.06,.4 .06,.2", ".2,.24 .12,.5 .06,.9 .02,end-.1 -.14,end-.06 -.1,.5 0,.22"),
 }
 _CURLS = {
     "front": (0.17, "-.36,.2 .36,.2 -.26,.04 .26,.04 -.1,-.06 .1,-.06 -.16,.14 0,.1 .16,.14"),
@@ -42,14 +58,17 @@ _CURLS = {
 
 
 class Hair:
-    """The hair of one person, seen from "front", "back" or "side"."""
+    """The hair of one person, seen from "front", "back" or "side"; a hat hides what is on top of the head."""
 
-    def __init__(self, painter: Painter, person: Person, view: str, rng: Random):
+    def __init__(self, painter: Painter, person: Person, view: str, rng: Random, *, covered: bool):
         end, parting = FALL.get(person.hairstyle, 0.0), 0.1 if person.sex == "male" else -0.08
         self._painter = painter.at(end=end, behind=min(end, 1.7), wide=0.5 if end > 1.2 else 0.47, part=parting)
         self._style, self._view, self._rng = person.hairstyle, view, rng
-        self._falls, self._end = person.hairstyle in FALL, end
-        self._rgb, self._stubble = person.hair_rgb, blend(person.hair_rgb, person.skin_rgb, 0.12)
+        self._falls, self._end, self._covered = person.hairstyle in FALL, end, covered
+        self._rgb, self._greying = person.hair_rgb, person.age == "middle-aged"
+        self._bun = person.hairstyle == "bun" and not covered
+        # Skin shows through what was shaved, less so above.
+        self._stubble = [blend(person.hair_rgb, person.skin_rgb, share) for share in (0.62, 0.1)]
 
     def draw_behind(self) -> None:
         """Hair that falls behind the shoulders, or stands off the head."""
@@ -60,8 +79,8 @@ class Hair:
             painter.shape(".1,0 -.4,.1 -.56,.5 -.58,end -.16,end 0,.6", tone(rgb, 0.9), rounds=2)
         elif self._style == "ponytail" and front:
             painter.shape(".3,.2 .56,.28 .66,.8 .56,1.35 .42,1.3 .46,.7", tone(rgb, 0.85), rounds=2)
-        elif self._style == "bun" and front:
-            painter.shape(ellipse(0.0, -0.12, 0.23, 0.2), tone(rgb, 0.9), rounds=2, relief=0.25)
+        elif self._bun and front:
+            painter.shape(_BUN["front"], tone(rgb, 0.9), rounds=1, relief=0.25)
         elif self._style == "curly" and front:
             self._draw_curls("behind")
 
@@ -71,18 +90,30 @@ class Hair:
             shine, value = _BALD[self._view]
             self._painter.crease(shine, value, 0.06)
         elif self._style == "cropped":
-            outline, depth = _CROPPED[self._view]
-            self._painter.shape(outline, self._stubble, half=self._view != "side", rounds=2, depth=depth)
+            for outline, rgb in zip(_CROPPED[self._view], self._stubble, strict=True):
+                self._painter.shape(outline, rgb, half=self._view != "side", rounds=2, depth=0.5)
+            self._draw_temples()
         elif self._style == "curly":
             self._draw_curls(self._view)
         else:
             {"front": self._draw_front, "back": self._draw_back, "side": self._draw_side}[self._view]()
+            self._draw_temples()
+
+    def _draw_temples(self) -> None:
+        if self._greying:
+            outline = _TEMPLES[self._view][self._falls]
+            for side in (self._painter,) if self._view == "side" else self._painter.sides():
+                side.shape(outline, _GREYING, rounds=1, relief=0.1)
 
     def _draw_curls(self, where: str) -> None:
         size, places = _CURLS[where]
         for x, y in points(places, {}):
+            if self._covered and y < 0.3:
+                continue
             radius = size * self._rng.uniform(0.85, 1.15)
-            self._painter.shape(ellipse(x, y, radius, radius, 10), self._rgb, relief=0.3, depth=0.8)
+            # The curls at the temples and the nape.
+            rgb = _GREYING if self._greying and y > (0.5 if where == "back" else 0.35) else self._rgb
+            self._painter.shape(ellipse(x, y, radius, radius, 10), rgb, relief=0.3, depth=0.8)
 
     def _draw_strands(self, left: float, right: float, top: float, bottom: float, count: int) -> None:
         for _ in range(count):
@@ -115,9 +146,9 @@ class Hair:
             painter.shape(".06,.28 .16,.5 .18,1 .13,1.6 .03,1.75", tone(rgb, 0.94), half=True, rounds=2, relief=0.3)
             self._draw_strands(-0.1, 0.1, 0.5, 1.6, 4)
             painter.line("-.1,.36 .1,.36", _RIBBON, 0.07)
-        elif self._style == "bun":
-            painter.shape(ellipse(0.0, 0.14, 0.24, 0.22), tone(rgb, 0.94), rounds=2, relief=0.3)
-            painter.crease(ellipse(0.0, 0.14, 0.13, 0.11), 0.76, 0.035)
+        elif self._bun:
+            painter.shape(_BUN["back"], tone(rgb, 0.94), rounds=1, relief=0.3)
+            painter.line("-.15,.05 .15,.05", _RIBBON, 0.07)
 
     def _draw_side(self) -> None:
         painter, rgb = self._painter, self._rgb
@@ -132,5 +163,5 @@ class Hair:
             tail = "-.36,.2 -.6,.16 -.82,.5 -.8,1.1 -.68,1.4 -.62,1 -.6,.6 -.4,.42"
             painter.shape(tail, tone(rgb, 0.94), rounds=2, relief=0.25)
             painter.line("-.46,.22 -.46,.38", _RIBBON, 0.07)
-        elif self._style == "bun":
-            painter.shape(ellipse(-0.5, 0.12, 0.21, 0.21), tone(rgb, 0.94), rounds=2, relief=0.3)
+        elif self._bun:
+            painter.shape(_BUN["side"], tone(rgb, 0.94), rounds=1, relief=0.3)

@@ -32,7 +32,8 @@ HAIR_OF_SKIN = {
     "light": ("brown", "blond", "red", "black"),
     "tan": ("black", "brown", "blond"),
     "brown": ("black", "brown"),
-    "dark": ("black", "brown"),
+    # Brown hair would hardly show on it.
+    "dark": ("black",),
 }
 HAIRSTYLES = {
     "male": {"short": 0.42, "cropped": 0.2, "curly": 0.16, "shoulder-length": 0.07, "ponytail": 0.06, "bald": 0.09},
@@ -118,7 +119,10 @@ def dye(rng: Random, rgb: Rgb, amount: int) -> Rgb:
 
 
 def sample_person(rng: Random) -> Person:
-    """Draw the identity of one person; unlikely combinations (a young person with white hair) do not occur."""
+    """Draw the identity of one person; unlikely combinations (a young person with white hair) do not occur.
+
+    Hair tells the age: that of the middle-aged turns gray at the temples, that of the elderly has turned.
+    """
     sex = rng.choice(("male", "female"))
     age = pick(rng, {"young": 0.42, "middle-aged": 0.33, "elderly": 0.25})
     skin = pick(rng, {"light": 0.38, "tan": 0.22, "brown": 0.2, "dark": 0.2})
@@ -146,9 +150,8 @@ def sample_person(rng: Random) -> Person:
 def _hair_colours(age: str, skin: str) -> dict[str, float]:
     natural = HAIR_OF_SKIN[skin]
     if age == "elderly":
-        return {"gray": 0.5, "white": 0.4, natural[0]: 0.1}
-    colours = dict(zip(natural, (0.4, 0.3, 0.15, 0.15), strict=False))
-    return colours | ({"gray": 0.12} if age == "middle-aged" else {})
+        return {"gray": 0.55, "white": 0.45}
+    return dict(zip(natural, (0.35, 0.3, 0.2, 0.15), strict=False))
 
 
 def sample_shots(rng: Random, count: int, seed: str, cameras: Sequence[int] = range(6)) -> tuple[Shot, ...]:
@@ -164,21 +167,6 @@ def sample_shots(rng: Random, count: int, seed: str, cameras: Sequence[int] = ra
         )
         for i in range(count)
     )
-
-
-def visible_items(outfit: Outfit, shot: Shot) -> dict[str, Item]:
-    """The items that can be seen in a shot, not hidden by a jacket's back, the body or an obstacle."""
-    seen = outfit.items()
-    # A dress still shows below every jacket.
-    if outfit.outer is not None and shot.viewpoint != "front":
-        upper = seen.pop("upper")
-        if upper.kind == "dress":
-            seen["upper"] = upper
-    if shot.occluder == "low":
-        del seen["shoes"]
-    if outfit.bag is not None and not bag_visible(outfit, shot.viewpoint):
-        del seen["bag"]
-    return seen
 
 
 def bag_visible(outfit: Outfit, viewpoint: str) -> bool:

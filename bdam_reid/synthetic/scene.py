@@ -216,14 +216,16 @@ def terminal(draw: Canvas, rng: Random) -> None:
 
 
 def obstacle(draw: Canvas, kind: str, rng: Random) -> None:
-    """What stands between the camera and the person: something low that hides the feet, or a pole."""
+    """What stands between the camera and the person: something low that hides the feet, or a
+    pole beside the body, which hides nothing.
+    """
     if kind == "pole":
-        x, wide = rng.choice((rng.uniform(8, 26), rng.uniform(68, 86))), rng.uniform(6, 10)
+        x, wide = rng.choice((rng.uniform(6, 16), rng.uniform(80, 90))), rng.uniform(6, 10)
         for share, value in ((1.0, 92), (0.6, 122), (0.2, 142)):
             half = wide * share / 2
             draw.rectangle((x - half, 0, x + half, HEIGHT), fill=(value, value, value + 4))
     elif kind == "low":
-        top = rng.randint(146, 154)
+        top = rng.randint(150, 158)
         if rng.random() < 0.5:
             _hedge(draw, top, rng)
         else:

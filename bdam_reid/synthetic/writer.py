@@ -13,23 +13,26 @@ from typing import Any
 from bdam_reid.synthetic.drawing import render
 from bdam_reid.synthetic.output import SyntheticError, draw_all, new_folder, save
 from bdam_reid.synthetic.people import Item, Outfit, Person, Shot, sample_person, sample_shots
-from bdam_reid.synthetic.sentences import write_captions, write_texts
+from bdam_reid.synthetic.sentences import Caption, write_captions, write_texts
+from bdam_reid.synthetic.visible import visible_slots, visible_traits
 from bdam_reid.synthetic.wardrobe import sample_wardrobe
 
+# The clothing-change files, and the split whose persons each is about.
+_CHANGES = {"clothing_change.json": "test", "clothing_change_val.json": "val"}
 # Shots of the outfits of one person; a training person has a rarely seen third outfit by chance.
-_SHOTS = {"train": (3, 2), "val": (4,), "test": (4, 2)}
+_SHOTS = {"train": (3, 2), "val": (4, 2), "test": (4, 2)}
 _THIRD_OUTFIT = 0.3
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """One picture in all files but its own: `changed` if it belongs to the clothing-change gallery only."""
+    """One picture in all files but its own: `changed` if it belongs to a clothing-change gallery only."""
 
     key: str
     identity: int
     split: str
     changed: bool
-    captions: tuple[str, str]
+    captions: tuple[Caption, Caption]
     texts: dict[str, str]
     attributes: dict[str, Any]
 
@@ -66,12 +69,12 @@ def _draw_person(root: Path, seed: int, job: tuple[int, str]) -> list[_Picture]:
     """Draw all pictures of one person; everything follows from the seed and the identity's number."""
     identity, split = job
     rng = Random(f"{seed}/person/{identity}")
-    person, counts = sample_person(rng), _SHOTS[split]
+    person, counts = sample_person(rng), [*_SHOTS[split]]
     if split == "train" and rng.random() < _THIRD_OUTFIT:
-        counts = (*counts, 1)
+        counts.append(1)
     pictures = []
     for number, outfit in enumerate(sample_wardrobe(rng, person, len(counts))):
-        changed = split == "test" and number > 0
+        changed = split != "train" and number > 0
         for index, shot in enumerate(sample_shots(rng, counts[number], f"{seed}/{identity}/{number}")):
             folder = "clothing_change" if changed else f"camera{shot.camera + 1}"
             key = f"{folder}/{identity:05d}_{number}{index}.jpg"
@@ -92,6 +95,8 @@ def _attributes(person: Person, outfit: Outfit, number: int, shot: Shot) -> dict
         "camera": shot.camera + 1,
         "viewpoint": shot.viewpoint,
         "occluded": shot.occluder != "none",
+        "visible": visible_traits(person, outfit, shot),
+        "visible_slots": visible_slots(person, outfit, shot),
     }
 
 
@@ -101,26 +106,42 @@ def _item_attributes(item: Item) -> dict[str, str | None]:
 
 def _write_index(folder: Path, pictures: list[_Picture]) -> None:
     standard = [picture for picture in pictures if not picture.changed]
-    queries = [query for picture in standard if picture.split == "test" for query in _queries(picture)]
-    gallery = [{"captions": list(p.captions), **_worn(p)} for p in pictures if p.changed]
     _write_json(folder / "reid_raw.json", [_record(picture) for picture in standard])
     _write_json(folder / "texts.json", {picture.key: picture.texts for picture in pictures})
     _write_json(folder / "attributes.json", {picture.key: picture.attributes for picture in pictures})
-    _write_json(folder / "clothing_change.json", {"queries": queries, "gallery": gallery})
+    _write_json(folder / "statements.json", {picture.key: _statements(picture) for picture in pictures})
+    for name, split in _CHANGES.items():
+        _write_json(folder / name, _clothing_change([picture for picture in pictures if picture.split == split]))
+
+
+def _clothing_change(pictures: list[_Picture]) -> dict[str, Any]:
+    """The captions of persons in their first outfit, and their pictures in another."""
+    return {
+        "queries": [query for picture in pictures if not picture.changed for query in _queries(picture)],
+        "gallery": [{"captions": _texts(p), **_worn(p)} for p in pictures if p.changed],
+    }
+
+
+def _statements(picture: _Picture) -> list[dict[str, Any]]:
+    return [{"identity": caption.identity, "clothing": caption.clothing} for caption in picture.captions]
+
+
+def _texts(picture: _Picture) -> list[str]:
+    return [caption.text for caption in picture.captions]
 
 
 def _record(picture: _Picture) -> dict[str, Any]:
     return {
         "split": picture.split,
-        "captions": list(picture.captions),
+        "captions": _texts(picture),
         "file_path": picture.key,
-        "processed_tokens": [caption.lower().rstrip(".").split() for caption in picture.captions],
+        "processed_tokens": [text.lower().rstrip(".").split() for text in _texts(picture)],
         "id": picture.identity,
     }
 
 
 def _queries(picture: _Picture) -> Iterator[dict[str, Any]]:
-    return ({"caption": caption, **_worn(picture)} for caption in picture.captions)
+    return ({"caption": text, **_worn(picture)} for text in _texts(picture))
 
 
 def _worn(picture: _Picture) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 import bdam_kernels.flops  # noqa: F401
 from bdam_reid.config import DataConfig
-from bdam_reid.encoders.config import EncoderConfig
+from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.methods.bdam.config import BDAMConfig, DecouplingConfig, FusionConfig
 from bdam_reid.methods.bdam.fusion import Fusion
 from bdam_reid.methods.bdam.network import Network
@@ -128,11 +128,11 @@ def whole_model(small: bool) -> Network:
     """ViT-B/16, BERT-base, BDAM and fusion with random weights; or the same of one layer of each."""
     layers, heads = (1, 2) if small else (12, 12)
     width = 16 if small else WIDTH
-    encoder = EncoderConfig(width=width, layers=layers, heads=heads)
+    sizes = {"width": width, "layers": layers, "heads": heads}
     vocabulary, positions = (100, 64) if small else (30522, 512)
     config = BDAMConfig(
-        image=encoder,
-        text=encoder,
+        image=ImageEncoderConfig(**sizes),
+        text=TextEncoderConfig(**sizes),
         decoupling=DecouplingConfig(self_layers=1, cross_layers=1, heads=2) if small else DecouplingConfig(),
     )
     with torch.device(DEVICE):

@@ -21,7 +21,7 @@ from bdam_reid.data.records import DatasetError, Record
 from bdam_reid.data.samplers import Draw, IdentitySampler
 from bdam_reid.data.tokens import Tokenize, train_wordpiece
 from bdam_reid.data.training import Batches, Item, TrainingSet
-from bdam_reid.methods.bdam.batches import Batch, collate, draw_texts, make_batches
+from bdam_reid.methods.bdam.batches import Batch, Description, collate, describe, make_batches
 
 SIZE = (24, 12)
 
@@ -42,9 +42,11 @@ def tokenize(tokenizer: PreTrainedTokenizerFast) -> Tokenize:
     return Tokenize(tokenizer, 16)
 
 
-def training_set(root: Path, probability: float = 0.5, *, augment: bool = True, seed: int = 5) -> TrainingSet[Texts]:
-    describe = partial(draw_texts, probability=probability)
-    return TrainingSet(load_dataset(root).train, SIZE, augment, seed, describe)
+def training_set(
+    root: Path, probability: float = 0.5, *, augment: bool = True, seed: int = 5
+) -> TrainingSet[Description]:
+    records = load_dataset(root).train
+    return TrainingSet(records, SIZE, augment, 0.3, seed, partial(describe, probability=probability))
 
 
 def training_batches(root: Path, tokenize: Tokenize, people: int = 2, images: int = 1) -> Batches[Texts, Batch]:
@@ -78,18 +80,18 @@ def test_texts_come_from_texts_json_or_the_split_caption(root: Path) -> None:
     draws = [Draw(1, epoch) for epoch in range(200)]
     for probability in (0.0, 0.3, 1.0):
         dataset = training_set(root, probability)
-        texts = [dataset[draw].description for draw in draws]
+        texts = [dataset[draw].description.texts for draw in draws]
         share = sum(text.identity == "The model's man." for text in texts) / len(texts)
         # Five standard deviations of a share of 200.
         assert abs(share - probability) <= 5 * (probability * (1 - probability) / 200) ** 0.5
         for identity, clothing in texts:
             assert ("model" in identity) == ("model" in clothing)
-        assert "model" not in dataset[Draw(0, 0)].description.identity
+        assert "model" not in dataset[Draw(0, 0)].description.texts.identity
 
 
 def test_every_caption_of_an_image_is_drawn(root: Path) -> None:
     dataset = training_set(root, 0.0)
-    drawn = {dataset[Draw(1, epoch)].description.clothing for epoch in range(30)}
+    drawn = {dataset[Draw(1, epoch)].description.texts.clothing for epoch in range(30)}
     assert drawn == {split_caption(caption)[1] for caption in dataset.records[1].captions}
 
 
@@ -166,7 +168,7 @@ def test_unreadable_images_are_replaced_and_counted(root: Path) -> None:
     assert dataset.skipped == {last.key, lonely.key}
     assert stand_in.identity == dataset.classes[2]
     captions = by_person[2].captions + dataset.records[at[lonely.key] + 1].captions
-    assert stand_in.description in [split_caption(caption) for caption in captions]
+    assert stand_in.description.texts in [split_caption(caption) for caption in captions]
     assert same_sample(stand_in, again[Draw(at[lonely.key], 0)])
     assert same_sample(stand_in, dataset[Draw(at[lonely.key], 0)])
 
@@ -193,4 +195,4 @@ def test_a_caption_of_ten_thousand_words_goes_through(tmp_path: Path) -> None:
     records = entries()
     records[0]["captions"] = ["a man with a red shirt and " * 1700]
     item = training_set(write_set(tmp_path / "set", records))[Draw(0, 0)]
-    assert len(item.description.clothing.split()) > 5_000
+    assert len(item.description.texts.clothing.split()) > 5_000

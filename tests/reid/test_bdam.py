@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 from naive import HEADS, WIDTH, close, linear
+from torch import Tensor
 from torch.nn import functional as F
 
 from bdam_reid.config import DataConfig
 from bdam_reid.data.records import Query, QueryError
 from bdam_reid.data.tokens import Tokenize, train_wordpiece
-from bdam_reid.encoders.config import EncoderConfig
+from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.methods.bdam.batches import Batch
 from bdam_reid.methods.bdam.config import BDAMConfig, DecouplingConfig, FusionConfig, LossConfig
-from bdam_reid.methods.bdam.losses import unweighted_losses
+from bdam_reid.methods.bdam.losses import Temperatures, unweighted_losses
 from bdam_reid.methods.bdam.method import BDAM
 from bdam_reid.methods.bdam.network import Network
 
@@ -34,8 +35,8 @@ def one_thread() -> Iterator[None]:
 
 DATA = DataConfig(image_height=32, image_width=16, max_tokens=12)
 CONFIG = BDAMConfig(
-    image=EncoderConfig(width=WIDTH, layers=1, heads=2, patch_height=8, patch_width=8),
-    text=EncoderConfig(width=10, layers=1, heads=2),
+    image=ImageEncoderConfig(width=WIDTH, layers=1, heads=2, patch_height=8, patch_width=8),
+    text=TextEncoderConfig(width=10, layers=1, heads=2),
     decoupling=DecouplingConfig(self_layers=1, cross_layers=2, heads=HEADS),
     fusion=FusionConfig(width=8),
 )
@@ -48,6 +49,7 @@ def make_batch() -> Batch:
     return Batch(
         images=torch.randn(6, 3, 32, 16),
         identities=torch.tensor([0, 0, 1, 1, 2, 2]),
+        outfits=torch.tensor([0, 1, 0, 1, 0, 1]),
         identity_ids=words[0],
         identity_mask=masks[0],
         clothing_ids=words[1, :, :7],
@@ -58,6 +60,10 @@ def make_batch() -> Batch:
 def make_model(config: BDAMConfig = CONFIG) -> Network:
     torch.manual_seed(0)
     return Network(config, DATA, vocab_size=40)
+
+
+def losses_of(config: LossConfig, model: Network, batch: Batch) -> dict[str, Tensor]:
+    return unweighted_losses(config, *model.features(batch)[:3], batch, Temperatures(config))
 
 
 def test_pooled_last_layer_leaves_no_tokens() -> None:
@@ -129,7 +135,7 @@ def test_every_loss_reaches_the_shared_layer(query: Any, clothing: Any, cross_la
     config = replace(CONFIG, decoupling=replace(CONFIG.decoupling, cross_layers=cross_layers))
     model, batch = make_model(config), make_batch()
     loss = LossConfig(query=query, clothing=clothing)
-    for name, value in unweighted_losses(loss, *model.features(batch)[:3], batch.identities).items():
+    for name, value in losses_of(loss, model, batch).items():
         gradients = torch.autograd.grad(value, model.shared_parameters(), retain_graph=True, allow_unused=True)
         assert any(gradient is not None and gradient.any() for gradient in gradients), name
 
@@ -140,7 +146,7 @@ def test_every_loss_reaches_the_shared_layer(query: Any, clothing: Any, cross_la
 def test_what_each_query_of_info_nce_leaves_untrained(query: Any, idle: set[str]) -> None:
     """Neither draft's reading of Eq. 3 trains everything that the draft describes; "both" does."""
     model, batch = make_model(), make_batch()
-    parts = unweighted_losses(LossConfig(query=query), *model.features(batch)[:3], batch.identities)
+    parts = losses_of(LossConfig(query=query), model, batch)
     torch.stack(list(parts.values())).sum().backward()
     untrained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is None}
     assert untrained == idle
@@ -151,7 +157,7 @@ def test_a_few_steps_lower_the_loss() -> None:
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     history = []
     for _ in range(40):
-        parts = unweighted_losses(LossConfig(query="fused"), *model.features(batch)[:3], batch.identities)
+        parts = losses_of(LossConfig(query="fused"), model, batch)
         total = torch.stack(list(parts.values())).sum()
         optimizer.zero_grad()
         total.backward()

@@ -38,15 +38,15 @@ def test_paper_presets_hold_the_papers_hyper_parameters(name: str) -> None:
     assert (loss.gradnorm_alpha, loss.gradnorm_lr, loss.gradnorm_lambda) == (1.5, 0.025, 1e-3)
     expected = {"paper-icme": ("both", "alignment"), "paper-long": ("identity", "adversarial")}
     assert (loss.query, loss.clothing) == expected[name]
-    assert loss.decouple and loss.gate_weight > 0
+    assert loss.decouple_weight == loss.triplet_weight == loss.clothing_weight == 1 and loss.gate_weight > 0
 
 
 def test_command_line_overrides_nested_fields() -> None:
-    line = "demo --method.optim.epochs 3 --data.augment False --output elsewhere"
+    line = "demo-icme --method.optim.epochs 3 --data.augment False --output elsewhere"
     config = parse_config(PRESETS, line.split())
     assert isinstance(config.method, BDAMConfig)
     assert (config.method.optim.epochs, config.data.augment, config.output) == (3, False, "elsewhere")
-    assert config.method.image == PRESETS["demo"]().method.image  # type: ignore[attr-defined]
+    assert config.method.image == PRESETS["demo-icme"]().method.image  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def test_command_line_mistakes_exit_with_2(arguments: list[str], said: str, caps
     ],
 )
 def test_impossible_values_are_named(arguments: str, said: str) -> None:
-    config = parse_config(PRESETS, ["demo", *arguments.split()])
+    config = parse_config(PRESETS, ["demo-icme", *arguments.split()])
     with pytest.raises(ConfigError, match=re.escape(said)):
         check_config(config)
 
 
 def values() -> dict[str, Any]:
-    return asdict(PRESETS["demo"]())
+    return asdict(PRESETS["demo-icme"]())
 
 
 def test_from_dict_names_unknown_missing_and_mistyped_fields() -> None:
@@ -139,11 +139,11 @@ def test_a_field_that_came_after_the_run_has_its_default() -> None:
     config = from_dict(changed, PRESETS)
     assert config.data.augment is True
     assert config.engine == EngineConfig()
-    assert config.method == replace(PRESETS["demo"]().method, fusion=FusionConfig())  # type: ignore[type-var]
+    assert config.method == replace(PRESETS["demo-icme"]().method, fusion=FusionConfig())  # type: ignore[type-var]
 
 
 def test_a_config_of_before_there_were_several_methods_is_read() -> None:
-    new = PRESETS["demo"]()
+    new = PRESETS["demo-icme"]()
     changed = values()
     method, engine = changed.pop("method"), changed.pop("engine")
     old = {**changed, **method, "bdam": method["decoupling"]}
@@ -155,7 +155,7 @@ def test_a_config_of_before_there_were_several_methods_is_read() -> None:
 
 
 def test_differences_name_the_fields_but_not_the_free_ones() -> None:
-    then = PRESETS["demo"]()
+    then = PRESETS["demo-icme"]()
     method = replace(then.method, optim=OptimConfig(lr=8e-4, weight_decay=0.0, epochs=5, warmup_steps=50))  # type: ignore[type-var]
     data = replace(then.data, root="elsewhere")
     now = replace(then, output="elsewhere", engine=replace(then.engine, save_every=3), method=method, data=data)

@@ -360,10 +360,10 @@ def test_unreadable_images_are_named(tmp_path: Path) -> None:
 def test_augmentation_repeats_and_keeps_the_range() -> None:
     image = torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     original = image.clone()
-    views = [augment(image, Random(seed)) for seed in range(40)]
+    views = [augment(image, Random(seed), 0.3) for seed in range(40)]
     assert torch.equal(image, original)
     for seed, view in enumerate(views):
         assert view.shape == image.shape
         assert view.abs().max() <= 1
-        assert torch.equal(view, augment(image, Random(seed)))
+        assert torch.equal(view, augment(image, Random(seed), 0.3))
     assert not any(torch.equal(a, b) for a, b in pairwise(views))

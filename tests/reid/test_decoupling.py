@@ -183,5 +183,5 @@ def test_shared_parameters_of_a_pooled_last_layer() -> None:
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(ValueError, match="must divide the image width 12, got 5 heads"):
+    with pytest.raises(ValueError, match="must divide the width 12 of its tokens, got 5 heads"):
         Decoupling(WIDTH, DecouplingConfig(heads=5))

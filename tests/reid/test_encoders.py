@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from bdam_reid.encoders.base import save_architecture
-from bdam_reid.encoders.config import EncoderConfig
+from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.encoders.image import ImageEncoder
 from bdam_reid.encoders.text import TextEncoder, masked_mean
 
@@ -44,7 +44,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("size", "patch", "length"), [((96, 48), (8, 8), 72), ((96, 48), (16, 8), 36), ((37, 20), (8, 4), 20)]
 )
 def test_small_image_encoder_gives_the_patches(size: Any, patch: Any, length: int) -> None:
-    config = EncoderConfig(width=16, layers=2, heads=2, patch_height=patch[0], patch_width=patch[1])
+    config = ImageEncoderConfig(width=16, layers=2, heads=2, patch_height=patch[0], patch_width=patch[1])
     encoder = ImageEncoder(config, size).eval()
     images = torch.randn(2, 3, *size)
     tokens = encoder(images)
@@ -56,7 +56,7 @@ def test_small_image_encoder_gives_the_patches(size: Any, patch: Any, length: in
 
 @pytest.mark.parametrize("name", ["vit", "clip"])
 def test_pretrained_image_encoder(saved: Path, name: str) -> None:
-    encoder = ImageEncoder(EncoderConfig(pretrained=str(saved / name)), (32, 32)).eval()
+    encoder = ImageEncoder(ImageEncoderConfig(pretrained=str(saved / name)), (32, 32)).eval()
     classes = {"vit": transformers.ViTModel, "clip": transformers.CLIPVisionModel}
     whole = classes[name].from_pretrained(saved / name).eval()
     images = torch.rand(2, 3, 32, 32) * 2 - 1
@@ -89,7 +89,7 @@ def test_an_architecture_is_enough_where_a_checkpoint_brings_the_weights(
     saved: Path, tmp_path: Path, name: str
 ) -> None:
     shutil.copytree(saved / name, tmp_path / name)
-    config = EncoderConfig(pretrained=str(tmp_path / name))
+    config = ImageEncoderConfig(pretrained=str(tmp_path / name))
     encoder = ImageEncoder(config, (48, 24)).eval()
     save_architecture(config.pretrained, tmp_path / "kept")
     shutil.rmtree(tmp_path / name)
@@ -104,20 +104,20 @@ def test_an_architecture_is_enough_where_a_checkpoint_brings_the_weights(
 
 @pytest.mark.parametrize("name", ["vit", "clip"])
 def test_pretrained_image_encoder_at_another_size(saved: Path, name: str) -> None:
-    encoder = ImageEncoder(EncoderConfig(pretrained=str(saved / name)), (48, 24))
+    encoder = ImageEncoder(ImageEncoderConfig(pretrained=str(saved / name)), (48, 24))
     assert encoder(torch.randn(2, 3, 48, 24)).shape == (2, 18, 16)
 
 
 def test_encoder_of_oblong_images_at_another_size_is_refused(tmp_path: Path) -> None:
     config = transformers.ViTConfig(**SIZES, image_size=(32, 16), patch_size=(8, 8))
     transformers.ViTModel(config).save_pretrained(tmp_path)
-    assert ImageEncoder(EncoderConfig(pretrained=str(tmp_path)), (32, 16)).patches == 8
+    assert ImageEncoder(ImageEncoderConfig(pretrained=str(tmp_path)), (32, 16)).patches == 8
     with pytest.raises(ValueError, match=r"set the image size to that, got \(48, 24\)"):
-        ImageEncoder(EncoderConfig(pretrained=str(tmp_path)), (48, 24))
+        ImageEncoder(ImageEncoderConfig(pretrained=str(tmp_path)), (48, 24))
 
 
 def test_pretrained_text_encoder(saved: Path) -> None:
-    encoder = TextEncoder(EncoderConfig(pretrained=str(saved / "bert")), 40, 20).eval()
+    encoder = TextEncoder(TextEncoderConfig(pretrained=str(saved / "bert")), 40, 20).eval()
     whole = transformers.BertModel.from_pretrained(saved / "bert").float().eval()
     ids, mask = torch.randint(0, 40, (2, 9)), torch.arange(9) < torch.tensor([[9], [5]])
     close(encoder(ids, mask), whole(input_ids=ids, attention_mask=mask).last_hidden_state)
@@ -126,7 +126,7 @@ def test_pretrained_text_encoder(saved: Path) -> None:
 
 
 def test_text_padding_changes_no_real_token() -> None:
-    encoder = TextEncoder(EncoderConfig(width=16, layers=2, heads=2), 40, 20).double().eval()
+    encoder = TextEncoder(TextEncoderConfig(width=16, layers=2, heads=2), 40, 20).double().eval()
     ids, mask = torch.randint(1, 40, (2, 9)), torch.arange(9) < torch.tensor([[9], [5]])
     tokens = encoder(ids, mask)
     other = encoder(F.pad(ids * mask, (0, 4)), F.pad(mask, (0, 4)))
@@ -142,21 +142,21 @@ def test_masked_mean() -> None:
 
 
 def test_frozen_encoder_has_no_gradients_and_no_dropout() -> None:
-    encoder = TextEncoder(EncoderConfig(width=16, layers=1, heads=2, frozen=True), 40, 20).train()
+    encoder = TextEncoder(TextEncoderConfig(width=16, layers=1, heads=2, frozen=True), 40, 20).train()
     ids, mask = torch.randint(0, 40, (2, 9)), torch.ones(2, 9, dtype=torch.bool)
     first = encoder(ids, mask)
     assert not first.requires_grad
     assert torch.equal(first, encoder(ids, mask))
-    thawed = TextEncoder(EncoderConfig(width=16, layers=1, heads=2), 40, 20)
+    thawed = TextEncoder(TextEncoderConfig(width=16, layers=1, heads=2), 40, 20)
     assert not torch.equal(thawed(ids, mask), thawed(ids, mask))
 
 
 def image_encoder(name: str) -> ImageEncoder:
-    return ImageEncoder(EncoderConfig(pretrained=name), (32, 32))
+    return ImageEncoder(ImageEncoderConfig(pretrained=name), (32, 32))
 
 
 def text_encoder(name: str, vocab_size: int = 40, max_tokens: int = 20) -> TextEncoder:
-    return TextEncoder(EncoderConfig(pretrained=name), vocab_size, max_tokens)
+    return TextEncoder(TextEncoderConfig(pretrained=name), vocab_size, max_tokens)
 
 
 def pickled(folder: Path) -> Path:
@@ -208,6 +208,6 @@ def test_encoders_that_do_not_fit_are_refused(saved: Path) -> None:
     with pytest.raises(ValueError, match=r"reads 20 word pieces.*got 21"):
         text_encoder(str(saved / "bert"), max_tokens=21)
     with pytest.raises(ValueError, match=r"hold a patch of \(16, 16\), got \(96, 8\)"):
-        ImageEncoder(EncoderConfig(), (96, 8))
+        ImageEncoder(ImageEncoderConfig(), (96, 8))
     with pytest.raises(ValueError, match="heads must divide its width 10, got 4 heads"):
-        TextEncoder(EncoderConfig(width=10), 40, 20)
+        TextEncoder(TextEncoderConfig(width=10), 40, 20)

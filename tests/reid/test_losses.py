@@ -13,16 +13,20 @@ from torch.nn import functional as F
 
 from bdam_reid.losses.info_nce import info_nce
 from bdam_reid.losses.triplet import triplet_loss
+from bdam_reid.methods.bdam.batches import UNKNOWN, Batch
 from bdam_reid.methods.bdam.config import LossConfig
 from bdam_reid.methods.bdam.gradnorm import GradNorm
 from bdam_reid.methods.bdam.losses import (
+    Temperatures,
     clothing_adversary,
     clothing_alignment,
     decoupling_loss,
     gate_regularisation,
+    known_to_differ,
     task_names,
     total_loss,
     unweighted_losses,
+    weighted_losses,
 )
 from bdam_reid.methods.bdam.network import ImageFeatures, TextFeatures, full_precision
 
@@ -204,6 +208,7 @@ def features(dtype: torch.dtype = torch.float64, gate: bool = True) -> Features:
 
 
 IDENTITIES = torch.tensor([0, 0, 1, 1, 2, 2])
+BATCH = Batch(torch.empty(6, 0), IDENTITIES, torch.full((6,), UNKNOWN), *[torch.empty(6, 0)] * 4)
 
 
 @pytest.mark.parametrize("query", ["identity", "fused", "both"])
@@ -211,7 +216,7 @@ IDENTITIES = torch.tensor([0, 0, 1, 1, 2, 2])
 def test_losses_of_a_batch(query: str, clothing: str) -> None:
     config = LossConfig(query=query, clothing=clothing)  # type: ignore[arg-type]
     image, text, fused = features()
-    actual = unweighted_losses(config, image, text, fused, IDENTITIES)
+    actual = unweighted_losses(config, image, text, fused, BATCH, Temperatures(config))
     targets = text.identity_embedding
     unit_fused = fused / fused.norm(dim=1, keepdim=True)
     info = {
@@ -220,11 +225,12 @@ def test_losses_of_a_batch(query: str, clothing: str) -> None:
     }
     info["both"] = (info["identity"] + info["fused"]) / 2
     clothing_loss = clothing_alignment if clothing == "alignment" else clothing_adversary
+    counts = [known_to_differ(IDENTITIES, BATCH.outfits)] if clothing == "alignment" else []
     assert image.gate is not None
     expected = {
         "info": info[query],
         "triplet": triplet_loss(image.identity / image.identity.norm(dim=1, keepdim=True), IDENTITIES, config.margin),
-        "clothing": clothing_loss(image.clothing_embedding, text.clothing_embedding, config.temperature),
+        "clothing": clothing_loss(image.clothing_embedding, text.clothing_embedding, config.temperature, *counts),
         "decouple": decoupling_loss(image.identity, image.clothing),
         "gate": (image.gate - 0.5).square().mean(),
     }
@@ -234,8 +240,8 @@ def test_losses_of_a_batch(query: str, clothing: str) -> None:
 
 
 def test_ablated_losses_are_left_out() -> None:
-    config = LossConfig(decouple=False)
-    actual = unweighted_losses(config, *features(gate=False), IDENTITIES)
+    config = LossConfig(decouple_weight=0.0)
+    actual = unweighted_losses(config, *features(gate=False), BATCH, Temperatures(config))
     assert tuple(actual) == task_names(config) == ("info", "triplet", "clothing")
 
 
@@ -254,6 +260,6 @@ def test_total_loss_is_the_weighted_sum_and_the_gate() -> None:
     gradnorm = GradNorm(("info", "triplet"), config)
     gradnorm.log_weights.copy_(torch.tensor([0.5, 1.5]).log())
     parts = {name: torch.tensor(value) for name, value in (("info", 2.0), ("triplet", 4.0), ("gate", 8.0))}
-    close(total_loss(config, parts, gradnorm), 0.5 * 2 + 1.5 * 4 + 0.25 * 8)
+    close(total_loss(weighted_losses(config, parts), gradnorm), 0.5 * 2 + 1.5 * 4 + 0.25 * 8)
     del parts["gate"]
-    close(total_loss(config, parts, gradnorm), 0.5 * 2 + 1.5 * 4)
+    close(total_loss(weighted_losses(config, parts), gradnorm), 0.5 * 2 + 1.5 * 4)

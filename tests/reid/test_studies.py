@@ -11,7 +11,7 @@ import pytest
 from tiny_run import tiny, write_people
 
 from bdam_reid.config import ConfigError
-from bdam_reid.methods.bdam.config import demo
+from bdam_reid.methods.bdam.config import demo_icme
 from bdam_reid.studies.fusion import FUSIONS, Study, run_study
 
 
@@ -42,8 +42,8 @@ def test_the_committed_results_are_those_of_this_study(tmp_path: Path) -> None:
     kept = Path(__file__).parents[2] / "benchmarks" / "results" / "fusion-accuracy.json"
     shutil.copy(kept, tmp_path / "results.json")
     study = Study(str(tmp_path / "elsewhere"), tmp_path / "runs", tmp_path / "results.json")
-    assert run_study(study, demo()) == json.loads(kept.read_text())
+    assert run_study(study, demo_icme()) == json.loads(kept.read_text())
     assert not (tmp_path / "runs").exists()
     (tmp_path / "results.json").write_text('{"budget": {"data": {"what": 1}}, "runs": []}')
     with pytest.raises(ConfigError, match="holds no results of this study"):
-        run_study(study, demo())
+        run_study(study, demo_icme())

@@ -6,7 +6,10 @@ import re
 import resource
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,22 +18,40 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bdam_reid.captions.splitter import phrases
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.records import Record
 from bdam_reid.synthetic import SyntheticError, write_market, write_synthetic, writer
 from bdam_reid.synthetic.__main__ import main
+from bdam_reid.synthetic.ceiling import READERS, ceilings, expected
+from bdam_reid.synthetic.ceiling import main as print_ceilings
 from bdam_reid.synthetic.drawing import render
 from bdam_reid.synthetic.people import (
     VIEWPOINTS,
+    Item,
+    Outfit,
+    Person,
     Shot,
     sample_person,
     sample_shots,
-    visible_items,
 )
 from bdam_reid.synthetic.sentences import write_captions, write_texts
 from bdam_reid.synthetic.shapes import points
+from bdam_reid.synthetic.visible import visible_items, visible_slots, visible_traits
 from bdam_reid.synthetic.wardrobe import differs, sample_outfit, sample_wardrobe
-from bdam_reid.synthetic.words import COLOUR_WORDS, HAIR_COLOUR_WORDS, ITEM_WORDS, NOUNS
+from bdam_reid.synthetic.words import (
+    AGE_WORDS,
+    BEARD_WORDS,
+    BUILD_WORDS,
+    COLOUR_WORDS,
+    HAIR_ADJECTIVES,
+    HAIR_COLOUR_WORDS,
+    HAIR_PHRASES,
+    ITEM_WORDS,
+    NOUNS,
+    POSTURE_WORDS,
+    SKIN_WORDS,
+)
 
 IDENTITIES = 8
 
@@ -117,6 +138,23 @@ def test_the_clothing_change_gallery_is_a_change_and_apart_from_the_standard_pro
         assert before.get("outer", before["upper"])["colour"] != after.get("outer", after["upper"])["colour"]
 
 
+def test_validation_persons_change_clothes_as_test_persons_do(root: Path) -> None:
+    raw = json.loads((root / "reid_raw.json").read_text())
+    change = {
+        split: json.loads((root / name).read_text())
+        for split, name in (("test", "clothing_change.json"), ("val", "clothing_change_val.json"))
+    }
+    for split, protocol in change.items():
+        first = [entry for entry in raw if entry["split"] == split]
+        captions = [(entry["id"], caption) for entry in first for caption in entry["captions"]]
+        assert [(query["id"], query["caption"]) for query in protocol["queries"]] == captions
+        assert Counter(entry["id"] for entry in protocol["gallery"]) == dict.fromkeys({e["id"] for e in first}, 2)
+        assert {entry["outfit"] for entry in protocol["gallery"]} == {1}
+        assert all(entry["file_path"].startswith("clothing_change/") for entry in protocol["gallery"])
+        assert all((root / "imgs" / entry["file_path"]).is_file() for entry in protocol["gallery"])
+    assert change["val"].keys() == change["test"].keys()
+
+
 def test_wardrobes_differ_and_fit_the_person() -> None:
     for seed in range(60):
         rng = Random(seed)
@@ -141,6 +179,10 @@ def looks(count: int, seed: str) -> list:
     return found
 
 
+def captions_of(person: Person, outfit: Outfit, shot: Shot) -> list[str]:
+    return [caption.text for caption in write_captions(person, outfit, shot)]
+
+
 def mentions(text: str, phrase: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(phrase.lower())}(?![\w-])", text.lower()) is not None
 
@@ -158,10 +200,12 @@ def without_longer(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
 
 def test_captions_name_only_what_can_be_seen() -> None:
     for person, outfit, shot in looks(150, "true"):
-        seen = visible_items(outfit, shot)
-        texts = [*write_captions(person, outfit, shot), write_texts(person, outfit, shot)["clothing"]]
+        seen = visible_items(person, outfit, shot)
+        texts = [*captions_of(person, outfit, shot), write_texts(person, outfit, shot)["clothing"]]
         for text in texts:
-            assert without_longer(text.replace("jacket:", ""), ITEM_WORDS) <= {item.kind for item in seen.values()}
+            assert without_longer(re.sub("(jacket|top):", "", text), ITEM_WORDS) <= {
+                item.kind for item in seen.values()
+            }
             if shot.viewpoint == "back":
                 assert "glasses" not in text and "beard" not in text and "moustache" not in text
 
@@ -172,7 +216,7 @@ def test_captions_name_the_true_colours_and_the_true_sex() -> None:
         true |= {item.second for item in outfit.items().values() if item.second}
         texts = write_texts(person, outfit, shot)
         assert without_longer(texts["clothing"], COLOUR_WORDS) <= true
-        for text in (*write_captions(person, outfit, shot), texts["identity"]):
+        for text in (*captions_of(person, outfit, shot), texts["identity"]):
             own = NOUNS[person.sex]
             assert any(mentions(text, noun) for noun in own)
             others = set(NOUNS["female" if person.sex == "male" else "male"]) - set(own)
@@ -186,7 +230,7 @@ def test_most_captions_name_the_garment_above_and_its_colour() -> None:
     named = 0
     for person, outfit, shot in looks(100, "useful"):
         item = outfit.outer or outfit.upper
-        caption = write_captions(person, outfit, shot)[0]
+        caption = captions_of(person, outfit, shot)[0]
         named += any(mentions(caption, word) for word in ITEM_WORDS[item.kind]) and any(
             mentions(caption, word) for word in COLOUR_WORDS[item.colour]
         )
@@ -201,11 +245,79 @@ def test_texts_keep_identity_and_clothing_apart() -> None:
         assert "hair" not in texts["clothing"] and "glasses" not in texts["clothing"]
 
 
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[\w-]+", text.lower())
+
+
+# Words of persons, but for those that are said of clothes, too.
+EITHER = """a an the in with no very down to that is tied cut back up whose colour shoulders short long light medium
+dark brown olive tan straight average normal full thick pair of fair pale"""
+PERSON_TABLES = (NOUNS, AGE_WORDS, BUILD_WORDS, SKIN_WORDS, HAIR_ADJECTIVES, HAIR_PHRASES, BEARD_WORDS, POSTURE_WORDS)
+OF_PERSONS = {
+    word for table in PERSON_TABLES for listed in table.values() for phrase in listed for word in words_of(phrase)
+} - set(words_of(EITHER))
+
+
+def test_the_splitter_parts_every_caption_into_person_and_clothes() -> None:
+    of_clothes = {word for table in ITEM_WORDS.values() for word in table}
+    for person, outfit, shot in looks(300, "split"):
+        for caption in write_captions(person, outfit, shot):
+            identity, clothing = phrases(caption.text)
+            assert not [word for word in of_clothes if mentions(identity, word)], caption.text
+            assert not OF_PERSONS & set(words_of(clothing)), caption.text
+            assert OF_PERSONS & set(words_of(caption.text)) <= set(words_of(identity)), caption.text
+
+
+def test_captions_state_only_what_is_true_and_visible() -> None:
+    for person, outfit, shot in looks(200, "stated"):
+        seen = visible_traits(person, outfit, shot)
+        worn = {name: vars(item) for name, item in outfit.items().items()}
+        for caption in write_captions(person, outfit, shot):
+            assert set(caption.identity) <= set(seen)
+            assert all(getattr(person, name) == value for name, value in caption.identity.items())
+            assert set(caption.clothing) <= set(visible_slots(person, outfit, shot))
+            for name, stated in caption.clothing.items():
+                fields = {"second" if field == "second_colour" else field: value for field, value in stated.items()}
+                assert fields.items() <= worn[name].items()
+
+
+def person_with(**values: Any) -> Person:
+    rng = Random("visible")
+    return replace(sample_person(rng), **values)
+
+
+@pytest.mark.parametrize(
+    ("person", "outfit", "viewpoint", "hidden"),
+    [
+        ({"hairstyle": "short"}, "", "front", set()),
+        ({"hairstyle": "short"}, "", "back", {"skin", "glasses", "beard"}),
+        ({"hairstyle": "short"}, "upper:t-shirt", "back", {"glasses", "beard"}),
+        ({"hairstyle": "short"}, "lower:shorts", "back", {"glasses", "beard"}),
+        ({"hairstyle": "bald"}, "", "front", {"hair_colour"}),
+        ({"hairstyle": "bald"}, "", "back", {"hair_colour", "age", "glasses", "beard"}),
+        ({"hairstyle": "bald"}, "hat:cap", "left", {"hair_colour", "hairstyle"}),
+        ({"hairstyle": "short"}, "hat:cap", "front", {"hair_colour", "hairstyle"}),
+        ({"hairstyle": "bun"}, "hat:cap", "back", {"hairstyle", "skin", "glasses", "beard"}),
+        ({"hairstyle": "cropped"}, "hat:cap", "back", {"hair_colour", "hairstyle", "age", "skin", "glasses", "beard"}),
+        ({"hairstyle": "long"}, "hat:cap", "back", {"skin", "glasses", "beard"}),
+        ({"hairstyle": "curly"}, "hat:cap", "right", {"hairstyle"}),
+    ],
+)
+def test_what_can_be_seen_of_a_person(person: dict, outfit: str, viewpoint: str, hidden: set[str]) -> None:
+    slot, _, kind = outfit.partition(":")
+    items: dict[str, Any] = {"upper": Item("sweater", "red", (200, 0, 0)), "lower": Item("jeans", "blue", (0, 0, 200))}
+    items |= {"shoes": Item("sneakers", "white", (240, 240, 240))}
+    items |= {slot: Item(kind, "green", (0, 160, 0))} if slot else {}
+    shot = Shot(0, viewpoint, "none", "shot")
+    traits = {"sex", "age", "build", "height", "skin", "hair_colour", "hairstyle", "posture", "glasses", "beard"}
+    assert traits - set(visible_traits(person_with(**person), Outfit(**items), shot)) == hidden
+
+
 def test_captions_of_a_shot_differ_and_repeat() -> None:
     person, outfit, shot = looks(1, "repeat")[0]
-    first, second = write_captions(person, outfit, shot)
+    first, second = captions_of(person, outfit, shot)
     assert first != second
-    assert write_captions(person, outfit, shot) == (first, second)
+    assert captions_of(person, outfit, shot) == [first, second]
 
 
 def test_outlines_are_measured_on_the_body() -> None:
@@ -357,3 +469,64 @@ def test_the_command_writes_market(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["synthetic", str(tmp_path / "set"), *options.split()])
     assert main() == 0
     assert {path.name for path in (tmp_path / "set").iterdir()} == {"bounding_box_train", "query", "bounding_box_test"}
+
+
+def test_ties_are_broken_in_expectation() -> None:
+    """Against the mean over all orders of the ties."""
+    counts, relevant = np.array([1, 0, 1, 1, 2, 0]), np.array([1, 0, 1, 0, 1, 0])
+    scores = []
+    for order in permutations(range(6)):
+        if list(counts[list(order)]) == sorted(counts):
+            ranked = relevant[list(order)]
+            precisions = [ranked[: i + 1].mean() for i in range(6) if ranked[i]]
+            scores.append((float(ranked[0]), sum(precisions) / 3))
+    assert expected(counts, relevant == 1) == pytest.approx(np.mean(scores, axis=0))
+
+
+def person_of(age: str, shirt: str, *, visible: Sequence[str] = ("sex", "age")) -> dict[str, Any]:
+    outfit = {"upper": {"kind": "shirt", "colour": shirt, "pattern": "plain", "second_colour": None}}
+    identity = {"sex": "female", "age": age}
+    return {"identity": identity, "outfit": outfit, "visible": list(visible), "visible_slots": ["upper"]}
+
+
+def test_the_ceiling_of_a_set_by_hand(tmp_path: Path) -> None:
+    """Two women, of whom the captions tell the shirt, or the age."""
+    truth = {
+        "a.jpg": person_of("young", "red"),
+        "b.jpg": person_of("elderly", "blue"),
+        "a2.jpg": person_of("young", "green", visible=["sex"]),
+        "b2.jpg": person_of("elderly", "white"),
+    }
+    shirt = {"identity": {"sex": "female"}, "clothing": {"upper": {"colour": "red"}}}
+    age = {"identity": {"age": "elderly"}, "clothing": {}}
+    raw = [
+        {"split": split, "id": number, "file_path": key, "captions": [""]}
+        for split in ("test", "val")
+        for number, key in ((1, "a.jpg"), (2, "b.jpg"))
+    ]
+    change = {"queries": [], "gallery": [{"id": 1, "file_path": "a2.jpg"}, {"id": 2, "file_path": "b2.jpg"}]}
+    files = {"attributes": truth, "reid_raw": raw, "statements": {"a.jpg": [shirt], "b.jpg": [age]}}
+    for name, content in (files | {"clothing_change": change, "clothing_change_val": change}).items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    found = ceilings(tmp_path)
+    assert found["test"] == found["val"]
+    assert {reader: found["test"][reader]["R-1"] for reader in READERS} == dict.fromkeys(READERS, 100.0)
+    # In other clothes the red shirt says nothing: a tie of two. The age tells, but where it cannot be seen.
+    after = found["clothing_change"]
+    assert after["attributes"] == {"R-1": 100.0, "mAP": 100.0}
+    assert after["captions"] == {"R-1": 75.0, "mAP": 87.5}
+    assert after["visible"] == {"R-1": 50.0, "mAP": 75.0}
+    assert (after["queries"], after["gallery"]) == (2, 2)
+
+
+def test_the_command_prints_the_ceilings_of_a_drawn_set(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ceiling", str(root), "--json", str(tmp_path / "ceiling.json")])
+    assert print_ceilings() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["protocol", *json.loads((tmp_path / "ceiling.json").read_text())]
+    assert lines[1].split()[1:3] == ["16", "8"] and lines[2].split()[1:3] == ["16", "4"]
+    monkeypatch.setattr(sys, "argv", ["ceiling", str(tmp_path / "none")])
+    assert print_ceilings() == 1
+    assert "Expected a set drawn by" in capsys.readouterr().err

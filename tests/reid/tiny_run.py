@@ -54,7 +54,7 @@ def write_validation_change(root: Path) -> None:
 
 def arguments(people: Path, output: Path, *more: str) -> list[str]:
     """The command line of the run."""
-    return ["demo", "--data.root", str(people), "--output", str(output), *TINY.split(), *more]
+    return ["demo-icme", "--data.root", str(people), "--output", str(output), *TINY.split(), *more]
 
 
 def tiny(people: Path, output: Path, *more: str) -> Config:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from random import Random
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,15 +19,27 @@ from bdam_reid.data.samplers import IdentitySampler
 from bdam_reid.data.tokens import Tokenize
 from bdam_reid.data.training import Batches, Item, TrainingSet
 
+UNKNOWN = -1
+"""Number of an outfit that nobody has told from others."""
+
+
+class Description(NamedTuple):
+    """What BDAM reads of a record."""
+
+    texts: Texts
+    outfit: int
+    """Number among those of the person, or UNKNOWN."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (B, 3, H, W), class indices (B,), and for each text ids (B, L) with a mask, True where there
-    is a token.
+    """Images (B, 3, H, W), class indices (B,), outfits (B,) by their number among those of the person or UNKNOWN, and
+    for each text ids (B, L) with a mask, True where there is a token.
     """
 
     images: Tensor
     identities: Tensor
+    outfits: Tensor
     identity_ids: Tensor
     identity_mask: Tensor
     clothing_ids: Tensor
@@ -37,31 +50,34 @@ class Batch:
         return Batch(*(getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)))
 
 
-def make_batches(records: Sequence[Record], data: DataConfig, tokenize: Tokenize, seed: int) -> Batches[Texts, Batch]:
+def make_batches(
+    records: Sequence[Record], data: DataConfig, tokenize: Tokenize, seed: int
+) -> Batches[Description, Batch]:
     """The batches of training records. Raises: DatasetError if these have too few identities."""
-    describe = partial(draw_texts, probability=data.texts_probability)
+    describe_record = partial(describe, probability=data.texts_probability)
     return Batches(
-        TrainingSet(records, data.image_size, data.augment, seed, describe),
+        TrainingSet(records, data.image_size, data.augment, data.erase, seed, describe_record),
         IdentitySampler(records, data.identities_per_batch, data.images_per_identity, seed),
         partial(collate, tokenize),
     )
 
 
-def draw_texts(record: Record, rng: Random, *, probability: float) -> Texts:
-    """With `probability` the record's texts, where it has them, else the two parts of one of its captions."""
+def describe(record: Record, rng: Random, *, probability: float) -> Description:
+    """The record's outfit, and with `probability` its texts, where it has them, else the two parts of one of its
+    captions."""
     caption = rng.choice(record.captions)
-    if rng.random() < probability and record.texts:
-        return record.texts
-    return _split(caption)
+    texts = record.texts if rng.random() < probability and record.texts else _split(caption)
+    return Description(texts, UNKNOWN if record.outfit is None else record.outfit)
 
 
-def collate(tokenize: Tokenize, items: Sequence[Item[Texts]]) -> Batch:
+def collate(tokenize: Tokenize, items: Sequence[Item[Description]]) -> Batch:
     """A batch of items."""
     return Batch(
         torch.stack([item.image for item in items]),
         torch.tensor([item.identity for item in items]),
-        *tokenize([item.description.identity for item in items]),
-        *tokenize([item.description.clothing for item in items]),
+        torch.tensor([item.description.outfit for item in items]),
+        *tokenize([item.description.texts.identity for item in items]),
+        *tokenize([item.description.texts.clothing for item in items]),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from bdam_reid.config import (
     Range,
     check_multiple,
 )
-from bdam_reid.encoders.config import EncoderConfig
+from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 
 if TYPE_CHECKING:
     from bdam_reid.data.records import Dataset
@@ -33,17 +33,42 @@ class DecouplingConfig:
     heads: int = 12
     dropout: Annotated[float, Range(0, 0.99)] = 0.1
     gate: bool = True
+    pooling: Literal["mean", "position"] = "mean"
+    """mean: over the tokens (the drafts); position: each place has weights of its own, and the encoder's own tokens
+    stand beside those of the layers."""
+    width: Annotated[int, Range(0)] = 0
+    """Of the tokens in the layers; 0 is that of the encoder's, and mean pooling has no other."""
+    merge: int = 1
+    """Side of the squares of tokens whose means the layers see; more than 1 with position pooling only."""
+    slots: int = 24
+    """Channels that position pooling keeps of a token."""
+    features: int = 256
+    """Width of the features of position pooling."""
     pooled_last: bool = False
     """The last cross-attention layer normalises its input instead of its output. Then nothing non-linear comes
     between its attention and the pooling, and the fused kernel pools without an output for each token. There are no
     tokens after it, so `fusion.tokens` cannot be "sequence"."""
+
+    def check(self) -> None:
+        """Raise ConfigError if values do not fit each other."""
+        if self.pooled_last and self.cross_layers == 0:
+            raise ConfigError(
+                "--method.decoupling.pooled-last needs a cross-attention layer, got --method.decoupling.cross-layers 0"
+            )
+        if self.pooling == "position" and self.pooled_last:
+            raise ConfigError("--method.decoupling.pooled-last takes the mean: use --method.decoupling.pooling mean")
+        if self.pooling == "mean" and (self.merge > 1 or self.width):
+            raise ConfigError(
+                "--method.decoupling.merge and --method.decoupling.width need --method.decoupling.pooling position, "
+                f"got {self.merge} and {self.width} with mean"
+            )
 
 
 @dataclass(frozen=True)
 class FusionConfig:
     """Fusion module (icme section III-D, long section 3.4)."""
 
-    kind: Literal["mamba", "transformer", "simple"] = "mamba"
+    kind: Literal["mamba", "transformer", "simple", "none"] = "mamba"
     tokens: Literal["pooled", "pair", "sequence"] = "pooled"
     """pooled: the gated sum as one token (the literal reading); pair: image and text token; sequence: patches
     and words."""
@@ -66,11 +91,22 @@ class LossConfig:
     text and does not train the image embedding that the ranking uses; or both, the mean of the two losses."""
     clothing: Literal["alignment", "adversarial"] = "alignment"
     """alignment: icme Eq. 1; adversarial: long Eq. 1. They pull opposite ways, so a run has one of them."""
+    symmetric: bool = False
+    """InfoNCE and the alignment from texts to images too, as retrieval goes."""
     temperature: Annotated[float, Range(1e-3)] = 0.07
+    learnt_temperature: bool = False
+    """Whether training changes the temperatures, one of each contrastive loss, from `temperature` on."""
     margin: float = 0.3
+    triplet_weight: float = 1.0
+    """A weight of 0 leaves its loss out."""
+    clothing_weight: float = 1.0
+    decouple_weight: float = 1.0
+    contrast_weight: float = 0.0
+    """Of InfoNCE between images of a person in different outfits (ours); not balanced by GradNorm."""
     gate_weight: float = 0.01
-    """Weight of the gate regularisation mean (g - 0.5)^2; 0 leaves it out."""
-    decouple: bool = True
+    """Of the gate regularisation mean (g - 0.5)^2; not balanced by GradNorm."""
+    normalized_hsic: bool = False
+    """Whether HSIC is divided by that of each feature with itself, so that shrinking both does not lower it."""
     gradnorm_target: Literal["reference", "mean"] = "reference"
     """reference: the first task's gradient norm times the loss ratio (Eq. 5); mean: the tasks' mean norm
     times the ratio to the power of alpha (Chen et al. 2018)."""
@@ -89,6 +125,8 @@ class OptimConfig:
 
     lr: float = 1e-4
     weight_decay: float = 1e-3
+    decoupled_decay: bool = False
+    """AdamW: the decay is a step of its own, and spares biases and norms."""
     epochs: int = 60
     warmup_steps: Annotated[int, Range(0)] = 0
     clip_norm: float = 0.0
@@ -99,8 +137,8 @@ class OptimConfig:
 class BDAMConfig(MethodConfig):
     """Encoders, decoupling, fusion, losses and optimizer."""
 
-    image: EncoderConfig = field(default_factory=EncoderConfig)
-    text: EncoderConfig = field(default_factory=EncoderConfig)
+    image: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     decoupling: DecouplingConfig = field(default_factory=DecouplingConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -109,18 +147,23 @@ class BDAMConfig(MethodConfig):
     def check(self, data: DataConfig) -> None:
         """Raise ConfigError if values do not fit each other."""
         self.image.check_image("method.image", data)
-        self.text.check_text("method.text")
-        if not self.image.pretrained:
-            check_multiple(("method.image.width", self.image.width), ("method.decoupling.heads", self.decoupling.heads))
+        self.text.check("method.text")
+        self.decoupling.check()
+        heads = ("method.decoupling.heads", self.decoupling.heads)
+        if self.decoupling.width:
+            check_multiple(("method.decoupling.width", self.decoupling.width), heads)
+        elif not self.image.pretrained:
+            check_multiple(("method.image.width", self.image.width), heads)
         if self.fusion.kind == "transformer":
             check_multiple(("method.fusion.width", self.fusion.width), ("method.fusion.heads", self.fusion.heads))
-        if self.decoupling.pooled_last and self.decoupling.cross_layers == 0:
+        if self.fusion.kind == "none" and self.loss.query != "identity":
             raise ConfigError(
-                "--method.decoupling.pooled-last needs a cross-attention layer, got --method.decoupling.cross-layers 0"
+                f"--method.fusion.kind none leaves --method.loss.query identity only, got {self.loss.query}"
             )
-        if self.decoupling.pooled_last and self.fusion.tokens == "sequence":
+        pooled = "pooled-last" if self.decoupling.pooled_last else f"pooling {self.decoupling.pooling}"
+        if self.fusion.tokens == "sequence" and pooled != "pooling mean":
             raise ConfigError(
-                "--method.decoupling.pooled-last leaves no image tokens for --method.fusion.tokens sequence: "
+                f"--method.decoupling.{pooled} leaves no image tokens for --method.fusion.tokens sequence: "
                 "choose one of them, got both"
             )
 
@@ -138,34 +181,95 @@ class BDAMConfig(MethodConfig):
 
     @classmethod
     def renewed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Until there were several methods, what is now in `method` and `engine` stood beside `data`."""
-        if "method" in values or not all(isinstance(values.get(name), Mapping) for name in ("data", "bdam", "optim")):
-            return values
-        data = dict(values["data"])
-        if "sidecar_probability" in data:
-            data["texts_probability"] = data.pop("sidecar_probability")
-        optim = dict(values["optim"])
-        engine = {name: values[name] for name in ("validate_every", "save_every") if name in values}
-        if "mixed_precision" in optim:
-            engine["mixed_precision"] = optim.pop("mixed_precision")
-        method = {name: values[name] for name in ("image", "text", "fusion", "loss") if name in values}
-        method |= {"decoupling": values["bdam"], "optim": optim}
-        moved = {"image", "text", "bdam", "fusion", "loss", "optim", "validate_every", "save_every"}
-        kept = {name: value for name, value in values.items() if name not in moved}
-        return {**kept, "data": data, "method": method, "engine": engine}
+        """The content of an older config.json as this version has it."""
+        return _without_what_went(_in_sections(values))
+
+
+def _in_sections(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Until there were several methods, what is now in `method` and `engine` stood beside `data`."""
+    if "method" in values or not all(isinstance(values.get(name), Mapping) for name in ("data", "bdam", "optim")):
+        return values
+    data = dict(values["data"])
+    if "sidecar_probability" in data:
+        data["texts_probability"] = data.pop("sidecar_probability")
+    optim = dict(values["optim"])
+    engine = {name: values[name] for name in ("validate_every", "save_every") if name in values}
+    if "mixed_precision" in optim:
+        engine["mixed_precision"] = optim.pop("mixed_precision")
+    method = {name: values[name] for name in ("image", "text", "fusion", "loss") if name in values}
+    method |= {"decoupling": values["bdam"], "optim": optim}
+    moved = {"image", "text", "bdam", "fusion", "loss", "optim", "validate_every", "save_every"}
+    kept = {name: value for name, value in values.items() if name not in moved}
+    return {**kept, "data": data, "method": method, "engine": engine}
+
+
+def _without_what_went(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Text encoders had patch sizes that nothing read; whether the features are decoupled is a weight now."""
+    method = values.get("method")
+    if not isinstance(method, Mapping) or not all(isinstance(method.get(name), Mapping) for name in ("text", "loss")):
+        return values
+    text = {name: value for name, value in method["text"].items() if not name.startswith("patch_")}
+    loss = dict(method["loss"])
+    if "decouple" in loss:
+        loss["decouple_weight"] = float(loss.pop("decouple"))
+    return {**values, "method": {**method, "text": text, "loss": loss}}
+
+
+def bdam() -> Config:
+    """The best honest recipe with BDAM in it; an hour on two CPU cores."""
+    config = demo()
+    return replace(config, preset="bdam", output="runs/bdam")
 
 
 def demo() -> Config:
-    """Trains from scratch on two CPU cores in minutes, with every part of the papers' model.
-
-    No augmentation and no weight decay: in so few steps they cost accuracy.
-    """
+    """`bdam` in the minutes that a demonstration may take: trains from scratch on two CPU cores."""
     return Config(
         preset="demo",
         output="runs/demo",
         method=BDAMConfig(
-            image=EncoderConfig(width=96, layers=2, heads=3, patch_height=8, patch_width=8),
-            text=EncoderConfig(width=96, layers=2, heads=3),
+            image=ImageEncoderConfig(kind="convolutions", width=128, layers=3, head_crop=True),
+            text=TextEncoderConfig(width=128, layers=1, heads=4, pooling="attention", function_words=False),
+            decoupling=DecouplingConfig(
+                self_layers=1, cross_layers=1, heads=2, dropout=0.0, pooling="position", width=64, merge=2
+            ),
+            fusion=FusionConfig(kind="none"),
+            loss=LossConfig(
+                symmetric=True,
+                learnt_temperature=True,
+                triplet_weight=0.0,
+                contrast_weight=0.3,
+                decouple_weight=0.1,
+                normalized_hsic=True,
+                gradnorm_every=0,
+            ),
+            optim=OptimConfig(
+                lr=2e-3, weight_decay=0.02, decoupled_decay=True, epochs=11, warmup_steps=150, clip_norm=5.0
+            ),
+        ),
+        data=DataConfig(
+            image_height=192,
+            image_width=96,
+            max_tokens=48,
+            vocab_size=2000,
+            identities_per_batch=32,
+            images_per_identity=2,
+            erase=0.0,
+        ),
+        engine=EngineConfig(mixed_precision="auto", validate_every=3),
+    )
+
+
+def demo_icme() -> Config:
+    """The conference draft's model and losses at the size of a demonstration, from scratch, to compare with.
+
+    No augmentation and no weight decay: in so few steps they cost accuracy.
+    """
+    return Config(
+        preset="demo-icme",
+        output="runs/demo-icme",
+        method=BDAMConfig(
+            image=ImageEncoderConfig(width=96, layers=2, heads=3, patch_height=8, patch_width=8),
+            text=TextEncoderConfig(width=96, layers=2, heads=3),
             decoupling=DecouplingConfig(self_layers=1, cross_layers=1, heads=3),
             fusion=FusionConfig(width=64),
             loss=LossConfig(query="both"),
@@ -202,12 +306,18 @@ def _paper(name: str, loss: LossConfig) -> Config:
         preset=name,
         output=f"runs/{name}",
         method=BDAMConfig(
-            image=EncoderConfig(pretrained="google/vit-base-patch16-224"),
-            text=EncoderConfig(pretrained="bert-base-uncased"),
+            image=ImageEncoderConfig(pretrained="google/vit-base-patch16-224"),
+            text=TextEncoderConfig(pretrained="bert-base-uncased"),
             loss=loss,
         ),
         data=DataConfig(root="data/CUHK-PEDES"),
     )
 
 
-PRESETS: Presets = {"demo": demo, "paper-icme": paper_icme, "paper-long": paper_long}
+PRESETS: Presets = {
+    "demo": demo,
+    "bdam": bdam,
+    "demo-icme": demo_icme,
+    "paper-icme": paper_icme,
+    "paper-long": paper_long,
+}

@@ -16,13 +16,13 @@ class Disentangled(NamedTuple):
     """What the module makes of an image."""
 
     identity: Tensor
-    """Gated identity feature f_id, (B, D)."""
+    """Gated identity feature f_id, (B, P)."""
     clothing: Tensor
-    """Gated clothing feature f_clo, (B, D)."""
+    """Gated clothing feature f_clo, (B, P)."""
     pooled_clothing: Tensor
-    """Clothing feature before the gate, (B, D)."""
+    """Clothing feature before the gate, (B, P)."""
     gate: Tensor | None
-    """g in (0, 1), (B, D); None without a gate."""
+    """g in (0, 1), (B, P); None without a gate."""
     tokens: Tensor | None
     """Tokens of the identity stream before pooling and gate, (B, L, D); None where the last layer pools."""
 
@@ -102,14 +102,19 @@ class Decoupling(nn.Module):
     Args:
         width: D of the tokens.
         config: depths, heads, dropout, gate, form of the last layer.
+        inner: width of the tokens in the layers; D unless a subclass gives another.
+        features: width P of the pooled features; D unless a subclass pools otherwise.
     Raises: ValueError if the heads do not divide the width.
     """
 
-    def __init__(self, width: int, config: DecouplingConfig) -> None:
+    def __init__(
+        self, width: int, config: DecouplingConfig, inner: int | None = None, features: int | None = None
+    ) -> None:
         super().__init__()
+        self.features, outer, width = features or width, width, inner or width
         if width % config.heads:
-            raise ValueError(f"BDAM's heads must divide the image width {width}, got {config.heads} heads")
-        self.projection = nn.Linear(width, 2 * width)
+            raise ValueError(f"BDAM's heads must divide the width {width} of its tokens, got {config.heads} heads")
+        self.projection = nn.Linear(outer, 2 * width)
         self.identity_layers = _self_attention(width, config)
         self.clothing_layers = _self_attention(width, config)
         kinds: list[type[nn.Module]] = [CrossAttentionLayer] * config.cross_layers
@@ -117,19 +122,11 @@ class Decoupling(nn.Module):
             kinds[-1] = PooledCrossAttentionLayer
         self.cross_layers = nn.ModuleList(kind(width, config.heads, config.dropout) for kind in kinds)
         self.pooled_last = config.pooled_last
-        self.gate = nn.Linear(2 * width, width) if config.gate else None
+        self.gate = nn.Linear(2 * self.features, self.features) if config.gate else None
 
     def forward(self, tokens: Tensor) -> Disentangled:
         """tokens (B, L, D) -> features."""
-        identity, clothing = self.projection(tokens).chunk(2, dim=-1)
-        identity = self.identity_layers(identity)
-        clothing = self.clothing_layers(clothing)
-        for layer in self.cross_layers:
-            identity, clothing = layer(identity, clothing)
-        if self.pooled_last:
-            last_tokens, pooled_identity, pooled_clothing = None, identity, clothing
-        else:
-            last_tokens, pooled_identity, pooled_clothing = identity, identity.mean(dim=1), clothing.mean(dim=1)
+        pooled_identity, pooled_clothing, last_tokens = self.pool(tokens)
         if self.gate is None:
             return Disentangled(pooled_identity, pooled_clothing, pooled_clothing, gate=None, tokens=last_tokens)
         gate = self.gate(torch.cat((pooled_identity, pooled_clothing), dim=-1)).sigmoid()
@@ -140,6 +137,23 @@ class Decoupling(nn.Module):
             gate=gate,
             tokens=last_tokens,
         )
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """tokens (B, L, D) -> pooled features of identity and clothing, (B, P), and the tokens of the identity stream,
+        None where the last layer pools."""
+        identity, clothing = self.streams(tokens)
+        if self.pooled_last:
+            return identity, clothing, None
+        return identity.mean(dim=1), clothing.mean(dim=1), identity
+
+    def streams(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens (B, L, D) -> the streams of identity and clothing after the last layer, (B, L, D) or (B, D)."""
+        identity, clothing = self.projection(tokens).chunk(2, dim=-1)
+        identity = self.identity_layers(identity)
+        clothing = self.clothing_layers(clothing)
+        for layer in self.cross_layers:
+            identity, clothing = layer(identity, clothing)
+        return identity, clothing
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Weights of the last layer in which the streams meet, whose gradients cost least to compare.

@@ -22,7 +22,7 @@ def gate_weights(
     Args:
         gallery: images (B, 3, H, W) and their records, in batches.
     Returns: "gate" with "identity" g (N, D) and "clothing" 1 - g (N, D), unless there is no such gate; "fusion" with
-        "image" (N,) and "text" (N,). Float32, on the CPU; nothing if no image has a caption.
+        "image" (N,) and "text" (N,), unless there is no fusion. Float32, on the CPU; nothing if no image has a caption.
     """
     kept: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     for images, records in gallery:
@@ -36,8 +36,9 @@ def gate_weights(
         if image.gate is not None:
             kept["gate"]["identity"].append(image.gate)
             kept["gate"]["clothing"].append(1 - image.gate)
-        kept["fusion"]["image"].append(weights[:, 0])
-        kept["fusion"]["text"].append(weights[:, 1])
+        if weights is not None:
+            kept["fusion"]["image"].append(weights[:, 0])
+            kept["fusion"]["text"].append(weights[:, 1])
     return {
         group: {name: torch.cat(values).float().cpu() for name, values in series.items()}
         for group, series in kept.items()

@@ -104,6 +104,20 @@ class GradNorm(nn.Module):
         return torch.stack([losses[task] for task in self.tasks])
 
 
+def gradient_shares(losses: Mapping[str, Tensor], shared: Iterable[nn.Parameter]) -> dict[str, Tensor]:
+    """The norm of each loss's gradient at the shared parameters, as a share of the sum of these norms.
+
+    Args:
+        losses: weighted scalars by name; their graph is kept.
+        shared: parameters of the last shared layer.
+    Returns: scalars by name.
+    """
+    parameters = [parameter for parameter in shared if parameter.requires_grad]
+    norms = {name: _gradient_norm(loss, parameters) for name, loss in losses.items()}
+    total = torch.stack(list(norms.values())).sum().clamp(min=torch.finfo(torch.float32).tiny)
+    return {name: norm / total for name, norm in norms.items()}
+
+
 def _gradient_norm(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     reached = [gradient.detach().flatten() for gradient in gradients if gradient is not None]

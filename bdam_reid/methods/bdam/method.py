@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import Adam, AdamW
 from transformers import PreTrainedTokenizerBase
 
-from bdam_reid.captions.splitter import phrases, split_caption
+from bdam_reid.captions.splitter import FUNCTION_WORDS, phrases, split_caption
 from bdam_reid.config import ConfigError, DataConfig
 from bdam_reid.data.records import Clothes, Dataset, DatasetError, Query, QueryError, Record
 from bdam_reid.data.tokens import Tokenize, load_tokenizer, save_tokenizer, train_wordpiece
@@ -20,12 +20,14 @@ from bdam_reid.encoders.hub import hub_or_cache
 from bdam_reid.methods.bdam.batches import Batch, make_batches
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.gates import gate_weights
-from bdam_reid.methods.bdam.gradnorm import GradNorm
-from bdam_reid.methods.bdam.losses import task_names, total_loss, unweighted_losses
-from bdam_reid.methods.bdam.network import Network, full_precision, save_architectures
+from bdam_reid.methods.bdam.gradnorm import GradNorm, gradient_shares
+from bdam_reid.methods.bdam.losses import Temperatures, task_names, total_loss, unweighted_losses, weighted_losses
+from bdam_reid.methods.bdam.network import ImageFeatures, Network, full_precision, save_architectures
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.schedules import warm_up_and_anneal
 
+SHARES_EVERY = 50
+"""Steps between looks at the share of each loss in the gradient."""
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 """Weights of the clothing similarity that validation chooses from."""
 
@@ -48,6 +50,7 @@ class BDAM(Network, Method):
     ) -> None:
         super().__init__(config, data, tokenize.vocab_size, architectures)
         self.gradnorm = GradNorm(task_names(config.loss), config.loss)
+        self.temperatures = Temperatures(config.loss)
         self.config, self.data, self.tokenize = config, data, tokenize
         self.image_size = data.image_size
         width = self.text_encoder.width
@@ -57,17 +60,26 @@ class BDAM(Network, Method):
     def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
         """One stage: everything at once."""
         optim = self.config.optim
+        kind = AdamW if optim.decoupled_decay else Adam
         return [
             Stage(
                 name="all",
-                groups=[{"params": [p for p in self.parameters() if p.requires_grad]}],
+                groups=self._groups(),
                 epochs=optim.epochs,
-                optimizer=partial(Adam, lr=optim.lr, weight_decay=optim.weight_decay, fused=True),
+                optimizer=partial(kind, lr=optim.lr, weight_decay=optim.weight_decay, fused=True),
                 learning_rate=partial(warm_up_and_anneal, rate=optim.lr, warmup_steps=optim.warmup_steps),
                 batches=make_batches(dataset.train, self.data, self.tokenize, seed),
                 clip_norm=optim.clip_norm,
             )
         ]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """All that is not frozen; a decoupled decay spares what has one dimension or none."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        if not self.config.optim.decoupled_decay:
+            return [{"params": trained}]
+        spared = [p for p in trained if p.ndim < 2]
+        return [{"params": [p for p in trained if p.ndim > 1]}, {"params": spared, "weight_decay": 0.0}]
 
     def losses(self, batch: Batch, step: int) -> Losses:
         """Losses of a batch, after an update of the task weights by them."""
@@ -76,17 +88,32 @@ class BDAM(Network, Method):
         with torch.autocast(batch.images.device.type, enabled=False):
             # Once for all losses: their gradients add up in float32.
             image, text = full_precision(image), full_precision(text)
-            fused, fusion_weights = fused.to(image.identity.dtype), fusion_weights.to(image.identity.dtype)
-            parts = unweighted_losses(config, image, text, fused, batch.identities)
+            fused = None if fused is None else fused.to(image.identity.dtype)
+            parts = unweighted_losses(config, image, text, fused, batch, self.temperatures)
+            weighted = weighted_losses(config, parts)
             if config.gradnorm_every and step % config.gradnorm_every == 0:
-                self.gradnorm.update(parts, self.shared_parameters())
-            total = total_loss(config, parts, self.gradnorm)
+                self.gradnorm.update(weighted, self.shared_parameters())
+            total = total_loss(weighted, self.gradnorm)
+            return Losses(total, parts, self._scalars(image, fusion_weights, weighted, step))
+
+    def _scalars(
+        self, image: ImageFeatures, fusion_weights: Tensor | None, weighted: Mapping[str, Tensor], step: int
+    ) -> dict[str, Tensor]:
+        """What is logged of a step besides its losses: task weights, temperatures, gates, and now and then the share
+        of each loss in the gradient."""
+        scalars: dict[str, Tensor] = {}
+        if self.config.loss.gradnorm_every:
             weights = zip(self.gradnorm.tasks, self.gradnorm.weights(), strict=True)
-            scalars = {f"weight/{name}": weight for name, weight in weights}
-            scalars["gate/fusion_image"] = fusion_weights[:, 0].mean()
-            if image.gate is not None:
-                scalars["gate/identity"] = image.gate.mean()
-        return Losses(total, parts, scalars)
+            scalars |= {f"weight/{name}": weight for name, weight in weights}
+        scalars |= {f"temperature/{name}": s.exp() for name, s in self.temperatures.logarithms.items()}
+        if fusion_weights is not None:
+            scalars["gate/fusion_image"] = fusion_weights[:, 0].float().mean()
+        if image.gate is not None:
+            scalars["gate/identity"] = image.gate.mean()
+        if step % SHARES_EVERY == 0:
+            shares = gradient_shares(weighted, self.shared_parameters())
+            scalars |= {f"gradient/{name}": share for name, share in shares.items()}
+        return scalars
 
     def embed_images(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> (B, 2 E), both parts unit vectors."""
@@ -149,8 +176,8 @@ def prepare(config: BDAMConfig, data: DataConfig, dataset: Dataset, folder: Path
             f"have none, such as {without[0]}: give --data.root a set with captions"
         )
     if not (folder / "tokenizer").exists():
-        if config.text.pretrained:
-            save_tokenizer(_pretrained_tokenizer(config.text.pretrained), folder / "tokenizer")
+        if name := config.text.pretrained or config.text.words:
+            save_tokenizer(_pretrained_tokenizer(name), folder / "tokenizer")
         else:
             texts = [text for r in dataset.train for text in (*r.captions, *(r.texts or ()))]
             train_wordpiece(texts, data.vocab_size, folder / "tokenizer")
@@ -164,8 +191,9 @@ def build(config: BDAMConfig, data: DataConfig, folder: Path, *, fresh: bool) ->
     """The model of a prepared run folder. Raises: ConfigError if it cannot be built."""
     if not (folder / "tokenizer").is_dir():
         raise ConfigError(f"{folder} has no folder tokenizer, which training writes: copy the run with all its folders")
+    left_out = frozenset() if config.text.function_words else FUNCTION_WORDS
     try:
-        tokenize = Tokenize(load_tokenizer(folder / "tokenizer"), data.max_tokens)
+        tokenize = Tokenize(load_tokenizer(folder / "tokenizer"), data.max_tokens, left_out)
     except ValueError as error:
         raise ConfigError(
             f"{folder / 'tokenizer'} must hold the tokenizer of the run, got: {error}. Delete that folder and give the "
@@ -179,8 +207,8 @@ def build(config: BDAMConfig, data: DataConfig, folder: Path, *, fresh: bool) ->
 
 def _pretrained_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
-        with hub_or_cache(name):
-            return load_tokenizer(name)
+        with hub_or_cache(name) as source:
+            return load_tokenizer(source)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"the tokenizer of --method.text.pretrained {name!r} could not be loaded ({error}): "

@@ -11,25 +11,27 @@ from torch.nn import functional as F
 
 from bdam_reid.config import DataConfig
 from bdam_reid.encoders.base import save_architecture
-from bdam_reid.encoders.image import ImageEncoder
+from bdam_reid.encoders.image import image_encoder
+from bdam_reid.encoders.pooling import AttentionPooling
 from bdam_reid.encoders.text import TextEncoder, masked_mean
 from bdam_reid.methods.bdam.batches import Batch
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.decoupling import Decoupling
 from bdam_reid.methods.bdam.fusion import Fusion
+from bdam_reid.methods.bdam.pooling import PositionalDecoupling
 
 
 class ImageFeatures(NamedTuple):
-    """Features of B images; D is the image width, E the text width."""
+    """Features of B images; D is the width of their tokens, P that of pooled features, E the text width."""
 
     identity: Tensor
-    """Gated identity feature f_id, (B, D)."""
+    """Gated identity feature f_id, (B, P)."""
     clothing: Tensor
-    """Gated clothing feature f_clo, (B, D)."""
+    """Gated clothing feature f_clo, (B, P)."""
     pooled_clothing: Tensor
-    """Clothing feature before the gate, (B, D)."""
+    """Clothing feature before the gate, (B, P)."""
     gate: Tensor | None
-    """Gate g, (B, D); None where the config has no gate."""
+    """Gate g, (B, P); None where the config has no gate."""
     tokens: Tensor | None
     """Tokens of the identity stream, before the gate, (B, L, D); None where the last layer of the decoupling pools."""
     identity_embedding: Tensor
@@ -42,9 +44,9 @@ class TextFeatures(NamedTuple):
     """Features of B pairs of an identity text and a clothing text; E is the text width."""
 
     identity: Tensor
-    """Mean of the identity text's tokens, (B, E)."""
+    """Of the identity text's tokens, pooled, (B, E)."""
     clothing: Tensor
-    """Mean of the clothing text's tokens, (B, E)."""
+    """Of the clothing text's tokens, pooled, (B, E)."""
     identity_tokens: Tensor
     """(B, L, E)."""
     identity_mask: Tensor
@@ -77,14 +79,25 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         image, text = (_existing(architectures, name) for name in ("image_encoder", "text_encoder"))
-        self.image_encoder = ImageEncoder(config.image, data.image_size, image)
+        self.image_encoder = image_encoder(config.image, data.image_size, image)
         self.text_encoder = TextEncoder(config.text, vocab_size, data.max_tokens, text)
         image_width, text_width = self.image_encoder.width, self.text_encoder.width
         # Its name in checkpoints since the first version.
-        self.bdam = Decoupling(image_width, config.decoupling)
-        self.identity_projection = nn.Linear(image_width, text_width)
-        self.clothing_projection = nn.Linear(image_width, text_width)
-        self.fusion = Fusion(config.fusion, image_width, text_width, text_width)
+        self.bdam = (
+            Decoupling(image_width, config.decoupling)
+            if config.decoupling.pooling == "mean"
+            else PositionalDecoupling(image_width, config.decoupling, self.image_encoder.grids)
+        )
+        self.identity_projection = nn.Linear(self.bdam.features, text_width)
+        self.clothing_projection = nn.Linear(self.bdam.features, text_width)
+        attends = config.text.pooling == "attention"
+        self.identity_text_pooling = AttentionPooling(text_width) if attends else None
+        self.clothing_text_pooling = AttentionPooling(text_width) if attends else None
+        sequence = config.fusion.tokens == "sequence"
+        fused_width = image_width if sequence else self.bdam.features
+        self.fusion = None
+        if config.fusion.kind != "none":
+            self.fusion = Fusion(config.fusion, fused_width, text_width, text_width)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """images (B, 3, H, W) in [-1, 1] -> features."""
@@ -104,8 +117,9 @@ class Network(nn.Module):
     ) -> TextFeatures:
         """Word pieces (B, L), masks (B, L) bool, True = real token, each text with its own L -> features."""
         identity_tokens = self.text_encoder(identity_ids, identity_mask)
-        identity = masked_mean(identity_tokens, identity_mask)
-        clothing = masked_mean(self.text_encoder(clothing_ids, clothing_mask), clothing_mask)
+        clothing_tokens = self.text_encoder(clothing_ids, clothing_mask)
+        identity = (self.identity_text_pooling or masked_mean)(identity_tokens, identity_mask)
+        clothing = (self.clothing_text_pooling or masked_mean)(clothing_tokens, clothing_mask)
         return TextFeatures(
             identity=identity,
             clothing=clothing,
@@ -115,19 +129,22 @@ class Network(nn.Module):
             clothing_embedding=F.normalize(clothing, dim=-1),
         )
 
-    def fuse(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Tensor]:
-        """Fused identity features (B, E) of B pairs, and the weights (B, 2) of image and text in them.
+    def fuse(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor | None, Tensor | None]:
+        """Fused identity features (B, E) of B pairs, and the weights (B, 2) of image and text in them; None and None
+        where the config has no fusion.
 
         The clothing feature is left out, as both drafts have it.
         """
+        if self.fusion is None:
+            return None, None
         if self.fusion.config.tokens != "sequence" or image.tokens is None:
             return self.fusion(image.identity, text.identity)
         # The mean of the gated tokens is the gated identity feature.
         tokens = image.tokens if image.gate is None else image.gate[:, None] * image.tokens
         return self.fusion(tokens, text.identity_tokens, text.identity_mask)
 
-    def features(self, batch: Batch) -> tuple[ImageFeatures, TextFeatures, Tensor, Tensor]:
-        """A batch -> image features, text features, fused (B, E), fusion weights (B, 2)."""
+    def features(self, batch: Batch) -> tuple[ImageFeatures, TextFeatures, Tensor | None, Tensor | None]:
+        """A batch -> image features, text features, and what `fuse` makes of them."""
         image = self.encode_image(batch.images)
         text = self.encode_text(batch.identity_ids, batch.identity_mask, batch.clothing_ids, batch.clothing_mask)
         return image, text, *self.fuse(image, text)
@@ -146,8 +163,8 @@ def full_precision(features: Features) -> Features:
 
 def save_architectures(config: BDAMConfig, folder: Path) -> None:
     """Keep in a run folder what published encoders are made of. Raises: ValueError if there is no such encoder."""
-    for encoder, name in ((config.image, "image_encoder"), (config.text, "text_encoder")):
-        save_architecture(encoder.pretrained, folder / name)
+    save_architecture(config.image.pretrained, folder / "image_encoder")
+    save_architecture(config.text.pretrained or config.text.words, folder / "text_encoder")
 
 
 def _existing(folder: Path | None, name: str) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from bdam_reid.config import Config, DataConfig, EngineConfig, MethodConfig, Presets, Range
-from bdam_reid.encoders.config import EncoderConfig
+from bdam_reid.encoders.config import ImageEncoderConfig
 
 if TYPE_CHECKING:
     from baseline.method import Baseline
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class BaselineConfig(MethodConfig):
     """Encoder, losses and schedule."""
 
-    image: EncoderConfig = field(default_factory=EncoderConfig)
+    image: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     lr: float = 3e-4
     head_epochs: int = 1
     epochs: int = 2
@@ -45,7 +45,7 @@ def baseline() -> Config:
     return Config(
         preset="baseline",
         output="runs/baseline",
-        method=BaselineConfig(image=EncoderConfig(width=16, layers=1, heads=2, patch_height=8, patch_width=8)),
+        method=BaselineConfig(image=ImageEncoderConfig(width=16, layers=1, heads=2, patch_height=8, patch_width=8)),
         data=DataConfig(image_height=32, image_width=16, identities_per_batch=4, images_per_identity=2),
         engine=EngineConfig(save_every=1),
     )

@@ -53,7 +53,7 @@ class Baseline(Method):
 
     def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
         config, data = self.config, self.data
-        items = TrainingSet(dataset.train, data.image_size, data.augment, seed, nothing)
+        items = TrainingSet(dataset.train, data.image_size, data.augment, data.erase, seed, nothing)
         sampler = IdentitySampler(dataset.train, data.identities_per_batch, data.images_per_identity, seed)
         head = {"params": [self.neck.weight, self.classifier.weight]}
         body = {"params": list(self.encoder.parameters()), "factor": 0.5}

@@ -1,0 +1,92 @@
+"""Decoupling with position-aware pooling: each place of the image has weights of its own (ours, not the drafts')."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bdam_reid.encoders.pooling import AttentionPooling
+from bdam_reid.methods.bdam.config import DecouplingConfig
+from bdam_reid.methods.bdam.decoupling import Decoupling
+
+Grids = Sequence[tuple[int, int]]
+"""Rows and columns of an image's tokens, one grid after the other."""
+HEAD_QUERIES = 4
+
+
+class PositionalDecoupling(Decoupling):
+    """Decoupling whose layers see the means of squares of tokens, and whose pooling knows where a token lies.
+
+    In so many tokens attention costs more than it gives, and their mean forgets where they were: a white head and white
+    shoes are the same to it.
+
+    Args:
+        width: D of the tokens.
+        config: depths, heads, dropout, gate, squares, and widths of the pooling.
+        grids: of the tokens; where there are two, the second one's are those of the head.
+    Raises: ValueError if the heads do not divide the width.
+    """
+
+    means: Tensor
+
+    def __init__(self, width: int, config: DecouplingConfig, grids: Grids) -> None:
+        super().__init__(width, config, config.width or None, config.features)
+        numbers, first = neighbourhoods(grids, config.merge), grids[0][0] * grids[0][1]
+        members = F.one_hot(numbers).T.float()
+        self.register_buffer("means", members / members.sum(dim=1, keepdim=True), persistent=False)
+        head = slice(first, None) if len(grids) > 1 else None
+        self.identity_pooling = PositionPooling(width, config, numbers, head)
+        self.clothing_pooling = PositionPooling(width, config, numbers, None)
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """tokens (B, L, D) -> pooled features of identity and clothing, (B, P), and the tokens (B, L, D) themselves."""
+        identity, clothing = self.streams(self.means @ tokens)
+        return self.identity_pooling(tokens, identity), self.clothing_pooling(tokens, clothing), tokens
+
+
+class PositionPooling(nn.Module):
+    """One stream's feature of an image: few channels of every token, side by side, through a linear layer.
+
+    The tokens are the encoder's own, which say what is where; added to each is what the layers made of its square.
+    Attention over the head's tokens finds what is small.
+
+    Args:
+        width: of the tokens.
+        config: channels that are kept of a token, width of the feature.
+        numbers: of the tokens' squares, as `neighbourhoods` gives them.
+        head: of the tokens, those that attention reads; None for no attention.
+    """
+
+    numbers: Tensor
+
+    def __init__(self, width: int, config: DecouplingConfig, numbers: Tensor, head: slice | None) -> None:
+        super().__init__()
+        self.register_buffer("numbers", numbers, persistent=False)
+        self.own = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.slots))
+        self.mixed = nn.Linear(config.width or width, config.slots)
+        self.head, self.attention = head, AttentionPooling(width, HEAD_QUERIES) if head else None
+        flat = len(numbers) * config.slots + (HEAD_QUERIES * width if head else 0)
+        self.out = nn.Sequential(nn.LayerNorm(flat), nn.Linear(flat, config.features), nn.GELU())
+
+    def forward(self, tokens: Tensor, mixed: Tensor) -> Tensor:
+        """tokens (B, L, D) of the encoder, mixed (B, squares, D) of a stream -> (B, P)."""
+        slots = F.gelu(self.own(tokens) + self.mixed(mixed)[:, self.numbers])
+        flat = slots.flatten(1)
+        if self.attention is not None:
+            flat = torch.cat((flat, self.attention(tokens[:, self.head])), dim=1)
+        return self.out(flat)
+
+
+def neighbourhoods(grids: Grids, side: int) -> Tensor:
+    """Which tokens lie together in squares of `side` x `side`, smaller at the right and lower edges: for each token the
+    number of its square, (L,)."""
+    numbers, first = [], 0
+    for rows, columns in grids:
+        wide = -(-columns // side)
+        square = torch.arange(rows)[:, None] // side * wide + torch.arange(columns) // side
+        numbers.append(square.flatten() + first)
+        first += -(-rows // side) * wide
+    return torch.cat(numbers)

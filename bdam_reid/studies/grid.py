@@ -1,0 +1,98 @@
+"""Grids of runs: settings times seeds, each run kept as soon as it ends, and none repeated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from bdam_reid.config import ConfigError, parse_config
+from bdam_reid.methods import PRESETS
+
+
+class Setting(NamedTuple):
+    """One row of a table."""
+
+    name: str
+    arguments: str
+    """What is trained, as on the command line of training: a preset and the fields that differ from it."""
+
+
+Figure = Callable[[Mapping[str, Any]], float]
+"""Reads a figure from the content of a metrics.json."""
+
+
+def run_grid(
+    settings: Sequence[Setting], seeds: Sequence[int], budget: Sequence[str], output: Path, results: Path
+) -> dict[str, Any]:
+    """Train and evaluate what a results file lacks; gives its content.
+
+    Args:
+        settings: the rows.
+        seeds: of each row.
+        budget: arguments that all runs have in common.
+        output: folder of the runs; one that was killed goes on from its last checkpoint.
+        results: file that keeps, of each run, metrics, environment and processor seconds, evaluation included.
+    Raises: ConfigError if the file is of another study or budget; and as `bdam_reid.train.train`.
+    """
+    from bdam_reid.engine.checkpoint import write_json
+    from bdam_reid.train import train
+
+    kept = _open(results, settings, budget)
+    wanted = [(setting, seed) for seed in seeds for setting in settings]
+    done = {(run["setting"], run["seed"]) for run in kept["runs"]}
+    with tqdm(wanted, unit="run", disable=None) as bar:
+        for setting, seed in bar:
+            bar.set_postfix(setting=setting.name, seed=seed)
+            if (setting.name, seed) in done:
+                continue
+            folder = output / f"{setting.name.replace(' ', '-')}-{seed}"
+            arguments = [*setting.arguments.split(), *budget, "--output", str(folder), "--seed", str(seed)]
+            began = time.process_time()
+            run = train(parse_config(PRESETS, arguments))
+            seconds = round(time.process_time() - began, 1)
+            kept["runs"].append({"setting": setting.name, "seed": seed, "seconds": seconds, **_outcome(run)})
+            write_json(results, kept)
+    return kept
+
+
+def table(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
+    """A row for each setting of a results file in Markdown: mean and standard deviation over its seeds of each figure,
+    and the mean of the processor seconds."""
+    lines = [f"| setting | {' | '.join(figures)} | seeds | processor seconds |", "|---|" + "---:|" * (len(figures) + 2)]
+    for name in results["settings"]:
+        runs = [run for run in results["runs"] if run["setting"] == name]
+        if runs:
+            cells = [_spread([figure(run["metrics"]) for run in runs]) for figure in figures.values()]
+            seconds = fmean(run["seconds"] for run in runs)
+            lines.append(f"| {name} | {' | '.join(cells)} | {len(runs)} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def _open(path: Path, settings: Sequence[Setting], budget: Sequence[str]) -> dict[str, Any]:
+    from bdam_reid.engine.checkpoint import read_json
+
+    study = {"budget": list(budget), "settings": {setting.name: setting.arguments for setting in settings}}
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return {**study, "runs": []}
+    kept: dict[str, Any] = read_json(path)
+    if any(kept.get(name) != value for name, value in study.items()):
+        raise ConfigError(f"{path} holds results of another study or budget: give another --results")
+    return kept
+
+
+def _outcome(run: Path) -> dict[str, Any]:
+    from bdam_reid.engine.checkpoint import read_json
+
+    metrics, environment = read_json(run / "metrics.json"), read_json(run / "environment.json")
+    kept = ("commit", "packages", "device", "threads", "backend", "cpu_isa", "precision")
+    return {"metrics": metrics, "environment": {name: environment[name] for name in kept}}
