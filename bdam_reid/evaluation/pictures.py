@@ -225,7 +225,8 @@ def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
         at = places + (number - (len(features) - 1) / 2) * width
         network, linear = ([row[probe][key] for row in rows.values()] for probe in ("mlp", "linear"))
         axes.bar(at, network, 0.95 * width, color=colour, label=f"{key} feature, small network")
-        axes.scatter(at, linear, 14, color=INK, marker="D", facecolor="white", label="linear probe", zorder=3)
+        label = "" if number else "linear probes"
+        axes.scatter(at, linear, 14, edgecolor=INK, marker="D", facecolor="white", label=label, zorder=3)
     chance = [row["chance"] for row in rows.values()]
     axes.hlines(chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="always the majority class")
     axes.set_xticks(places, [name.replace("_", " ") for name in rows], rotation=35, ha="right")

@@ -100,7 +100,9 @@ def _probe_tables(probes: Mapping[str, Any]) -> Iterator[str]:
     embedding; and attributes by view."""
     *means, whole = probes["persons"]
     for split in means:
-        yield _probe_table(f"read of {split} persons, %", dict.fromkeys(GROUPS, {}), probes["above_chance"][split])
+        yield _probe_table(
+            f"read of {split} persons, %", {group: {} for group in GROUPS}, probes["above_chance"][split]
+        )
     yield _probe_table(f"read of {whole} persons, %", probes["persons"][whole], probes["above_chance"][whole])
     colours = probes["persons"].get("test", {}).get("outfit", {})
     said = [
