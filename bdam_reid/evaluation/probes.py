@@ -122,10 +122,10 @@ def _learn_network(features: np.ndarray, labels: np.ndarray) -> Callable[[np.nda
     _, counts = np.unique(labels, return_counts=True)
     divisible = bool(counts.min() > 1 and len(labels) >= 10 * len(counts))
     network = MLPClassifier(
-        (64,), learning_rate_init=3e-3, max_iter=30, early_stopping=divisible, n_iter_no_change=3, random_state=0
+        (64,), learning_rate_init=1e-2, max_iter=60, early_stopping=divisible, n_iter_no_change=5, random_state=0
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 30 epochs are enough for a comparison
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 60 epochs are enough for a comparison
         return make_pipeline(StandardScaler(), network).fit(features, labels).predict
 
 
