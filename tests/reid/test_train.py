@@ -103,7 +103,7 @@ def test_tensorboard_has_every_step(finished: Path) -> None:
         "weight/info",
     ):
         assert curves[name][0] == list(range(1, 13))
-    for name in ("val/r1", "val/other_r1", "part/same/clothing", "part/other/clothing"):
+    for name in ("val/r1", "val/other_r1", "val/cka_linear", "part/same/clothing", "part/other/clothing"):
         assert curves[name][0] == [4, 8, 12]
     assert curves["lr"][1][1] == pytest.approx(1e-3)
     weights = [curves[f"weight/{task}"][1] for task in ("info", "triplet", "clothing", "decouple")]

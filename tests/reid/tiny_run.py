@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import shutil
@@ -41,27 +40,7 @@ TINY_DEMO = """
 def write_people(root: Path) -> Path:
     """Draw 8 persons to train on, that is 4 batches an epoch, and 2 each for validation and test."""
     write_synthetic(root, 12, 0, processes=1)
-    write_validation_change(root)
     return root
-
-
-def write_validation_change(root: Path) -> None:
-    """Make the protocol of validation persons in other clothes: their captions, and copies of two pictures each."""
-    records = [record for record in json.loads((root / "reid_raw.json").read_text()) if record["split"] == "val"]
-    truth, gallery = json.loads((root / "attributes.json").read_text()), []
-    for number, record in enumerate(records):
-        if number % 2:
-            key = f"clothing_change/val_{number}.jpg"
-            shutil.copy(root / "imgs" / record["file_path"], root / "imgs" / key)
-            truth[key] = {**truth[record["file_path"]], "outfit_index": 1}
-            gallery.append({"captions": record["captions"], "id": record["id"], "outfit": 1, "file_path": key})
-    queries = [
-        {"caption": caption, "id": record["id"], "outfit": 0, "file_path": record["file_path"]}
-        for record in records
-        for caption in record["captions"]
-    ]
-    (root / "attributes.json").write_text(json.dumps(truth))
-    (root / "clothing_change_val.json").write_text(json.dumps({"queries": queries, "gallery": gallery}))
 
 
 def arguments(people: Path, output: Path, *more: str) -> list[str]:
