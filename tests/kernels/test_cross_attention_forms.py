@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from attention_cases import (
+    ALL_DTYPES,
     BACKENDS,
     DTYPES,
     FORCED,
@@ -20,6 +21,7 @@ from attention_cases import (
     padding,
     run,
 )
+from combinations import every
 from helpers import assert_matches, device_of, require
 from torch import Tensor
 
@@ -64,25 +66,22 @@ def _unaligned(t: Tensor) -> Tensor:
 LAYOUTS = pytest.mark.parametrize("layout", [_merged, _transposed, _every_second, _unaligned], ids=lambda f: f.__name__)
 
 
-LENGTHS = [(1, 1), (1, 7), (2, 3), (13, 14), (15, 17), (31, 64), (97, 29), (196, 197)]
-
-
-@FORCED_DTYPES
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@every(
+    BACKENDS,
+    dtype=ALL_DTYPES,
+    lengths=[(1, 1), (1, 7), (2, 3), (13, 14), (15, 17), (31, 64), (97, 29), (196, 197)],
+    in_interpreter={"lengths": [(1, 7), (31, 64), (97, 29)]},
+)
 def test_lengths(form: Form, backend: str, dtype: torch.dtype, lengths: tuple[int, int]) -> None:
     check(form, make_inputs(2, 3, *lengths, 64, dtype), require(backend))
 
 
-@pytest.mark.parametrize("backend", ["triton"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
-@pytest.mark.parametrize("sizes", [(21, 38, 96), *((*lengths, 64) for lengths in LENGTHS)], ids=str)
-def test_half_types(form: Form, backend: str, dtype: torch.dtype, sizes: tuple[int, int, int]) -> None:
-    """Of Triton, which most tests run in float32 only; 96 wide heads are two parts of a tile."""
-    check(form, make_inputs(2, 3, *sizes, dtype), require(backend))
-
-
-@FORCED_DTYPES
-@pytest.mark.parametrize("width", [1, 7, 32, 37, 48, 63, 96, 128, 192])
+@every(
+    BACKENDS,
+    dtype=ALL_DTYPES,
+    width=[1, 7, 32, 37, 48, 63, 96, 128, 192],
+    in_interpreter={"dtype": [torch.float32, torch.bfloat16], "width": [7, 37, 96, 128, 192, 256]},
+)
 def test_widths(form: Form, backend: str, dtype: torch.dtype, width: int) -> None:
     check(form, make_inputs(1, 2, 21, 38, width, dtype), require(backend))
 
