@@ -92,6 +92,20 @@ def test_layouts_and_tiles(backend: str, layout: str, length: int, absent: str |
     check(inputs if absent is None else {**inputs, absent: None}, require(backend), "silu")
 
 
+@pytest.mark.parametrize("programs", [1, 4096])
+@pytest.mark.parametrize("backend", ["triton"])
+def test_tiles_between_others(backend: str, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one program or of three."""
+    monkeypatch.setattr(f"bdam_kernels.ops.causal_conv1d.{require(backend)}_launches.PROGRAMS", programs)
+    check(make_inputs(1, 3, 140, 4), backend, "silu")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_many_batches(backend: str) -> None:
+    """More than one step of the sum over them takes."""
+    check(make_inputs(33, 2, 3, 2), require(backend), "silu")
+
+
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
 @pytest.mark.parametrize("layout", ["channels last", "expanded", "other alignment"])
 def test_gradients_in_other_layouts_than_inputs(backend: str, layout: str) -> None:
