@@ -171,6 +171,16 @@ def test_dropout_draws_the_same_weights_everywhere(
     check(form, inputs, require(backend), dropout_p=dropout_p, key_padding_mask_a=padding(2, lengths[0]))
 
 
+@pytest.mark.parametrize("backend", ["triton"])
+@pytest.mark.parametrize("width", [32, 96])
+def test_dropout_in_blocks_of_a_gpu(form: Form, backend: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which have fewer keys than those in Triton's interpreter."""
+    require(backend)
+    for launches in ("triton_launches", "triton_pooled_launches"):
+        monkeypatch.setattr(f"bdam_kernels.ops.cross_attention.{launches}.INTERPRETED", False)
+    check(form, make_inputs(1, 1, 20, 70, width), backend, dropout_p=0.3)
+
+
 @FORCED_DTYPES
 @LAYOUTS
 def test_strides(form: Form, backend: str, dtype: torch.dtype, layout: Callable[[Tensor], Tensor]) -> None:
