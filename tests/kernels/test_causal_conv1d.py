@@ -103,7 +103,7 @@ def test_tiles_between_others(backend: str, programs: int, monkeypatch: pytest.M
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
 def test_many_batches(backend: str) -> None:
     """More than one step of the sum over them takes."""
-    check(make_inputs(33, 2, 3, 2), require(backend), "silu")
+    check(make_inputs(33, 2, 1, 1), require(backend), None)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
