@@ -94,10 +94,9 @@ class TrainingSet(TorchDataset[Item[D]]):
         rng = Random(f"{self._seed}/{draw.epoch}/{draw.index}/{draw.repeat}")
         index, pixels, skipped = self._readable(draw.index)
         record = self.records[index]
-        image = normalise(pixels)
         description = self._describe(record, rng)
         return Item(
-            image=augment(image, rng, self._erase) if self._augment else image,
+            image=augment(pixels, rng, self._erase) if self._augment else normalise(pixels),
             identity=self.classes[record.identity],
             description=description,
             skipped=skipped,

@@ -358,7 +358,7 @@ def test_unreadable_images_are_named(tmp_path: Path) -> None:
 
 
 def test_augmentation_repeats_and_keeps_the_range() -> None:
-    image = torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image = torch.randint(256, (3, *SIZE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     original = image.clone()
     views = [augment(image, Random(seed), 0.3) for seed in range(40)]
     assert torch.equal(image, original)
