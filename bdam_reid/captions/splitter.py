@@ -42,6 +42,8 @@ _VOCABULARY = {
         "senior student hair haired hairs hairstyle hairdo haircut hairline ponytail ponytails pigtail "
         "pigtails braid braids braided bun bangs fringe afro bob curls dreadlocks bald balding buzzcut "
         "crewcut brunette blonde beard bearded stubble goatee moustache mustache whiskers sideburns "
+        "gent lass youngster fella granny gran grandma nan grandpa grandad granddad mother father mum mom dad "
+        "daughter son sister brother wife husband girlfriend boyfriend eyewear pageboy pixie locks "
         "bloke chap chaps pensioner grandmother grandfather specs mane tresses slouching slouched stooping unshaven "
         "shaven hairless beardless mustachioed whiskered "
         "scalp topknot chignon updo ringlets haircuts redhead headed "
@@ -55,7 +57,8 @@ _VOCABULARY = {
     _Kind.TRAIT: _words(
         "tall short slim thin slender skinny lean lanky petite fat chubby plump stout stocky heavy "
         "heavyset heavy-set overweight obese muscular athletic burly large young younger youthful old "
-        "older elderly upright"
+        "older elderly upright scrawny bony wiry gaunt gangly willowy svelte leggy beefy hefty portly rotund podgy "
+        "tubby squat towering lofty diminutive tiny bronzed pallid"
     ),
     _Kind.CLOTHING: _words(
         "shirt shirts t-shirt t-shirts tshirt tee polo blouse top tops tank vest layer camisole tunic sweater "
@@ -75,7 +78,9 @@ _VOCABULARY = {
         "button-down zipper zip zipped pocket pockets cuffs hem strap straps stripe stripes striped plaid "
         "checked checkered checks polka-dot dots dotted floral flowers pattern patterned print printed "
         "prints logo design lettering graphic leather cotton wool woolen knitted knit denims fabric lace "
-        "fur frock chinos bermudas stilettos brogues jersey singlet shawl stole clutch tote toque bonnet tartan gingham"
+        "fur topcoat trenchcoat windcheater mackintosh plimsolls runners snapback ballcap daypack holdall "
+        "neckerchief hoops lycra spots stripy "
+        "frock chinos bermudas stilettos brogues jersey singlet shawl stole clutch tote toque bonnet tartan gingham"
     ),
     _Kind.VERB: _words(
         "wearing wears wore worn dressed clad carrying carries carried holding holds sporting sports donning dons"

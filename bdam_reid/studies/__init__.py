@@ -1,1 +1,1 @@
-"""Studies of the drafts that train: one module each, run as `python -m bdam_reid.studies.NAME`."""
+"""Studies that train, or search with what was trained: one module each, run as `python -m bdam_reid.studies.NAME`."""

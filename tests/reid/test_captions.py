@@ -51,6 +51,12 @@ EXAMPLES = [
         "in a gingham jersey.",
     ),
     (
+        "A gaunt, bronzed youngster with eyewear and a pageboy in a trenchcoat, a snapback and plimsolls.",
+        "A gaunt, bronzed youngster with eyewear and a pageboy.",
+        "in a trenchcoat, a snapback and plimsolls.",
+    ),
+    ("My grandpa has a stripy topcoat, tiny spots on it.", "My grandpa.", "has a stripy topcoat, tiny spots on it."),
+    (
         "A short-statured, twenty-something lady, facing the camera, has a hand bag.",
         "A short-statured, twenty-something lady, facing the camera.",
         "has a hand bag.",
