@@ -143,11 +143,6 @@ class BDAM(Network, Method):
         """Old runs have the weight of the clothing part alone."""
         return super().chosen_weights({"weights": _weights(best["beta"])} if "beta" in best else best)
 
-    def probed(self, images: Tensor) -> Mapping[str, Tensor]:
-        """The gated features f_id and f_clo, (B, D) each."""
-        features = self.encode_image(images)
-        return {"identity": features.identity, "clothing": features.clothing}
-
     def analyse(self, gallery: Iterable[tuple[Tensor, Sequence[Record]]]) -> Mapping[str, Mapping[str, Tensor]]:
         """The weights of the gates."""
         return gate_weights(self, self.tokenize, gallery)
