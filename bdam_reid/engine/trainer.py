@@ -143,7 +143,8 @@ class Trainer:
             parameter.requires_grad_(id(parameter) in trained)
         self.optimizer = self.accelerator.prepare(stage.optimizer(stage.groups))
         self.first_step = sum(map(steps_of, self.stages[: self.progress.stage]))
-        self.method.begin_stage(stage)
+        with self.accelerator.autocast():
+            self.method.begin_stage(stage)
 
     def _fit_stage(self, board: SummaryWriter, bar: tqdm) -> None:
         stage, progress = self.stage, self.progress
