@@ -32,7 +32,7 @@ def join_words(*texts: Words) -> Words:
 class Matcher(nn.Module):
     """A number for each pair of a query and a candidate image, 0 before it is trained.
 
-    Patches and words are brought to one width; a learnt vector is added to the patches of each place. By `config.kind`
+    A learnt vector is added to the patches of each place; patches and words are brought to one width. By `config.kind`
     - "mamba", "transformer": the patches, then the words, as one sequence through the layers, and the mean of the
       words, which have seen the patches (a causal scan reads them last);
     - "simple": the means of the patches and of the words side by side, a linear layer, LayerNorm, GELU.
@@ -50,7 +50,7 @@ class Matcher(nn.Module):
         super().__init__()
         self.align_image = make_aligner(image_width, config)
         self.align_text = make_aligner(text_width, config)
-        self.places = nn.Parameter(0.02 * torch.randn(places, config.width))
+        self.places = nn.Parameter(0.02 * torch.randn(places, image_width))
         self.mixer = None if config.kind == "simple" else make_mixer(config)
         self.pair = None
         if self.mixer is None:
@@ -65,7 +65,7 @@ class Matcher(nn.Module):
         """patches (Q, K, L, D) of the K candidates of each query, words of the Q queries -> (Q, K)."""
         queries, candidates = patches.shape[:2]
         # Each image and each query once, not once a pair.
-        image = (self.align_image(patches) + self.places).flatten(0, 1)
+        image = self.align_image(patches + self.places).flatten(0, 1)
         text = self.align_text(words.tokens).repeat_interleave(candidates, dim=0)
         mask = words.mask.repeat_interleave(candidates, dim=0)
         return self.out(self.norm(self._mixed(image, text, mask))).view(queries, candidates)
