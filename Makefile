@@ -28,14 +28,16 @@ test-suite: $(VENV)/dev
 test-reid: $(VENV)/dev
 	$(BIN)/python -m pytest tests/reid
 
-# The kernels on every other instruction set that this processor has.
+# C++'s kernels on every other instruction set that this processor has, without what is the same on all.
 test-isas: $(VENV)/dev
 	set -e; for isa in $$($(BIN)/python -c "from bdam_kernels import dispatch; print(*dispatch.usable_isas()[:-1])"); do \
-		echo "BDAM_CPU_ISA=$$isa"; BDAM_CPU_ISA=$$isa $(BIN)/python -m pytest -q $(KERNEL_TESTS); done
+		echo "BDAM_CPU_ISA=$$isa"; BDAM_CPU_ISA=$$isa $(BIN)/python -m pytest -q $(KERNEL_TESTS) \
+			-k "not (reference or triton or cuda or compile or opcheck or contracts)"; done
 
-# Triton's kernels in its interpreter.
+# Triton's kernels in its interpreter; those of single steps have their tests where modules take them.
 test-triton: $(VENV)/dev
-	BDAM_REQUIRE=triton TRITON_INTERPRET=1 $(BIN)/python -m pytest -q $(KERNEL_TESTS) -k triton
+	BDAM_REQUIRE=triton TRITON_INTERPRET=1 $(BIN)/python -m pytest -q \
+		$(KERNEL_TESTS) tests/kernels/test_modules.py tests/kernels/test_compat.py -k "triton or operators_reject"
 
 # CUDA's kernels compiled for the host, the second time with sanitizers.
 test-cuda: $(VENV)/dev

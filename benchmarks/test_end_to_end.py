@@ -21,8 +21,8 @@ from bdam_reid.data.records import Dataset, Protocol, Query, Record
 from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.engine.environment import make_accelerator
 from bdam_reid.engine.trainer import Trainer, make_method
-from bdam_reid.evaluation.evaluator import validator
 from bdam_reid.evaluation.ranking import Embedder, Ranking
+from bdam_reid.evaluation.validation import validator
 from bdam_reid.methods.bdam.batches import Batch
 from bdam_reid.methods.bdam.config import BDAMConfig, demo, paper_icme
 from bdam_reid.synthetic.writer import write_synthetic

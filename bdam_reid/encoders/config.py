@@ -42,12 +42,19 @@ class ImageEncoderConfig(EncoderConfig):
     def check_image(self, name: str, data: DataConfig) -> None:
         """Raise ConfigError if this, the field `name`, is no encoder of the images of `data`."""
         if self.kind == "convolutions":
+            if self.pretrained or self.frozen:
+                raise ConfigError(
+                    f"--{name}.kind convolutions is trained from scratch: leave --{name}.pretrained empty and "
+                    f"--{name}.frozen False, got {self.pretrained!r} and {self.frozen}"
+                )
             if self.width % 2 ** (self.layers - 1):
                 raise ConfigError(
                     f"--{name}.width must be a multiple of {2 ** (self.layers - 1)} for {self.layers} layers, each "
                     f"twice as wide as the one before, got {self.width}"
                 )
             return
+        if self.head_crop:
+            raise ConfigError(f"--{name}.head-crop needs --{name}.kind convolutions, got {self.kind}")
         self.check(name)
         if not self.pretrained:
             check_multiple(("data.image-height", data.image_height), (f"{name}.patch-height", self.patch_height))
@@ -67,3 +74,14 @@ class TextEncoderConfig(EncoderConfig):
     """How a text's tokens become its feature; with attention identity and clothing each have a query of their own."""
     function_words: bool = True
     """Whether articles, prepositions and the like are read."""
+
+    def check(self, name: str) -> None:
+        """Raise ConfigError if the values of this, the field `name`, do not fit each other."""
+        super().check(name)
+        if self.words and self.pretrained:
+            raise ConfigError(
+                f"--{name}.words and --{name}.pretrained exclude each other, a published encoder brings its words: "
+                f"choose one of them, got {self.words!r} and {self.pretrained!r}"
+            )
+        if self.noise and not self.words:
+            raise ConfigError(f"--{name}.noise needs --{name}.words, got {self.noise} without")

@@ -69,7 +69,7 @@ class WordVectors(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, L) -> (B, L, width)."""
-        vectors = self.table[ids].float()
+        vectors = self.table[ids].to(self.project.weight.dtype)
         if self.training and self.noise:
             vectors = vectors + self.noise * torch.randn_like(vectors)
         return self.project(vectors)

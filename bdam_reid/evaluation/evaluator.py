@@ -8,13 +8,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from bdam_reid.config import ConfigError
 from bdam_reid.data.records import Clothes, Dataset, Record
 from bdam_reid.engine.checkpoint import write_json
-from bdam_reid.evaluation.probes import GROUPS, Probed, above_chance, attribute_columns, probe_attributes
+from bdam_reid.evaluation.disentanglement import probe
 from bdam_reid.evaluation.ranking import Embedder, Ranking
 from bdam_reid.evaluation.tables import weights_text
 from bdam_reid.methods.method import first_alone
@@ -71,7 +70,11 @@ def evaluate(
             group: {name: {"mean": float(x.mean()), "std": float(x.std())} for name, x in series.items()}
             for group, series in gates.items()
         }
-    if probes := probe(embedder, dataset, rankings):
+    unseen: dict[str, list[Record]] = {"val": [], "test": []}
+    for name, protocol in dataset.protocols.items():
+        if protocol.split == "val" or name in rankings:
+            unseen[protocol.split] += protocol.gallery
+    if probes := probe(embedder, dataset.train, unseen):
         metrics["probes"] = probes
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "metrics.json", metrics)
@@ -91,37 +94,6 @@ def measure(ranking: Ranking, weights: Mapping[Clothes, Mapping[str, float]]) ->
         "queries_without_image": ranking.queries_without_image,
         "results": {name: rated[tuple(setting.values())] for name, setting in settings.items()},
     }
-
-
-def probe(embedder: Embedder, dataset: Dataset, rankings: Mapping[str, Ranking]) -> dict[str, Any]:
-    """What linear probes, learnt on the training split, tell of everybody else; empty without ground truth to learn.
-
-    No person is on both sides: the loader does not accept splits that share one.
-    """
-    if not any(record.attributes for record in dataset.train):
-        return {}
-    known = embedder.probed(dataset.train)
-    unseen = [protocol.gallery for protocol in dataset.protocols.values() if protocol.split == "val"]
-    unseen += [ranking.gallery for name, ranking in rankings.items() if dataset.protocols[name].split != "val"]
-    others = [embedder.probed(records) for records in unseen]
-    result: dict[str, Any] = {}
-    for group in GROUPS:
-        scores = probe_attributes(_columns([known], group), _columns(others, group))
-        result[group] = {name: score.as_dict() for name, score in scores.items()}
-        result[f"{group}_above_chance"] = {feature: above_chance(scores, feature) for feature in known[1]}
-    return result if any(result[group] for group in GROUPS) else {}
-
-
-_Images = tuple[tuple[Record, ...], dict[str, Tensor]]
-"""Records and their features by name."""
-
-
-def _columns(images: Sequence[_Images], group: str) -> Probed:
-    truth = [record.attributes or {} for records, _ in images for record in records]
-    return Probed(
-        features={name: torch.cat([features[name] for _, features in images]).numpy() for name in images[0][1]},
-        columns=attribute_columns(truth)[group],
-    )
 
 
 def _check_known(option: str, names: Sequence[str] | Mapping[str, Any], known: Mapping[str, Any]) -> None:

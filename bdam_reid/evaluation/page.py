@@ -9,9 +9,8 @@ from pathlib import Path
 from bdam_reid.engine.run import read_curves
 from bdam_reid.evaluation import pictures
 from bdam_reid.evaluation.evaluator import Evaluation
-from bdam_reid.evaluation.probes import GROUPS
 from bdam_reid.evaluation.retrievals import Retrieval, Shown, retrievals
-from bdam_reid.evaluation.tables import CLOTHES_WORDS, describe, title, weights_text
+from bdam_reid.evaluation.tables import CLOTHES_WORDS, describe, first_feature, title, view_gains, weights_text
 
 QUERIES = 6
 """Of each protocol, on the page."""
@@ -58,9 +57,14 @@ def _draw(run: Path, folder: Path, found: Evaluation) -> Mapping[str, str]:
             for group, series in found.gates.items()
         }
         pictures.draw_gates(panels, folder / "gates.png")
-    if "probes" in found.metrics:
-        drawn["Disentanglement: what linear probes read"] = "probes.png"
-        pictures.draw_probes({group: found.metrics["probes"][group] for group in GROUPS}, folder / "probes.png")
+    if probes := found.metrics.get("probes"):
+        split = list(probes["persons"])[-1]
+        drawn[f"Disentanglement: what probes read of {split} persons"] = "probes.png"
+        pictures.draw_probes(probes["persons"][split], folder / "probes.png")
+        if gains := view_gains(probes):
+            feature = first_feature(probes)
+            drawn[f"Read from the {feature} part, by view of test persons"] = "views.png"
+            pictures.draw_views(gains, folder / "views.png")
     return drawn
 
 

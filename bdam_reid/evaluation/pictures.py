@@ -20,7 +20,6 @@ from PIL import Image, ImageDraw
 
 from bdam_reid.data.images import ImageError, open_image
 from bdam_reid.evaluation.retrievals import Retrieval, Shown
-from bdam_reid.evaluation.tables import RATES
 
 RIGHT, WRONG, INK, GREY = "#2e9e5b", "#d1453b", "#22303c", "#8a97a3"
 BLUE, ORANGE, GREEN, PURPLE, BROWN = "#2f6fb2", "#d9822b", "#2e9e5b", "#8e5bb0", "#a08c6a"
@@ -54,6 +53,8 @@ STYLE: Any = {
     "savefig.dpi": 130,
 }
 
+_VALIDATED = {"r1": "R-1", "map": "mAP", "other_r1": "R-1, other clothes", "other_map": "mAP, other clothes"}
+"""Rates of validation that are drawn."""
 Curve = tuple[Sequence[float], Sequence[float]]
 """Steps and values."""
 
@@ -149,23 +150,25 @@ def draw_gates(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> No
 
 
 def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
-    """Losses, task weights where there are any, and validation metrics over the steps.
+    """Losses, validation, and where there are any task weights and what the parts of the embedding share, over the
+    steps.
 
     Args:
-        curves: named "loss/…", "weight/…", "val/…".
+        curves: named "loss/…", "weight/…", "val/…", as TensorBoard has them.
     """
-    titles = {"loss": "Losses", "weight": "Task weights", "val": "Validation, %"}
     panels = {
-        group: {name.removeprefix(f"{group}/"): c for name, c in curves.items() if name.startswith(f"{group}/")}
-        for group in titles
+        "Losses": _series(curves, "loss/"),
+        "Task weights": _series(curves, "weight/"),
+        "Validation, %": {
+            words: curves[f"val/{name}"] for name, words in _VALIDATED.items() if f"val/{name}" in curves
+        },
+        "Dependence of the parts, CKA": _series(curves, "val/cka_"),
     }
-    if not panels["weight"]:
-        del panels["weight"]
+    panels = {title: series for title, series in panels.items() if series or title in ("Losses", "Validation, %")}
     with plt.rc_context(STYLE):
         figure, row = plt.subplots(1, len(panels), figsize=(WIDTH, 3.7), layout="constrained")
-        for axes, (group, series) in zip(row, panels.items(), strict=True):
-            for index, (name, (steps, values)) in enumerate(series.items()):
-                label = RATES.get(name, name)
+        for axes, (title, series) in zip(row, panels.items(), strict=True):
+            for index, (label, (steps, values)) in enumerate(series.items()):
                 dense, colour = len(steps) > 40, INK if label == "total" else SERIES[index % len(SERIES)]
                 if dense:
                     axes.plot(steps, values, color=colour, linewidth=0.5, alpha=0.25)
@@ -173,14 +176,18 @@ def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
                     steps, _smooth(values) if dense else values, color=colour, linewidth=1.6,
                     label=label, marker="" if dense else "o", markersize=3, zorder=10 - index,
                 )  # fmt: skip
-            axes.set(title=titles[group], xlabel="step")
-            if group == "loss":
+            axes.set(title=title, xlabel="step")
+            if title == "Losses":
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter("{x:g}")
                 axes.yaxis.set_minor_formatter("")
             if series:
-                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         _save(figure, path)
+
+
+def _series(curves: Mapping[str, Curve], prefix: str) -> dict[str, Curve]:
+    return {name.removeprefix(prefix): curve for name, curve in curves.items() if name.startswith(prefix)}
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:
@@ -190,11 +197,11 @@ def _smooth(values: Sequence[float]) -> np.ndarray:
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
-def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
-    """Bars of linear probe accuracy, a panel for each group of attributes.
+def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> None:
+    """Accuracy of probes, a panel for each group of attributes: bars of the network, diamonds of the linear probe.
 
     Args:
-        scores: group -> attribute -> {"chance", a feature's name, ..., "images"}, all but images in percent.
+        scores: group -> attribute -> row, as `probes.Row`.
     """
     groups = {group: rows for group, rows in scores.items() if rows}
     with plt.rc_context(STYLE):
@@ -204,24 +211,47 @@ def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, float]]], path: P
         )  # fmt: skip
         for axes, (group, rows) in zip(row[0], groups.items(), strict=True):
             _draw_bars(axes, rows)
-            axes.set(title=f"{group} attributes, read by a linear probe, accuracy in %", ylim=(0, 100))
+            axes.set(title=f"{group} attributes, accuracy in %", ylim=(0, 100))
         handles, labels = row[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        figure.legend(handles, labels, loc="outside lower center", ncols=5)
         _save(figure, path)
 
 
-def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
+def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
     places = np.arange(len(rows))
-    features = [key for key in next(iter(rows.values())) if key not in ("chance", "images")]
+    features = list(next(iter(rows.values()))["mlp"])
     width = 0.8 / len(features)
     for number, (key, colour) in enumerate(zip(features, SERIES, strict=False)):
-        shift = (number - (len(features) - 1) / 2) * width
-        values = [row[key] for row in rows.values()]
-        axes.bar(places + shift, values, 0.95 * width, color=colour, label=f"from the {key} feature")
+        at = places + (number - (len(features) - 1) / 2) * width
+        network, linear = ([row[probe][key] for row in rows.values()] for probe in ("mlp", "linear"))
+        axes.bar(at, network, 0.95 * width, color=colour, label=f"{key} feature, small network")
+        label = "" if number else "linear probes"
+        axes.scatter(at, linear, 14, edgecolor=INK, marker="D", facecolor="white", label=label, zorder=3)
     chance = [row["chance"] for row in rows.values()]
     axes.hlines(chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="always the majority class")
     axes.set_xticks(places, [name.replace("_", " ") for name in rows], rotation=35, ha="right")
     axes.grid(False, axis="x")
+
+
+def draw_views(gains: Mapping[str, Mapping[str, float | None]], path: Path) -> None:
+    """A heat map of accuracy less chance, in percent: attributes in columns, viewpoints in rows.
+
+    Args:
+        gains: attribute -> viewpoint -> gain; None where there is none.
+    """
+    names = list(next(iter(gains.values())))
+    values = np.array([[row[name] for row in gains.values()] for name in names], dtype=float)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(WIDTH, 1.3 + 0.42 * len(names)), layout="constrained")
+        image = axes.imshow(values, cmap="RdBu", vmin=-60, vmax=60, aspect="auto")
+        for (y, x), value in np.ndenumerate(values):
+            words = "-" if math.isnan(value) else f"{value:.0f}"
+            axes.text(x, y, words, ha="center", va="center", color="white" if abs(value) > 35 else INK, size=9)
+        axes.set_xticks(range(len(gains)), [name.replace("_", " ") for name in gains], rotation=35, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(False)
+        figure.colorbar(image, label="accuracy less chance, %")
+        _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:

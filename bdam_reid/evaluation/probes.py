@@ -1,22 +1,28 @@
-"""Linear probes: how well an attribute can be read from a feature, the measure of disentanglement."""
+"""Probes: how well an attribute can be read from a feature, the measure of disentanglement.
+
+Each attribute is read by a linear probe and by a small network, since what no line divides may still be there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bdam_reid.data.printable import printable
+from bdam_reid.evaluation.attributes import Columns
 
-GROUPS = ("identity", "outfit")
-"""Of attributes: what belongs to the person, and what is worn."""
-Columns = dict[str, list[str | None]]
-"""Attribute -> its value on each image; None where an image has none."""
+TRAIN_IMAGES = 4000
+"""That probes learn from at most."""
+Row: TypeAlias = dict[str, Any]
+"""{"chance", "images", a probe: {a feature: accuracy}, ...}: accuracies in percent on some images of unseen persons."""
 
 
 @dataclass(frozen=True)
@@ -29,104 +35,105 @@ class Probed:
 
 
 @dataclass(frozen=True)
-class ProbeScore:
-    """Accuracy in percent of telling one attribute of unseen persons."""
+class Answers:
+    """What probes say of one attribute of N images of persons that they have not learnt from."""
 
-    chance: float
-    """Of always saying the most frequent class of the images that the probe learnt from."""
-    accuracy: Mapping[str, float]
-    """From each feature."""
-    images: int
-    """On which it was tested."""
+    known: np.ndarray
+    """Whether an image has the attribute, (N,) bool."""
+    usual: np.ndarray
+    """Whether the most frequent value of the images that the probes learnt from is right, (N,) bool."""
+    right: Mapping[str, Mapping[str, np.ndarray]]
+    """Whether a probe of a feature is right, (N,) bool."""
 
-    def as_dict(self) -> dict[str, float]:
-        """As metrics.json has it."""
-        return {"chance": self.chance, **self.accuracy, "images": self.images}
-
-
-def attribute_columns(images: Sequence[Mapping[str, Any]]) -> dict[str, Columns]:
-    """The ground truth of images as columns to probe, by group: "identity" and "outfit".
-
-    Of an outfit these are the kind, colour and pattern of each item. An item that is not worn has the kind
-    "none", and no colour or pattern. "top" is what shows above: the outer garment, else the upper one.
-
-    Args:
-        images: entries of attributes.json.
-    """
-    people = [image.get("identity", {}) for image in images]
-    outfits = [_shown(image.get("outfit", {})) for image in images]
-    columns: dict[str, Columns] = {"identity": {}, "outfit": {}}
-    for name in _keys(people):
-        columns["identity"][printable(name)] = [_label(person.get(name)) for person in people]
-    for item in _keys(outfits):
-        kinds = [_label(outfit.get(item, {}).get("kind", "none")) for outfit in outfits]
-        columns["outfit"][printable(f"{item} kind")] = kinds
-        for name in ("colour", "pattern"):
-            columns["outfit"][printable(f"{item} {name}")] = [
-                _label(outfit.get(item, {}).get(name)) for outfit in outfits
-            ]
-    return columns
+    def row(self, among: np.ndarray | None = None) -> Row:
+        """Accuracies over the images that have the attribute, among those of a mask (N,); no accuracies if there are
+        none."""
+        chosen = self.known if among is None else self.known & among
+        if not chosen.any():
+            return {"images": 0}
+        return {
+            "chance": _percent(self.usual[chosen]),
+            **{
+                probe: {feature: _percent(right[chosen]) for feature, right in features.items()}
+                for probe, features in self.right.items()
+            },
+            "images": int(chosen.sum()),
+        }
 
 
-def _shown(outfit: Mapping[str, Any]) -> dict[str, Any]:
-    items = {name: item for name, item in outfit.items() if name not in ("outer", "upper")}
-    top = outfit.get("outer") or outfit.get("upper")
-    return {"top": top, **items} if top else items
-
-
-def _keys(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for entry in entries for name in entry))
-
-
-def _label(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def probe_attributes(train: Probed, test: Probed) -> dict[str, ProbeScore]:
-    """Learn to tell each attribute from a feature of some images, and try it on others.
+def probe_attributes(train: Probed, unseen: Mapping[str, Probed]) -> dict[str, dict[str, Answers]]:
+    """Learn to tell each attribute from each feature of some images, and try it on images of other persons.
 
     Args:
         train: images to learn from.
-        test: images of other persons.
-    Returns: attribute -> score. Left out are attributes that fewer than half of the images have on either
-        side, and those of which only one value is learnt.
+        unseen: the others, by the name of their group.
+    Returns: group -> attribute -> answers. Left out are attributes that fewer than half of the images to learn from or
+        of the group have, and those of which only one value is learnt.
     """
-    scores = {}
-    for name in train.columns.keys() & test.columns.keys():
-        learnt, tried = (_known(images.columns[name]) for images in (train, test))
-        labels = np.array(train.columns[name])[learnt].astype(str)
-        truth = np.array(test.columns[name])[tried].astype(str)
-        if min(learnt.mean(), tried.mean()) < 0.5 or len(set(labels)) < 2:
+    answers: dict[str, dict[str, Answers]] = {name: {} for name in unseen}
+    for attribute, column in train.columns.items():
+        learnt = _known(column)
+        labels = np.array(column)[learnt].astype(str)
+        groups = {
+            name: group
+            for name, group in unseen.items()
+            if attribute in group.columns and _known(group.columns[attribute]).mean() >= 0.5
+        }
+        if learnt.mean() < 0.5 or len(set(labels)) < 2 or not groups:
             continue
+        read = {
+            probe: {feature: learn(values[learnt], labels) for feature, values in train.features.items()}
+            for probe, learn in PROBES.items()
+        }
         classes, counts = np.unique(labels, return_counts=True)
-        scores[name] = ProbeScore(
-            chance=_percent(truth == classes[counts.argmax()]),
-            accuracy={
-                feature: _accuracy(values[learnt], labels, test.features[feature][tried], truth)
-                for feature, values in train.features.items()
-            },
-            images=len(truth),
-        )
-    return {name: scores[name] for name in train.columns if name in scores}
+        for name, group in groups.items():
+            truth = np.array(group.columns[attribute]).astype(str)
+            answers[name][attribute] = Answers(
+                known=_known(group.columns[attribute]),
+                usual=truth == classes[counts.argmax()],
+                right={
+                    probe: {feature: tell(group.features[feature]) == truth for feature, tell in features.items()}
+                    for probe, features in read.items()
+                },
+            )
+    return answers
 
 
-def above_chance(scores: Mapping[str, ProbeScore], feature: str) -> float | None:
+def above_chance(rows: Mapping[str, Row], probe: str, feature: str) -> float | None:
     """Mean over attributes of (accuracy - chance) / (100 - chance) in percent: 0 is chance, 100 perfect."""
     gains = [
-        100 * (score.accuracy[feature] - score.chance) / (100 - score.chance)
-        for score in scores.values()
-        if score.chance < 100
+        100 * (row[probe][feature] - row["chance"]) / (100 - row["chance"])
+        for row in rows.values()
+        if row["images"] and row["chance"] < 100
     ]
     return float(np.mean(gains)) if gains else None
 
 
+_Learn = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
+"""Features (N, D) and labels (N,) -> what tells the labels of other features."""
+
+
+def _learn_linear(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(features, labels).predict
+
+
+def _learn_network(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """One hidden layer, stopped early by a tenth of the images; by nothing where these cannot have every class."""
+    _, counts = np.unique(labels, return_counts=True)
+    divisible = bool(counts.min() > 1 and len(labels) >= 10 * len(counts))
+    network = MLPClassifier(
+        (64,), learning_rate_init=1e-2, max_iter=60, early_stopping=divisible, n_iter_no_change=5, random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 60 epochs are enough for a comparison
+        return make_pipeline(StandardScaler(), network).fit(features, labels).predict
+
+
+PROBES: Mapping[str, _Learn] = {"linear": _learn_linear, "mlp": _learn_network}
+
+
 def _known(values: Sequence[str | None]) -> np.ndarray:
     return np.array([value is not None for value in values])
-
-
-def _accuracy(features: np.ndarray, labels: np.ndarray, others: np.ndarray, truth: np.ndarray) -> float:
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    return _percent(probe.fit(features, labels).predict(others) == truth)
 
 
 def _percent(right: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from bdam_reid.engine.environment import inference
 from bdam_reid.engine.run import log
 from bdam_reid.evaluation.metrics import Metrics, retrieval
 from bdam_reid.methods.method import Method
+
+Gallery: TypeAlias = tuple[tuple[Record, ...], Tensor]
+"""Records whose images could be read, and their embeddings."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,14 @@ class Embedder:
     """Whether images of an evaluation that cannot be read are left out, and counted; else they are an error. Those of
     the training split are left out of what is computed of them in any case."""
 
-    def rank(self, protocol: Protocol) -> Ranking:
-        """Similarities of all queries of a protocol to all of its gallery.
+    def rank(self, protocol: Protocol, gallery: Gallery | None = None) -> Ranking:
+        """Similarities of all queries of a protocol to all of its gallery, which `gallery` gave if it is not to be
+        embedded anew.
 
         Raises: DatasetError if images cannot be read, or no query has an image of its person to find;
             QueryError.
         """
-        records, gallery = self.gallery(protocol.gallery)
+        records, embeddings = gallery or self.gallery(protocol.gallery)
         asked, queries = self._asked(protocol)
         check_answers(replace(protocol, queries=asked, gallery=records))
         lost = {record.path for record in protocol.gallery} - {record.path for record in records}
@@ -106,7 +111,7 @@ class Embedder:
             queries=asked,
             gallery=records,
             similarity={
-                name: queries[:, part].contiguous() @ gallery[:, part].contiguous().T
+                name: queries[:, part].contiguous() @ embeddings[:, part].contiguous().T
                 for name, part in self.method.parts.items()
             },
             junk=protocol.junk(asked, records) if protocol.junk else None,
@@ -114,7 +119,7 @@ class Embedder:
             queries_without_image=silent,
         )
 
-    def gallery(self, records: Sequence[Record]) -> tuple[tuple[Record, ...], Tensor]:
+    def gallery(self, records: Sequence[Record]) -> Gallery:
         """The G records whose images can be read, and their embeddings (G, E), float32 on the CPU."""
         readable, found = self._collect(records, lambda images: {"": self.method.embed_images(images)})
         return readable, found[""]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bdam_reid.evaluation.probes import GROUPS
+from bdam_reid.evaluation.attributes import GROUPS
 from bdam_reid.methods.method import first_alone
 
 CLOTHES_WORDS: Mapping[str, str] = {"same": "the same clothes", "other": "other clothes"}
 RATES = {"r1": "R-1", "r5": "R-5", "r10": "R-10", "map": "mAP", "minp": "mINP"}
-_TITLE = 36
+_TITLE = 42
 
 
 def describe(metrics: Mapping[str, Any]) -> str:
@@ -19,7 +19,7 @@ def describe(metrics: Mapping[str, Any]) -> str:
     if "gates" in metrics:
         parts.append(_gate_table(metrics["gates"]))
     if "probes" in metrics:
-        parts.append(_probe_table(metrics["probes"]))
+        parts += _probe_tables(metrics["probes"])
     return "\n\n".join(parts)
 
 
@@ -52,9 +52,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     for name, found in metrics["protocols"].items():
         lines.append(f"{title(name)}: {CLOTHES_WORDS[found['clothes']]}")
         for keys in _alike(weights, found):
-            row, how = found["results"][keys[0]], ", ".join(_how(key) for key in keys)
+            row = found["results"][keys[0]]
             rates = "".join(f"{row[rate]:7.2f}" for rate in RATES)
-            lines.append(f"{f'  {how}':<{_TITLE}}{rates}{row['queries']:>9}{row['gallery']:>9}")
+            lines.append(f"{f'  {_how(keys)}':<{_TITLE}}{rates}{row['queries']:>9}{row['gallery']:>9}")
         lines.append(f"{'  by chance':<{_TITLE}}{found['chance_r1']:7.2f}")
         lines += _left_out(found, row)
     return "\n".join(lines)
@@ -70,9 +70,11 @@ def _alike(weights: Mapping[str, Mapping[str, float]], found: Mapping[str, Any])
     return list(groups.values())
 
 
-def _how(result: str) -> str:
-    """What a result is ranked with, in words."""
-    return f"for {CLOTHES_WORDS[result]}" if result in CLOTHES_WORDS else f"{result} alone"
+def _how(results: Sequence[str]) -> str:
+    """What results are ranked with, in words."""
+    questions = [name for name in results if name in CLOTHES_WORDS]
+    asked = [f"for {', '.join(questions)} clothes"] if questions else []
+    return ", ".join([*asked, *(f"{name} alone" for name in results if name not in CLOTHES_WORDS)])
 
 
 def _left_out(found: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:
@@ -93,16 +95,66 @@ def _gate_table(gates: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def _probe_table(probes: Mapping[str, Any]) -> str:
-    features = list(probes[f"{GROUPS[0]}_above_chance"])
-    head = "".join(f"{name:>10}" for name in ("majority", *features, "images"))
-    lines = [f"{'linear probe, accuracy %':<{_TITLE}}{head}"]
-    for group in GROUPS:
-        for name, row in probes[group].items():
-            rates = "".join(f"{row[key]:10.1f}" for key in ("chance", *features))
-            lines.append(f"{f'{group}: {name}':<{_TITLE}}{rates}{row['images']:>10}")
-        mean = probes[f"{group}_above_chance"]
-        if all(value is not None for value in mean.values()):
-            rates = "".join(f"{mean[name]:10.1f}" for name in features)
+def _probe_tables(probes: Mapping[str, Any]) -> Iterator[str]:
+    """Means of each split but the last, all attributes of that; the outfit's colours in the first part of the
+    embedding; and attributes by view."""
+    *means, whole = probes["persons"]
+    for split in means:
+        yield _probe_table(
+            f"read of {split} persons, %", {group: {} for group in GROUPS}, probes["above_chance"][split]
+        )
+    yield _probe_table(f"read of {whole} persons, %", probes["persons"][whole], probes["above_chance"][whole])
+    colours = probes["persons"].get("test", {}).get("outfit", {})
+    said = [
+        f"{name} {row['mlp'][first_feature(probes)]:.1f} (chance {row['chance']:.1f})"
+        for name, row in colours.items()
+        if name in ("top colour", "lower colour")
+    ]
+    if said:
+        yield f"outfit colours from the {first_feature(probes)} part, test persons, mlp: {', '.join(said)}"
+    if gains := view_gains(probes):
+        yield _view_table(gains, first_feature(probes))
+
+
+def _probe_table(title: str, groups: Mapping[str, Mapping[str, Any]], above: Mapping[str, Any]) -> str:
+    columns = [(probe, feature) for probe, of in above[GROUPS[0]].items() for feature in of]
+    head = "".join(f"{name:>17}" for name in (f"{probe}, {feature}" for probe, feature in columns))
+    lines = [f"{title:<{_TITLE}}{'majority':>10}{head}{'images':>8}"]
+    for group, rows in groups.items():
+        for name, row in rows.items():
+            for words, part in (("", row), (", where visible", row.get("visible", {"images": 0}))):
+                if part["images"]:
+                    rates = "".join(f"{part[probe][feature]:17.1f}" for probe, feature in columns)
+                    lines.append(
+                        f"{f'{group}: {name}{words}':<{_TITLE}}{part['chance']:10.1f}{rates}{part['images']:>8}"
+                    )
+        if all(above[group][probe][feature] is not None for probe, feature in columns):
+            rates = "".join(f"{above[group][probe][feature]:17.1f}" for probe, feature in columns)
             lines.append(f"{f'{group}: above chance':<{_TITLE}}{'':>10}{rates}")
     return "\n".join(lines)
+
+
+def _view_table(gains: Mapping[str, Mapping[str, float | None]], feature: str) -> str:
+    names = list(next(iter(gains.values())))
+    head = "".join(f"{name:>10}" for name in names)
+    lines = [f"{f'{feature} part less chance, by view':<{_TITLE}}{head}"]
+    for attribute, row in gains.items():
+        cells = "".join(f"{'-' if gain is None else f'{gain:.1f}':>10}" for gain in row.values())
+        lines.append(f"{attribute:<{_TITLE}}{cells}")
+    return "\n".join(lines)
+
+
+def first_feature(probes: Mapping[str, Any]) -> str:
+    """The feature that stands for the person in what probes found."""
+    above = next(iter(probes["above_chance"].values()))
+    return next(iter(above[GROUPS[0]]["linear"]))
+
+
+def view_gains(probes: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Attribute -> viewpoint -> accuracy less chance of the network that reads the first feature, in percent; None
+    without images."""
+    feature = first_feature(probes)
+    return {
+        attribute: {view: row["mlp"][feature] - row["chance"] if row["images"] else None for view, row in of.items()}
+        for attribute, of in probes["views"].items()
+    }

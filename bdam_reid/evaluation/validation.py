@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import isfinite
 from statistics import fmean
+from typing import Literal
 
 import torch
+from torch import Tensor
 
+from bdam_kernels import hsic
 from bdam_reid.data.records import CLOTHES, Clothes, Dataset
 from bdam_reid.engine.trainer import Validation
 from bdam_reid.evaluation.metrics import Metrics
@@ -16,6 +20,8 @@ from bdam_reid.methods.method import Method
 
 _PREFIXES: Mapping[Clothes, str] = {"same": "", "other": "other_"}
 """Of the names of a question's rates."""
+MIN_IMAGES = 4
+"""That the unbiased estimator of HSIC takes."""
 
 
 def validator(
@@ -31,22 +37,44 @@ def validator(
         embedder = Embedder(method, device, precision, allow_missing=allow_missing)
         weights = method.default_weights()
         rated: dict[Clothes, Metrics] = {}
+        shared: dict[str, float] = {}
         for clothes in CLOTHES:
             if clothes in protocols:
-                ranking = embedder.rank(protocols[clothes])
+                gallery = embedder.gallery(protocols[clothes].gallery)
+                ranking = embedder.rank(protocols[clothes], gallery)
                 weights[clothes], rated[clothes] = choose_weights(ranking, method.weight_choices())
+                shared = shared or dependence(method.parts, gallery[1])
         figures = {
             _PREFIXES[clothes] + name: getattr(rates, name) for clothes, rates in rated.items() for name in RATES
         }
         score = (fmean(rates.r1 for rates in rated.values()), fmean(rates.map for rates in rated.values()))
-        return Validation(score, figures, weights, _words(rated, weights))
+        return Validation(score, {**figures, **shared}, weights, _words(rated, weights, shared))
 
     return validate
 
 
-def _words(rated: Mapping[Clothes, Metrics], weights: Mapping[Clothes, Mapping[str, float]]) -> str:
+def dependence(parts: Mapping[str, slice], embeddings: Tensor) -> dict[str, float]:
+    """How much the first part of embeddings (N, E) has in common with the others: normalised HSIC, which with linear
+    kernels is linear CKA, as "cka_linear" and "cka_rbf". 0 is independent, 1 the most. The estimator has no bias, so
+    that few images of wide embeddings are not alike by chance, and may be negative; what it cannot tell is left out.
+    """
+    first, *others = (embeddings[:, part] for part in parts.values())
+    if not others or len(embeddings) < MIN_IMAGES:
+        return {}
+    rest = torch.cat(others, dim=1)
+    kernels: tuple[Literal["linear", "rbf"], ...] = ("linear", "rbf")
+    found = {
+        f"cka_{kernel}": float(hsic(first, rest, kernel=kernel, estimator="unbiased", normalize=True))
+        for kernel in kernels
+    }
+    return {name: value for name, value in found.items() if isfinite(value)}
+
+
+def _words(
+    rated: Mapping[Clothes, Metrics], weights: Mapping[Clothes, Mapping[str, float]], shared: Mapping[str, float]
+) -> str:
     questions = [
         f"{CLOTHES_WORDS[clothes]}: R-1 {metrics.r1:.2f}, mAP {metrics.map:.2f} ({weights_text(weights[clothes])})"
         for clothes, metrics in rated.items()
     ]
-    return f"validation  {'; '.join(questions)}"
+    return f"validation  {'; '.join([*questions, *(f'{name} {value:.2f}' for name, value in shared.items())])}"

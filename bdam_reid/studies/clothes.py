@@ -43,7 +43,7 @@ def _rate(protocol: str, how: str, rate: str) -> Figure:
 
 
 def _leak(column: str) -> Figure:
-    return lambda metrics: metrics["probes"]["outfit"][column]["identity"]
+    return lambda metrics: metrics["probes"]["persons"]["test"]["outfit"][column]["linear"]["identity"]
 
 
 FIGURES: Mapping[str, Figure] = {

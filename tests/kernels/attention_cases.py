@@ -17,12 +17,13 @@ Form = Callable[..., tuple[Tensor, Tensor]]
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 NAMES = ("q_a", "k_a", "v_a", "q_b", "k_b", "v_b")
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["f32", "bf16", "f16"])
+ALL_DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+DTYPES = pytest.mark.parametrize("dtype", ALL_DTYPES, ids=["f32", "bf16", "f16"])
 FORCED = pytest.mark.parametrize("backend", BACKENDS)
 # Triton's interpreter takes seconds for what has many programs, many keys or dropout.
 FORCED_DTYPES = pytest.mark.parametrize(
     ("backend", "dtype"),
-    [*product(("reference", "cpu", "cuda"), (torch.float32, torch.bfloat16, torch.float16)), ("triton", torch.float32)],
+    [*product(("reference", "cpu", "cuda"), ALL_DTYPES), ("triton", torch.float32)],
     ids=lambda value: str(value).removeprefix("torch."),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from combinations import every
 from helpers import assert_matches, device_of, require
 from torch import Tensor
 
@@ -40,10 +41,13 @@ def check(inputs: dict, backend: str, activation: str | None) -> None:
         assert_matches(actual[name], value, name, dtype=x.dtype)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("activation", [None, "silu"])
-@pytest.mark.parametrize("width", [1, 2, 4, 5, 40])
-@pytest.mark.parametrize("length", [1, 3, 16, 37])
+@every(
+    BACKENDS,
+    activation=[None, "silu"],
+    width=[1, 2, 4, 5, 40],
+    length=[1, 3, 16, 37],
+    in_interpreter={"width": [1, 4, 5, 17], "length": [1, 3, 37]},
+)
 def test_sizes(backend: str, activation: str | None, width: int, length: int) -> None:
     check(make_inputs(2, 5, length, width), require(backend), activation)
 
@@ -76,14 +80,30 @@ def in_layout(x: Tensor, layout: str) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("backend", ["cpu", "triton"])
-@pytest.mark.parametrize("layout", ["dense", "channels last", "batches last", "every other step", "Mamba"])
-@pytest.mark.parametrize("length", [64, 77])
-@pytest.mark.parametrize("absent", ["initial_state", None])
+@every(
+    ["cpu", "triton"],
+    layout=["dense", "channels last", "batches last", "every other step", "Mamba"],
+    length=[64, 77],
+    absent=["initial_state", None],
+)
 def test_layouts_and_tiles(backend: str, layout: str, length: int, absent: str | None) -> None:
     inputs = make_inputs(2, 24, length, 4, torch.bfloat16)
     inputs["x"] = in_layout(inputs["x"], layout)
     check(inputs if absent is None else {**inputs, absent: None}, require(backend), "silu")
+
+
+@pytest.mark.parametrize("programs", [1, 4096])
+@pytest.mark.parametrize("backend", ["triton"])
+def test_tiles_between_others(backend: str, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one program or of three."""
+    monkeypatch.setattr(f"bdam_kernels.ops.causal_conv1d.{require(backend)}_launches.PROGRAMS", programs)
+    check(make_inputs(1, 3, 140, 4), backend, "silu")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_many_batches(backend: str) -> None:
+    """More than one step of the sum over them takes."""
+    check(make_inputs(33, 2, 1, 1), require(backend), None)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "triton"])

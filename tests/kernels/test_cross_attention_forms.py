@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from attention_cases import (
+    ALL_DTYPES,
     BACKENDS,
     DTYPES,
     FORCED,
@@ -20,6 +21,7 @@ from attention_cases import (
     padding,
     run,
 )
+from combinations import every, is_interpreted
 from helpers import assert_matches, device_of, require
 from torch import Tensor
 
@@ -64,25 +66,23 @@ def _unaligned(t: Tensor) -> Tensor:
 LAYOUTS = pytest.mark.parametrize("layout", [_merged, _transposed, _every_second, _unaligned], ids=lambda f: f.__name__)
 
 
-LENGTHS = [(1, 1), (1, 7), (2, 3), (13, 14), (15, 17), (31, 64), (97, 29), (196, 197)]
-
-
-@FORCED_DTYPES
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@every(
+    BACKENDS,
+    dtype=ALL_DTYPES,
+    lengths=[(1, 1), (1, 7), (2, 3), (13, 14), (15, 17), (31, 64), (97, 29), (196, 197)],
+    in_interpreter={"lengths": [(1, 7), (31, 64), (97, 29)]},
+)
 def test_lengths(form: Form, backend: str, dtype: torch.dtype, lengths: tuple[int, int]) -> None:
-    check(form, make_inputs(2, 3, *lengths, 64, dtype), require(backend))
+    batch, heads = (1, 2) if is_interpreted(backend) else (2, 3)
+    check(form, make_inputs(batch, heads, *lengths, 64, dtype), require(backend))
 
 
-@pytest.mark.parametrize("backend", ["triton"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
-@pytest.mark.parametrize("sizes", [(21, 38, 96), *((*lengths, 64) for lengths in LENGTHS)], ids=str)
-def test_half_types(form: Form, backend: str, dtype: torch.dtype, sizes: tuple[int, int, int]) -> None:
-    """Of Triton, which most tests run in float32 only; 96 wide heads are two parts of a tile."""
-    check(form, make_inputs(2, 3, *sizes, dtype), require(backend))
-
-
-@FORCED_DTYPES
-@pytest.mark.parametrize("width", [1, 7, 32, 37, 48, 63, 96, 128, 192])
+@every(
+    BACKENDS,
+    dtype=ALL_DTYPES,
+    width=[1, 7, 32, 37, 48, 63, 96, 128, 192],
+    in_interpreter={"dtype": [torch.float32, torch.bfloat16], "width": [7, 37, 96, 128, 192, 256]},
+)
 def test_widths(form: Form, backend: str, dtype: torch.dtype, width: int) -> None:
     check(form, make_inputs(1, 2, 21, 38, width, dtype), require(backend))
 
@@ -92,8 +92,9 @@ def test_widths(form: Form, backend: str, dtype: torch.dtype, width: int) -> Non
 def test_keys_beyond_what_is_saved_and_queries_beyond_a_chunk(
     form: Form, backend: str, dtype: torch.dtype, options: dict[str, Any]
 ) -> None:
-    inputs = make_inputs(1, 2, 150, 701, 16, dtype)
-    check(form, inputs, require(backend), key_padding_mask_b=padding(1, 701), **options)
+    heads, queries, keys = (1, 70, 330) if is_interpreted(backend) else (2, 150, 701)
+    inputs = make_inputs(1, heads, queries, keys, 16, dtype)
+    check(form, inputs, require(backend), key_padding_mask_b=padding(1, keys), **options)
 
 
 @DTYPES
@@ -156,20 +157,35 @@ def test_nan_stays_in_its_head(form: Form, backend: str) -> None:
     assert out[0, [0, 2]].isfinite().all()
 
 
-@FORCED_DTYPES
-@pytest.mark.parametrize("dropout_p", [0.1, 0.9])
-@pytest.mark.parametrize("lengths", [(5, 300), (40, 33)], ids=str)
+@every(
+    BACKENDS,
+    dtype=ALL_DTYPES,
+    dropout_p=[0.1, 0.9],
+    lengths=[(5, 300), (40, 33)],
+    in_interpreter={"dtype": [torch.float32], "lengths": [(5, 150), (40, 33)]},
+)
 def test_dropout_draws_the_same_weights_everywhere(
     form: Form, backend: str, dtype: torch.dtype, dropout_p: float, lengths: tuple[int, int]
 ) -> None:
-    inputs = make_inputs(2, 2, *lengths, 32, dtype)
+    inputs = make_inputs(2, 1 if is_interpreted(backend) else 2, *lengths, 32, dtype)
     check(form, inputs, require(backend), dropout_p=dropout_p, key_padding_mask_a=padding(2, lengths[0]))
+
+
+@pytest.mark.parametrize("backend", ["triton"])
+@pytest.mark.parametrize("width", [32, 96])
+def test_dropout_in_blocks_of_a_gpu(form: Form, backend: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which have fewer keys than those in Triton's interpreter."""
+    require(backend)
+    for launches in ("triton_launches", "triton_pooled_launches"):
+        monkeypatch.setattr(f"bdam_kernels.ops.cross_attention.{launches}.INTERPRETED", False)
+    check(form, make_inputs(1, 1, 20, 70, width), backend, dropout_p=0.3)
 
 
 @FORCED_DTYPES
 @LAYOUTS
 def test_strides(form: Form, backend: str, dtype: torch.dtype, layout: Callable[[Tensor], Tensor]) -> None:
-    inputs = {name: layout(t) for name, t in make_inputs(2, 3, 17, 34, 16, dtype).items()}
+    heads = 2 if is_interpreted(backend) else 3
+    inputs = {name: layout(t) for name, t in make_inputs(2, heads, 17, 34, 16, dtype).items()}
     check(form, inputs, require(backend), key_padding_mask_b=padding(2, 34).T.contiguous().T)
 
 
@@ -320,8 +336,9 @@ def test_compile(form: Form, backend: str) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("save", [False, True])
 def test_opcheck(form: Form, backend: str, dtype: torch.dtype, save: bool) -> None:
-    tensors = tuple(on_device(make_inputs(2, 2, 6, 11, 8, dtype), require(backend)).values())
-    mask = padding(2, 11).to(device_of(backend))
+    batch = 1 if is_interpreted(backend) else 2
+    tensors = tuple(on_device(make_inputs(batch, 2, 6, 11, 8, dtype), require(backend)).values())
+    mask = padding(batch, 11).to(device_of(backend))
     options = (0.5, 6554, torch.tensor(11))
     name = form.__name__.replace("bidirectional_", "")
     forward = getattr(torch.ops.bdam, f"{name}_forward").default

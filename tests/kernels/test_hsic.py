@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from combinations import pairwise
 from helpers import assert_matches, require
 from hsic_cases import (
     ESTIMATORS,
     KERNELS,
     OPTIONS,
+    SHAPES,
     check,
     every_option,
     every_shape,
@@ -282,10 +284,12 @@ def test_operators_keep_their_contracts() -> None:
     torch.library.opcheck(torch.ops.bdam.hsic_gaussian_backward.default, arguments)
 
 
-@every_shape
-@every_option
-def test_compile(options: dict, shape: tuple) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "estimator", "normalize", "shape"), pairwise(KERNELS, ESTIMATORS, (False, True), SHAPES), ids=str
+)
+def test_compile(kernel: str, estimator: str, normalize: bool, shape: tuple) -> None:
     torch._dynamo.reset()
+    options = {"kernel": kernel, "estimator": estimator, "normalize": normalize}
     x, y = features(*shape)
     compiled = torch.compile(hsic, fullgraph=True, backend="aot_eager")
     actual = value_and_gradients(compiled, x, y, **options)

@@ -102,14 +102,18 @@ def test_mamba_steps_in_triton(dtype: torch.dtype, states: int, width: int) -> N
 
 @pytest.mark.parametrize("backend", ["cpu", "triton", "reference"])
 @pytest.mark.parametrize("length", [2, 3, 6])
-def test_steps_of_the_operators(backend: str, length: int) -> None:
+@pytest.mark.parametrize("plain", [False, True])
+def test_steps_of_the_operators(backend: str, length: int, plain: bool) -> None:
     device = device_of(require(backend))
     x, weight, bias = (torch.randn(s).to(device) for s in ((3, 10), (5, 3), (5,)))
     x = x[:, ::2]
     state = torch.randn(5, 3, length).to(device).transpose(0, 1)
     window = torch.cat([state, x[..., None]], -1)
-    out = steps.causal_conv1d_update(x, state, weight, bias, "silu", backend=backend)
-    expected = nn.functional.silu((window[..., -3:].double() * weight.double()).sum(-1) + bias.double())
+    options = (None, None) if plain else (bias, "silu")
+    out = steps.causal_conv1d_update(x, state, weight, *options, backend=backend)
+    expected = (window[..., -3:].double() * weight.double()).sum(-1)
+    if not plain:
+        expected = nn.functional.silu(expected + bias.double())
     assert_matches(out, expected, "conv")
     assert torch.equal(state, window[..., 1:])
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from combinations import every, is_interpreted
 from helpers import assert_matches, device_of, require
 from torch import Tensor
 
@@ -78,47 +79,56 @@ def check(inputs: dict[str, Tensor | None], backend: str, **options: object) -> 
         assert_matches(actual[name], value, name, dtype=u.dtype)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 31, 32, 33, 64, 97, 129])
+@every(
+    BACKENDS,
+    reverse=[False, True],
+    length=[1, 2, 15, 16, 17, 31, 32, 33, 64, 97, 129],
+    in_interpreter={"length": [1, 4, 33, 64]},
+)
 def test_lengths_around_tile_edges(backend: str, reverse: bool, length: int) -> None:
     check(make_inputs(2, 19, length, 5), require(backend), reverse=reverse)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("states", [1, 7, 8, 9, 16, 17, 33])
-@pytest.mark.parametrize("channels", [1, 16, 35])
-def test_states_and_channels(backend: str, states: int, channels: int) -> None:
-    check(make_inputs(2, channels, 37, states), require(backend))
+@every(
+    BACKENDS,
+    sizes=[*itertools.product([1, 7, 8, 9, 16, 17, 33], [1, 16, 35])],
+    in_interpreter={"sizes": [(1, 35), (8, 1), (9, 35), (16, 16), (17, 35), (33, 1)]},
+)
+def test_states_and_channels(backend: str, sizes: tuple[int, int]) -> None:
+    states, channels = sizes
+    check(make_inputs(2, channels, 6 if is_interpreted(backend) else 37, states), require(backend))
 
 
-@pytest.mark.parametrize("backend", GPU_BACKENDS)
-@pytest.mark.parametrize("states", [63, 64, 65, 200, 256])
+@every(GPU_BACKENDS, states=[63, 64, 65, 200, 256], in_interpreter={"states": [63, 65, 256]})
 def test_many_states(backend: str, states: int) -> None:
-    check(make_inputs(1, 6, 35, states), require(backend))
+    check(make_inputs(1, 6, 6 if is_interpreted(backend) else 35, states), require(backend))
 
 
-SEGMENTED = [
-    (backend, reverse, absent, constant)
-    for backend in GPU_BACKENDS
-    for reverse in (False, True)
-    for absent in ("", "z", "initial_state")
-    for constant in ("", "B C")
-    # Triton's interpreter is slow: what is absent only with what is usual otherwise.
-    if backend != "triton" or not absent or not (reverse or constant)
-]
+@pytest.fixture
+def shortest(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+    """The fewest steps that are cut into two segments; in Triton's interpreter fewer, as there segments are shorter."""
+
+    def length(backend: str) -> int:
+        if is_interpreted(backend):
+            monkeypatch.setattr(plan, "SEGMENT_CHUNKS", 1)
+        return (2 * plan.SEGMENT_CHUNKS - 1) * plan.CHUNK + 1
+
+    return length
 
 
-@pytest.mark.parametrize(("backend", "reverse", "absent", "constant"), SEGMENTED)
-def test_time_in_segments(backend: str, reverse: bool, absent: str, constant: str) -> None:
-    """Long enough, and with few enough channels, that time is cut into segments: here two, the last one shorter."""
-    check(make_inputs(1, 3, 32 * 8 + 3, 5, absent=absent, constant=constant), require(backend), reverse=reverse)
+@every(GPU_BACKENDS, reverse=[False, True], absent=["", "z", "initial_state"], constant=["", "B C"])
+def test_time_in_segments(
+    shortest: Callable[[str], int], backend: str, reverse: bool, absent: str, constant: str
+) -> None:
+    """Long enough, and with few enough channels, that time is cut into segments, the last one shorter."""
+    inputs = make_inputs(1, 3, shortest(backend) + 34, 5, absent=absent, constant=constant)
+    check(inputs, require(backend), reverse=reverse)
 
 
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 @pytest.mark.parametrize("states", [8, 16, 32, 64, 256])
-def test_segments_of_every_layout(backend: str, states: int) -> None:
-    check(make_inputs(1, 2, 257, states, dtype=torch.bfloat16), require(backend))
+def test_segments_of_every_layout(shortest: Callable[[str], int], backend: str, states: int) -> None:
+    check(make_inputs(1, 2, shortest(backend), states, dtype=torch.bfloat16), require(backend))
 
 
 @pytest.mark.parametrize("backend", ["cuda"])
@@ -134,31 +144,25 @@ def test_launches_that_add_up(backend: str, constant: str, groups: int, monkeypa
     """More blocks than one launch of backward takes."""
     monkeypatch.setitem(plan.BLOCKS, backend, 1)
     monkeypatch.setattr(plan, "_multiprocessors", lambda device: 1)
-    check(make_inputs(1, 300, 20, 16, constant=constant, groups=groups), require(backend))
+    channels, length = (130, 6) if is_interpreted(backend) else (300, 20)
+    check(make_inputs(1, channels, length, 16, constant=constant, groups=groups), require(backend))
 
 
 ABSENT = ("", "D", "z", "delta_bias", "initial_state", "D z delta_bias initial_state")
-OPTIONAL = [
-    (backend, groups, constant, absent)
-    for backend in BACKENDS
-    for groups in (None, 1, 3)
-    for constant in ("", "B", "C", "B C")
-    for absent in ABSENT
-    # Triton's interpreter is slow: what is absent only with what is usual otherwise.
-    if backend != "triton" or not absent or (groups is None and constant in ("", "B C"))
-]
 
 
-@pytest.mark.parametrize(("backend", "groups", "constant", "absent"), OPTIONAL)
+@every(BACKENDS, groups=[None, 1, 3], constant=["", "B", "C", "B C"], absent=ABSENT)
 def test_optional_arguments(backend: str, groups: int | None, constant: str, absent: str) -> None:
-    check(make_inputs(2, 21, 35, 9, groups=groups, constant=constant, absent=absent), require(backend))
+    length = 6 if is_interpreted(backend) else 35
+    check(make_inputs(2, 21, length, 9, groups=groups, constant=constant, absent=absent), require(backend))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_half_precision(backend: str, dtype: torch.dtype, reverse: bool) -> None:
-    check(make_inputs(2, 20, 45, 16, dtype=dtype), require(backend), reverse=reverse)
+    length = 6 if is_interpreted(backend) else 45
+    check(make_inputs(2, 20, length, 16, dtype=dtype), require(backend), reverse=reverse)
 
 
 def _channels_last(t: Tensor) -> Tensor:
@@ -173,7 +177,7 @@ def _every_second(t: Tensor) -> Tensor:
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("layout", [_channels_last, _every_second], ids=["channels_last", "every_second"])
 def test_strides(backend: str, reverse: bool, layout) -> None:  # type: ignore[no-untyped-def]
-    inputs = make_inputs(2, 18, 40, 6)
+    inputs = make_inputs(2, 18, 6 if is_interpreted(backend) else 40, 6)
     for name in ("u", "delta", "z", "B", "C"):
         inputs[name] = layout(inputs[name])
     check(inputs, require(backend), reverse=reverse)
@@ -201,11 +205,14 @@ def test_empty(backend: str, shape: tuple[int, int, int, int]) -> None:
     assert leaf.grad.shape == leaf.shape
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("cuts", [(0, 1, 20, 50), range(51)], ids=["chunks", "steps"])
+@every(
+    BACKENDS,
+    reverse=[False, True],
+    cuts=[(0, 1, 20, 50), range(51)],
+    in_interpreter={"cuts": [(0, 1, 20, 34), range(6)]},
+)
 def test_scan_of_pieces_is_the_scan(backend: str, reverse: bool, cuts: Sequence[int]) -> None:
-    inputs = on_device(make_inputs(2, 10, 50, 4, absent="initial_state"), backend)
+    inputs = on_device(make_inputs(2, 10, cuts[-1], 4, absent="initial_state"), backend)
     whole, whole_last = selective_scan(
         **inputs, delta_softplus=True, return_last_state=True, reverse=reverse, backend=require(backend)
     )
@@ -236,8 +243,9 @@ def test_reverse_is_flip_scan_flip(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_bit_equal_twice_and_for_any_thread_count(backend: str) -> None:
-    inputs = make_inputs(3, 50, 70, 16)
-    weights = torch.randn(3, 50, 70), torch.randn(3, 50, 16)
+    shape = (2, 40, 9) if is_interpreted(backend) else (3, 50, 70)
+    inputs = make_inputs(*shape, 16)
+    weights = torch.randn(shape), torch.randn(*shape[:2], 16)
     first = run(inputs, weights, backend=require(backend))
     threads = torch.get_num_threads()
     try:

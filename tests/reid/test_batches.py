@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,13 +17,14 @@ from transformers import PreTrainedTokenizerFast
 from bdam_reid.captions.splitter import split_caption
 from bdam_reid.captions.texts import Texts
 from bdam_reid.config import DataConfig
+from bdam_reid.data import training
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.images import load_image
 from bdam_reid.data.records import DatasetError, Record
 from bdam_reid.data.samplers import Draw, IdentitySampler
 from bdam_reid.data.tokens import Tokenize, train_wordpiece
 from bdam_reid.data.training import Batches, Item, TrainingSet
-from bdam_reid.methods.bdam.batches import Batch, Description, collate, describe, make_batches
+from bdam_reid.methods.bdam.batches import UNKNOWN, Batch, Description, collate, describe, make_batches
 
 SIZE = (24, 12)
 
@@ -43,10 +46,10 @@ def tokenize(tokenizer: PreTrainedTokenizerFast) -> Tokenize:
 
 
 def training_set(
-    root: Path, probability: float = 0.5, *, augment: bool = True, seed: int = 5
+    root: Path, probability: float = 0.5, *, augment: bool = True, erase: float = 0.3, seed: int = 5
 ) -> TrainingSet[Description]:
     records = load_dataset(root).train
-    return TrainingSet(records, SIZE, augment, 0.3, seed, partial(describe, probability=probability))
+    return TrainingSet(records, SIZE, augment, erase, seed, partial(describe, probability=probability))
 
 
 def training_batches(root: Path, tokenize: Tokenize, people: int = 2, images: int = 1) -> Batches[Texts, Batch]:
@@ -72,6 +75,76 @@ def test_items_depend_on_seed_epoch_and_index_only(root: Path) -> None:
     assert not torch.equal(dataset[Draw(0, 0)].image, training_set(root, seed=6)[Draw(0, 0)].image)
     plain = training_set(root, augment=False)
     assert torch.equal(plain[Draw(2, 0)].image, load_image(plain.records[2].path, SIZE))
+
+
+def test_what_is_erased_is_a_box_of_a_varied_image(root: Path) -> None:
+    whole, erased, sometimes = (training_set(root, erase=chance) for chance in (0.0, 1.0, 0.3))
+    plain = training_set(root, augment=False, erase=1.0)
+    draws = [Draw(index, epoch) for epoch in range(20) for index in range(10)]
+    hit = 0
+    for draw in draws:
+        image = whole[draw].image
+        changed = (erased[draw].image != image).any(0)
+        rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()
+        box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+        assert 0 < changed[box].numel() < 0.25 * changed.numel()
+        assert not erased[draw].image[:, box[0], box[1]].any()
+        hit += not torch.equal(sometimes[draw].image, image)
+        assert torch.equal(plain[draw].image, load_image(plain.records[draw.index].path, SIZE))
+        assert whole[draw].description == erased[draw].description == sometimes[draw].description
+    # Five standard deviations of a share of 200.
+    assert abs(hit / len(draws) - 0.3) <= 5 * (0.3 * 0.7 / len(draws)) ** 0.5
+
+
+def test_the_chance_of_erasing_is_that_of_the_config(root: Path, tokenize: Tokenize) -> None:
+    data = DataConfig(image_height=SIZE[0], image_width=SIZE[1], identities_per_batch=2, images_per_identity=2)
+    whole, erased = (
+        next(iter(make_batches(load_dataset(root).train, replace(data, erase=chance), tokenize, 0).batches(0))).images
+        for chance in (0.0, 1.0)
+    )
+    assert all(not torch.equal(a, b) for a, b in zip(whole, erased, strict=True))
+
+
+def test_outfits_are_known_or_not(root: Path) -> None:
+    record = load_dataset(root).train[0]
+    for outfit, number in ((None, UNKNOWN), (0, 0), (3, 3)):
+        described = describe(replace(record, outfit=outfit), Random(0), probability=0.5)
+        assert described.outfit == number and described.texts == describe(record, Random(0), probability=0.5).texts
+
+
+@pytest.mark.parametrize(
+    ("room", "workers", "kept"), [(1, None, 10), (2, 2, 10), (1, 2, 0), (0.99, None, 0), (1.99, 2, 0)]
+)
+def test_decoded_images_are_kept_if_those_of_all_processes_fit(
+    root: Path, monkeypatch: pytest.MonkeyPatch, room: float, workers: int | None, kept: int
+) -> None:
+    info = workers and SimpleNamespace(num_workers=workers)
+    monkeypatch.setattr(training, "get_worker_info", lambda: info)
+    monkeypatch.setattr(training, "CACHE_BYTES", int(room * 10 * 3 * SIZE[0] * SIZE[1]))
+    dataset, decoded = training_set(root), Counter[str]()
+
+    def counted(path: Path, size: tuple[int, int]) -> torch.Tensor:
+        decoded[path.name] += 1
+        return honest(path, size)
+
+    honest = training.decode_image
+    monkeypatch.setattr(training, "decode_image", counted)
+    first = [dataset[Draw(index, 0)] for index in range(10)]
+    assert len(dataset._images) == kept
+    again = [dataset[Draw(index, 0)] for index in range(10)]
+    assert all(same_sample(one, other) for one, other in zip(first, again, strict=True))
+    assert set(decoded.values()) == {1 if kept else 2}
+
+
+@pytest.mark.parametrize("room", [0, 1 << 30])
+def test_batches_of_worker_processes_are_the_same_with_and_without_room(
+    root: Path, tokenize: Tokenize, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    whole = list(training_batches(root, tokenize).batches(1))
+    monkeypatch.setattr(training, "CACHE_BYTES", room)
+    batches = training_batches(root, tokenize)
+    assert all(equal(one, other) for one, other in zip(batches.batches(1, 0, 2), whole, strict=True))
+    assert not batches.items._images
 
 
 def test_texts_come_from_texts_json_or_the_split_caption(root: Path) -> None:

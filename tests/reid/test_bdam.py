@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 from naive import HEADS, WIDTH, close, linear
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bdam_reid.config import DataConfig
+from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.records import Query, QueryError
 from bdam_reid.data.tokens import Tokenize, train_wordpiece
 from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.methods.bdam.batches import Batch
-from bdam_reid.methods.bdam.config import BDAMConfig, DecouplingConfig, FusionConfig, LossConfig
+from bdam_reid.methods.bdam.config import BDAMConfig, DecouplingConfig, FusionConfig, LossConfig, OptimConfig
 from bdam_reid.methods.bdam.losses import Temperatures, unweighted_losses
 from bdam_reid.methods.bdam.method import BDAM
 from bdam_reid.methods.bdam.network import Network
@@ -40,6 +41,21 @@ CONFIG = BDAMConfig(
     decoupling=DecouplingConfig(self_layers=1, cross_layers=2, heads=HEADS),
     fusion=FusionConfig(width=8),
 )
+
+
+BEST = BDAMConfig(
+    image=ImageEncoderConfig(kind="convolutions", width=WIDTH, layers=2, head_crop=True),
+    text=TextEncoderConfig(width=10, layers=1, heads=2, pooling="attention"),
+    decoupling=DecouplingConfig(
+        self_layers=1, cross_layers=1, heads=2, dropout=0.0, pooling="position", width=8, merge=2, slots=4, features=14
+    ),
+    fusion=FusionConfig(kind="none"),
+    loss=LossConfig(
+        symmetric=True, learnt_temperature=True, triplet_weight=0.0, contrast_weight=0.3, normalized_hsic=True
+    ),
+    optim=OptimConfig(decoupled_decay=True, weight_decay=0.02, lr=1e-3),
+)
+"""What the preset "demo" is made of."""
 
 
 def make_batch() -> Batch:
@@ -92,9 +108,44 @@ def test_features_of_the_model() -> None:
     assert weights.shape == (6, 2)
 
 
-def test_images_and_texts_do_not_see_each_other_before_fusion() -> None:
+def test_features_of_the_best_model() -> None:
+    model, batch = make_model(BEST).double().eval(), make_batch()
+    image, text, fused, weights = model.features(replace(batch, images=batch.images.double()))
+    assert fused is None and weights is None
+    assert image.identity.shape == image.clothing.shape == image.gate.shape == (6, 14)
+    # A quarter of 16 x 8 pixels, and of 13 x 8 pixels of the head.
+    assert model.image_encoder.grids == ((4, 2), (4, 2))
+    assert image.tokens.shape == (6, 16, WIDTH)
+    close(image.identity_embedding, F.normalize(linear(model.identity_projection, image.identity)))
+    close(image.clothing_embedding, F.normalize(linear(model.clothing_projection, image.pooled_clothing)))
+    for name, ids, mask in (
+        ("identity", batch.identity_ids, batch.identity_mask),
+        ("clothing", batch.clothing_ids, batch.clothing_mask),
+    ):
+        pooling, tokens = getattr(model, f"{name}_text_pooling"), model.text_encoder(ids, mask)
+        for words, seen, actual in zip(tokens, mask, getattr(text, name), strict=True):
+            scores = linear(pooling.scores, words[seen])[:, 0].exp()
+            close(actual, (scores[:, None] * words[seen]).sum(0) / scores.sum())
+        close(getattr(text, f"{name}_embedding"), F.normalize(getattr(text, name)))
+    assert not torch.equal(*(getattr(model, f"{n}_text_pooling").scores.weight for n in ("identity", "clothing")))
+
+
+def test_every_loss_of_the_best_model_trains_what_it_reads() -> None:
+    model, batch = make_model(BEST).train(), make_batch()
+    temperatures = Temperatures(BEST.loss)
+    parts = unweighted_losses(BEST.loss, *model.features(batch)[:3], batch, temperatures)
+    for name, value in parts.items():
+        gradients = torch.autograd.grad(value, model.shared_parameters(), retain_graph=True, allow_unused=True)
+        assert any(gradient is not None and gradient.any() for gradient in gradients), name
+    sum(parts.values()).backward()
+    for module in (model, temperatures):
+        assert [name for name, p in module.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("config", [CONFIG, BEST], ids=["icme", "best"])
+def test_images_and_texts_do_not_see_each_other_before_fusion(config: BDAMConfig) -> None:
     """A feature depends on its own image or text alone, in any batch."""
-    model, batch = make_model().double().eval(), make_batch()
+    model, batch = make_model(config).double().eval(), make_batch()
     images = batch.images.double()
     whole, alone = model.encode_image(images), model.encode_image(images[2:3])
     for name, value in alone._asdict().items():
@@ -183,8 +234,9 @@ def make_method(tmp_path: Path, config: BDAMConfig = CONFIG) -> BDAM:
     return BDAM(config, DATA, Tokenize(tokenizer, DATA.max_tokens))
 
 
-def test_bfloat16_autocast(tmp_path: Path) -> None:
-    method, batch = make_method(tmp_path, replace(CONFIG, loss=LossConfig(query="fused"))).train(), make_batch()
+@pytest.mark.parametrize("config", [replace(CONFIG, loss=LossConfig(query="fused")), BEST], ids=["icme", "best"])
+def test_bfloat16_autocast(tmp_path: Path, config: BDAMConfig) -> None:
+    method, batch = make_method(tmp_path, config).train(), make_batch()
     batch = replace(batch, identity_ids=batch.identity_ids % 20, clothing_ids=batch.clothing_ids % 20)
     with torch.autocast("cpu", torch.bfloat16):
         total, parts, scalars = method.losses(batch, 0)
@@ -225,3 +277,52 @@ def test_weights_of_before_task_weights_were_among_them_are_loaded(tmp_path: Pat
     other.load_state_dict(old)
     assert torch.equal(other.state_dict()["fusion.gate.bias"], method.fusion.gate.bias + 1)
     assert other.gradnorm.log_weights.eq(2).all()
+
+
+def optimizer_of(tmp_path: Path, people: Path, config: BDAMConfig) -> tuple[BDAM, torch.optim.Optimizer]:
+    method = make_method(tmp_path, config)
+    method.data = replace(DATA, identities_per_batch=4, images_per_identity=2)
+    (stage,) = method.stages(load_dataset(people), 0)
+    return method, stage.optimizer(stage.groups)
+
+
+def test_a_decoupled_decay_spares_what_has_one_dimension(tmp_path: Path, people: Path) -> None:
+    method, optimizer = optimizer_of(tmp_path, people, BEST)
+    assert type(optimizer) is torch.optim.AdamW
+    decayed, spared = optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.02, 0.0)
+    assert decayed["lr"] == spared["lr"] == 1e-3
+    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim < 2 for p in spared["params"])
+    in_groups = [id(p) for group in (decayed, spared) for p in group["params"]]
+    assert sorted(in_groups) == sorted(id(p) for p in method.parameters())
+    for kind in (nn.LayerNorm, nn.BatchNorm2d):
+        (*norms,) = (p for m in method.modules() if isinstance(m, kind) for p in m.parameters())
+        assert norms and {id(p) for p in norms} <= {id(p) for p in spared["params"]}
+    assert {id(p) for p in method.temperatures.parameters()} <= {id(p) for p in spared["params"]}
+
+
+def test_a_decay_within_the_gradient_is_of_all(tmp_path: Path, people: Path) -> None:
+    frozen = replace(CONFIG, text=replace(CONFIG.text, frozen=True), optim=OptimConfig(weight_decay=0.02))
+    method, optimizer = optimizer_of(tmp_path, people, frozen)
+    assert type(optimizer) is torch.optim.Adam
+    (group,) = optimizer.param_groups
+    assert group["weight_decay"] == 0.02
+    trained = [id(p) for p in method.parameters() if p.requires_grad]
+    assert [id(p) for p in group["params"]] == trained and len(trained) < len(list(method.parameters()))
+
+
+def test_what_is_logged_of_a_step(tmp_path: Path) -> None:
+    method, batch = make_method(tmp_path, BEST).train(), make_batch()
+    batch = replace(batch, identity_ids=batch.identity_ids % 20, clothing_ids=batch.clothing_ids % 20)
+    for step, looked in ((0, True), (1, False), (50, True)):
+        total, parts, scalars = method.losses(batch, step)
+        shares = {name: share for name, share in scalars.items() if name.startswith("gradient/")}
+        assert list(shares) == ([f"gradient/{name}" for name in parts] if looked else [])
+        if looked:
+            close(torch.stack(list(shares.values())).sum(), 1.0)
+        assert {"gate/identity", "temperature/info", "temperature/clothing", "temperature/contrast"} <= scalars.keys()
+        assert "gate/fusion_image" not in scalars
+    config = BEST.loss
+    weights = {"info": 1, "clothing": 1, "decouple": 1, "contrast": config.contrast_weight, "gate": config.gate_weight}
+    task_weights = dict(zip(method.gradnorm.tasks, method.gradnorm.weights(), strict=True))
+    close(total, sum(weights[name] * task_weights.get(name, 1) * loss for name, loss in parts.items()))

@@ -106,6 +106,86 @@ def test_impossible_values_are_named(arguments: str, said: str) -> None:
         check_config(config)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--method.image.width 130", "--method.image.width must be a multiple of 4 for 3 layers, each twice as wide"),
+        ("--method.image.layers 9", "--method.image.width must be a multiple of 256 for 9 layers"),
+        ("--method.image.pretrained vit", "--method.image.kind convolutions"),
+        ("--method.image.frozen True", "--method.image.kind convolutions"),
+        ("--method.image.kind transformer", "--method.image.head-crop needs --method.image.kind convolutions"),
+        ("--method.text.heads 7", "--method.text.width must be a multiple of --method.text.heads"),
+        ("--method.text.noise -1", "--method.text.noise must be at least 0, got -1.0"),
+        ("--method.text.noise 0.5", "--method.text.noise needs --method.text.words"),
+        ("--method.text.words x --method.text.pretrained y", "--method.text.words and --method.text.pretrained"),
+        ("--method.decoupling.heads 7", "--method.decoupling.width must be a multiple of --method.decoupling.heads"),
+        (
+            "--method.decoupling.width 0 --method.decoupling.heads 7",
+            "--method.image.width must be a multiple of --method.decoupling.heads",
+        ),
+        ("--method.decoupling.width -1", "--method.decoupling.width must be at least 0, got -1"),
+        ("--method.decoupling.merge 0", "--method.decoupling.merge must be at least 1, got 0"),
+        ("--method.decoupling.slots 0", "--method.decoupling.slots must be at least 1, got 0"),
+        (
+            "--method.decoupling.pooling mean",
+            "--method.decoupling.merge and --method.decoupling.width need --method.decoupling.pooling position, "
+            "got 2 and 64 with mean",
+        ),
+        ("--method.decoupling.pooling mean --method.decoupling.merge 1", "got 1 and 64 with mean"),
+        ("--method.decoupling.pooling mean --method.decoupling.width 0", "got 2 and 0 with mean"),
+        (
+            "--method.decoupling.pooled-last True",
+            "--method.decoupling.pooled-last takes the mean: use --method.decoupling.pooling mean",
+        ),
+        (
+            "--method.fusion.kind mamba --method.fusion.tokens sequence",
+            "--method.decoupling.pooling position leaves no image tokens for --method.fusion.tokens sequence",
+        ),
+        ("--method.loss.query both", "--method.fusion.kind none leaves --method.loss.query identity only, got both"),
+        ("--method.loss.query fused", "--method.fusion.kind none leaves --method.loss.query identity only, got fused"),
+        ("--method.loss.temperature 0", "--method.loss.temperature must be at least 0.001, got 0.0"),
+        ("--method.loss.contrast-weight -1", "--method.loss.contrast-weight must be at least 0, got -1.0"),
+        ("--data.erase 1.5", "--data.erase must be at most 1, got 1.5"),
+    ],
+)
+def test_impossible_values_of_the_best_recipe_are_named(arguments: str, said: str) -> None:
+    config = parse_config(PRESETS, ["demo", *arguments.split()])
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--method.image.heads 7 --method.image.patch-height 7",
+        "--method.decoupling.width 0",
+        "--method.decoupling.pooling mean --method.decoupling.width 0 --method.decoupling.merge 1",
+        "--method.fusion.kind mamba --method.loss.query both",
+        "--method.fusion.kind mamba --method.fusion.tokens pair",
+        "--method.image.kind transformer --method.image.head-crop False --method.image.heads 4",
+        "--method.text.words bert --method.text.noise 0.5",
+        "--method.text.pretrained bert --method.text.heads 7",
+        "--method.decoupling.self-layers 0 --method.decoupling.cross-layers 0",
+    ],
+)
+def test_what_else_the_parts_of_the_best_recipe_go_with(arguments: str) -> None:
+    check_config(parse_config(PRESETS, ["demo", *arguments.split()]))
+
+
+def test_the_best_recipe_and_its_demonstration() -> None:
+    demo, best = PRESETS["demo"](), PRESETS["bdam"]()
+    assert (demo.output, best.output) == ("runs/demo", "runs/bdam")
+    for config in (demo, best):
+        method = config.method
+        assert isinstance(method, BDAMConfig)
+        assert (method.image.kind, method.decoupling.pooling, method.text.pooling) == (
+            "convolutions",
+            "position",
+            "attention",
+        )
+        assert method.fusion.kind == "none" and method.loss.contrast_weight > 0 and method.optim.decoupled_decay
+
+
 def values() -> dict[str, Any]:
     return asdict(PRESETS["demo-icme"]())
 
@@ -152,6 +232,39 @@ def test_a_config_of_before_there_were_several_methods_is_read() -> None:
     old |= engine
     old["data"]["sidecar_probability"] = old["data"].pop("texts_probability")
     assert from_dict(json.loads(json.dumps(old)), PRESETS) == new
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+@pytest.mark.parametrize("several_methods", [True, False])
+def test_a_config_of_before_decoupling_was_a_weight_is_read(decoupled: bool, several_methods: bool) -> None:
+    """Text encoders had patch sizes; every field that came since has its default."""
+    changed = values()
+    method = changed["method"]
+    for part, fields in (
+        ("image", ("kind", "head_crop")),
+        ("text", ("words", "noise", "pooling", "function_words")),
+        ("decoupling", ("pooling", "width", "merge", "slots", "features")),
+        ("loss", ("symmetric", "learnt_temperature", "triplet_weight", "clothing_weight", "decouple_weight")),
+        ("loss", ("contrast_weight", "normalized_hsic")),
+        ("optim", ("decoupled_decay",)),
+    ):
+        for name in fields:
+            del method[part][name]
+    del changed["data"]["erase"]
+    method["text"] |= {"patch_height": 8, "patch_width": 4}
+    method["loss"]["decouple"] = decoupled
+    if not several_methods:
+        del changed["method"]
+        changed |= {**method, "bdam": method["decoupling"], **changed.pop("engine")}
+        del changed["decoupling"]
+        changed["optim"]["mixed_precision"] = changed.pop("mixed_precision")
+    changed = json.loads(json.dumps(changed))
+    before = json.dumps(changed)
+    config, new = from_dict(changed, PRESETS), PRESETS["demo-icme"]()
+    assert isinstance(new.method, BDAMConfig)
+    loss = replace(new.method.loss, decouple_weight=float(decoupled))
+    assert config == replace(new, method=replace(new.method, loss=loss))
+    assert json.dumps(changed) == before
 
 
 def test_differences_name_the_fields_but_not_the_free_ones() -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import assert_matches
-from naive import HEADS, WIDTH, attention, close, linear, norm, random
+from naive import HEADS, WIDTH, attention, close, linear, naive_cross_attention, naive_streams, norm, random
 from torch import Tensor
 
-from bdam_kernels import BidirectionalCrossAttention
 from bdam_reid.methods.bdam.config import DecouplingConfig
 from bdam_reid.methods.bdam.decoupling import (
     CrossAttentionLayer,
@@ -27,24 +26,7 @@ def test_self_attention_layer() -> None:
 
 def naive_bdam(bdam: Decoupling, tokens: Tensor) -> dict[str, Tensor]:
     """One image's tokens (L, D) -> features, equation by equation."""
-    identity, clothing = linear(bdam.projection, tokens).split(WIDTH, dim=-1)
-    for layer in bdam.identity_layers:
-        attended = attention(*linear(layer.qkv, identity).chunk(3, dim=-1))
-        identity = norm(layer.norm, identity + linear(layer.out, attended))
-    for layer in bdam.clothing_layers:
-        attended = attention(*linear(layer.qkv, clothing).chunk(3, dim=-1))
-        clothing = norm(layer.norm, clothing + linear(layer.out, attended))
-    for layer in bdam.cross_layers:
-        if isinstance(layer, PooledCrossAttentionLayer):
-            normed = norm(layer.identity_norm, identity), norm(layer.clothing_norm, clothing)
-            from_clothing, from_identity = naive_cross_attention(layer.attention, *normed)
-            identity, clothing = identity + from_clothing, clothing + from_identity
-            continue
-        from_clothing, from_identity = naive_cross_attention(layer.attention, identity, clothing)
-        identity, clothing = (
-            norm(layer.identity_norm, identity + from_clothing),
-            norm(layer.clothing_norm, clothing + from_identity),
-        )
+    identity, clothing = naive_streams(bdam, tokens)
     pooled_id, pooled_clo = identity.sum(0) / len(tokens), clothing.sum(0) / len(tokens)
     if bdam.gate is None:
         pooled = {"identity": pooled_id, "clothing": pooled_clo, "pooled_clothing": pooled_clo}
@@ -57,13 +39,6 @@ def naive_bdam(bdam: Decoupling, tokens: Tensor) -> dict[str, Tensor]:
         "gate": g,
         "tokens": identity,
     }
-
-
-def naive_cross_attention(module: BidirectionalCrossAttention, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """out_a = softmax(q_a k_b^T / sqrt d) v_b and the other way, of two streams (L, D)."""
-    q_a, k_a, v_a = linear(module.qkv_a, a).split(WIDTH, dim=-1)
-    q_b, k_b, v_b = linear(module.qkv_b, b).split(WIDTH, dim=-1)
-    return linear(module.out_a, attention(q_a, k_b, v_b)), linear(module.out_b, attention(q_b, k_a, v_a))
 
 
 @pytest.mark.parametrize(

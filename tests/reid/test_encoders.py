@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from naive import close, random
+from naive import close, linear, random
 from torch.nn import functional as F
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from bdam_reid.encoders.base import save_architecture
 from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.encoders.image import ImageEncoder
-from bdam_reid.encoders.text import TextEncoder, masked_mean
+from bdam_reid.encoders.text import TextEncoder, WordVectors, masked_mean
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = transformers.ViTConfig(**SIZES, image_size=32, patch_size=8)
@@ -211,3 +211,79 @@ def test_encoders_that_do_not_fit_are_refused(saved: Path) -> None:
         ImageEncoder(ImageEncoderConfig(), (96, 8))
     with pytest.raises(ValueError, match="heads must divide its width 10, got 4 heads"):
         TextEncoder(TextEncoderConfig(width=10), 40, 20)
+
+
+def words_of(folder: Path | str, **changes: Any) -> TextEncoderConfig:
+    return TextEncoderConfig(**{"words": str(folder), "width": 8, "layers": 1, "heads": 2, **changes})
+
+
+def table_of(folder: Path) -> torch.Tensor:
+    """Each word vector with mean 0 and variance 1, in half precision."""
+    vectors = transformers.BertModel.from_pretrained(folder).float().embeddings.word_embeddings.weight.detach()
+    centred = vectors - vectors.mean(1, keepdim=True)
+    return (centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()).half()
+
+
+def test_published_words(saved: Path) -> None:
+    torch.manual_seed(0)
+    encoder = TextEncoder(words_of(saved / "bert"), 40, 20).eval()
+    assert encoder.width == 8 and encoder.words is not None
+    ids, mask = torch.randint(0, 40, (2, 9)), torch.arange(9) < torch.tensor([[9], [5]])
+    vectors = linear(encoder.words.project, table_of(saved / "bert")[ids].float())
+    close(encoder(ids, mask), encoder.model(inputs_embeds=vectors, attention_mask=mask).last_hidden_state)
+    alone = encoder(ids[1:, :5], mask[1:, :5])
+    close(alone[0], encoder(ids, mask)[1, :5])
+
+
+def test_the_table_of_published_words_is_frozen_and_in_half_precision(saved: Path) -> None:
+    encoder = TextEncoder(words_of(saved / "bert"), 40, 20).train()
+    state = encoder.state_dict()
+    assert state["words.table"].dtype == torch.float16 and state["words.table"].shape == (40, 16)
+    assert torch.equal(state["words.table"], table_of(saved / "bert"))
+    assert "words.table" not in dict(encoder.named_parameters())
+    assert {value.dtype for name, value in state.items() if name != "words.table"} == {torch.float32}
+    encoder(torch.randint(0, 40, (2, 9)), torch.ones(2, 9, dtype=torch.bool)).square().sum().backward()
+    unread = [name for name, p in encoder.named_parameters() if p.grad is None]
+    assert unread == ["model.embeddings.word_embeddings.weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_words_have_the_type_of_the_encoder(saved: Path, dtype: torch.dtype) -> None:
+    encoder = TextEncoder(words_of(saved / "bert"), 40, 20).to(dtype).eval()
+    assert encoder(torch.randint(0, 40, (2, 9)), torch.ones(2, 9, dtype=torch.bool)).dtype == dtype
+
+
+def test_words_have_noise_in_training_only(saved: Path) -> None:
+    published = transformers.BertModel.from_pretrained(saved / "bert").float()
+    words = WordVectors(published, words_of(saved / "bert", width=16, noise=0.5))
+    with torch.no_grad():
+        words.project.weight.copy_(torch.eye(16))
+        words.project.bias.zero_()
+    ids = torch.randint(0, 40, (50, 40))
+    clean = table_of(saved / "bert")[ids].float()
+    close(words.eval()(ids), clean)
+    noise = words.train()(ids) - clean
+    assert noise.mean().abs() < 0.02 and abs(noise.std() - 0.5) < 0.02
+    assert not torch.equal(words(ids), words(ids))
+    silent = WordVectors(published, words_of(saved / "bert", width=16)).train()
+    assert torch.equal(silent(ids), silent(ids))
+
+
+def test_an_architecture_is_enough_for_published_words_too(saved: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(saved / "bert", tmp_path / "bert")
+    encoder = TextEncoder(words_of(source), 40, 20).eval()
+    save_architecture(str(source), tmp_path / "kept")
+    shutil.rmtree(source)
+    again = TextEncoder(words_of(source), 40, 20, tmp_path / "kept").eval()
+    again.load_state_dict(encoder.state_dict())
+    ids, mask = torch.randint(0, 40, (2, 9)), torch.ones(2, 9, dtype=torch.bool)
+    assert torch.equal(again(ids, mask), encoder(ids, mask))
+    with pytest.raises(ValueError, match="there is no such folder"):
+        TextEncoder(words_of(source), 40, 20)
+
+
+def test_published_words_limit_the_tokenizer_and_not_the_length(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"knows 40 word pieces.*got one of 41"):
+        TextEncoder(words_of(saved / "bert"), 41, 20)
+    longer = TextEncoder(words_of(saved / "bert"), 40, 30)
+    assert longer(torch.randint(0, 40, (1, 30)), torch.ones(1, 30, dtype=torch.bool)).shape == (1, 30, 8)

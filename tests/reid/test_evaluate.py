@@ -22,7 +22,8 @@ from bdam_reid.engine.checkpoint import load_state, load_weights, save_checkpoin
 from bdam_reid.engine.run import load_best, load_config
 from bdam_reid.evaluate import Options, evaluate_run, main
 from bdam_reid.evaluation import pictures
-from bdam_reid.evaluation.probes import Probed, ProbeScore, above_chance, attribute_columns, probe_attributes
+from bdam_reid.evaluation.attributes import attribute_columns, views, visible_columns
+from bdam_reid.evaluation.probes import PROBES, Probed, above_chance, probe_attributes
 from bdam_reid.evaluation.ranking import Embedder, Ranking, choose_weights
 from bdam_reid.evaluation.retrievals import Retrieval, Shown, retrievals
 from bdam_reid.evaluation.tables import describe
@@ -58,8 +59,11 @@ def test_evaluation_repeats_what_training_found_and_draws_it(run: Path) -> None:
     assert gates["fusion"]["image"]["mean"] + gates["fusion"]["text"]["mean"] == pytest.approx(1)
     assert gates["fusion"]["image"]["std"] == pytest.approx(gates["fusion"]["text"]["std"], rel=1e-3)
     assert gates["gate"]["identity"]["std"] > 0
-    assert metrics["probes"]["identity"]["sex"]["images"] == 2 * (4 + 2) + 2 * (4 + 2)
-    drawn = {"test", "clothing_change", "curves", "gates", "probes"}
+    for persons in metrics["probes"]["persons"].values():
+        assert persons["identity"]["sex"]["images"] == 2 * (4 + 2)
+    sex = metrics["probes"]["views"]["sex"]
+    assert sum(row["images"] for row in sex.values()) == 2 * (4 + 2) and "front" in sex
+    drawn = {"test", "clothing_change", "curves", "gates", "probes", "views"}
     assert {path.stem for path in (run / "pictures").glob("*.png")} == drawn
     page = (run / "pictures" / "index.html").read_text()
     dataset = load_dataset(load_config(run, PRESETS).data.root)
@@ -256,18 +260,27 @@ def test_attributes_become_columns() -> None:
     assert columns["outfit"]["bag colour"] == ["red", None]
 
 
+def test_what_can_be_seen_of_a_person_is_known_where_it_is_said() -> None:
+    person = {"sex": "male", "beard": True}
+    images = [{"identity": person, "visible": ["sex"], "viewpoint": "back"}, {"identity": person}]
+    seen = visible_columns(images)
+    assert {name: mask.tolist() for name, mask in seen.items()} == {"sex": [True, False], "beard": [False, False]}
+    assert views(images).tolist() == ["back", ""]
+    assert visible_columns(images[1:]) == {}
+
+
 def made_up(images: int, seed: int, *, constant: str = "same") -> Probed:
-    """Sex can be read from the first feature only, colour from the second only."""
+    """Sex can be read from the first feature only, colour from the second only, and which of both is great by no
+    line."""
     rng = np.random.default_rng(seed)
     sex, colour = rng.integers(2, size=images), rng.integers(3, size=images)
+    identity = rng.normal(size=(images, 8)) + 6 * np.eye(8)[sex]
     return Probed(
-        features={
-            "identity": rng.normal(size=(images, 8)) + 6 * np.eye(8)[sex],
-            "clothing": rng.normal(size=(images, 8)) + 6 * np.eye(8)[colour],
-        },
+        features={"identity": identity, "clothing": rng.normal(size=(images, 8)) + 6 * np.eye(8)[colour]},
         columns={
             "sex": [("male", "female")[value] for value in sex],
             "colour": [str(value) if index % 3 else None for index, value in enumerate(colour)],
+            "bent": [str(x * y > 0) for x, y in identity[:, 6:]],
             "constant": [constant] * images,
             "rare": [str(value) if index % 3 == 0 else None for index, value in enumerate(colour)],
         },
@@ -275,27 +288,33 @@ def made_up(images: int, seed: int, *, constant: str = "same") -> Probed:
 
 
 def test_probes_find_what_is_in_the_features_and_only_that() -> None:
-    scores = probe_attributes(made_up(600, 0), made_up(300, 1, constant="other"))
-    assert list(scores) == ["sex", "colour"]
-    assert scores["colour"].images == 200
-    sex, colour = scores["sex"].accuracy, scores["colour"].accuracy
-    assert sex["identity"] > 95 > 75 > sex["clothing"]
-    assert colour["clothing"] > 95 > 60 > colour["identity"]
+    others = {"val": made_up(90, 2), "test": made_up(300, 1, constant="other")}
+    found = probe_attributes(made_up(600, 0), others)
+    assert list(found) == ["val", "test"] and list(found["test"]) == ["sex", "colour", "bent"]
+    sex, colour, bent = (answers.row() for answers in found["test"].values())
+    assert (sex["images"], colour["images"], found["val"]["sex"].row()["images"]) == (300, 200, 90)
+    for probe in PROBES:
+        assert sex[probe]["identity"] > 95 > 75 > sex[probe]["clothing"]
+        assert colour[probe]["clothing"] > 95 > 60 > colour[probe]["identity"]
+    assert bent["mlp"]["identity"] > 75 > 65 > bent["linear"]["identity"]
+    assert probe_attributes(made_up(600, 0), others)["test"]["bent"].row() == bent
 
 
 def test_chance_of_a_probe_is_the_majority_it_learnt() -> None:
     train, test = (Probed({"all": np.zeros((n, 2))}, {}) for n in (10, 5))
     train.columns["a"] = ["x"] * 6 + ["y"] * 4
     test.columns["a"] = ["x"] * 2 + ["y"] * 3
-    score = probe_attributes(train, test)["a"]
-    assert score.as_dict() == {"chance": 40, "all": 40, "images": 5}
+    answers = probe_attributes(train, {"test": test})["test"]["a"]
+    assert answers.row() == {"chance": 40, "linear": {"all": 40}, "mlp": {"all": 40}, "images": 5}
+    assert answers.row(np.array([True, False, False, False, True]))["chance"] == 50
+    assert answers.row(np.zeros(5, bool)) == {"images": 0}
 
 
 def test_above_chance_is_0_at_chance_and_100_at_best() -> None:
-    scores = {"a": ProbeScore(50, {"identity": 100, "clothing": 50}, 1)}
-    assert above_chance(scores, "identity") == 100
-    assert above_chance(scores, "clothing") == 0
-    assert above_chance({}, "identity") is None
+    rows = {"a": {"chance": 50, "linear": {"identity": 100, "clothing": 50}, "images": 1}}
+    assert above_chance(rows, "linear", "identity") == 100
+    assert above_chance(rows, "linear", "clothing") == 0
+    assert above_chance({}, "linear", "identity") is None
 
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
@@ -318,13 +337,19 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
         "loss/info": (steps, [3 * 0.99**s for s in steps]),
         "weight/info": (steps, [1.0] * 300),
         "val/r1": ([100, 200], [10.0, 20.0]),
+        "val/other_r1": ([100, 200], [5.0, 9.0]),
+        "val/cka_rbf": ([100, 200], [0.8, 0.2]),
     }
     pictures.draw_curves({name: (list(map(float, x)), y) for name, (x, y) in curves.items()}, tmp_path / "curves.png")
     pictures.draw_curves({}, tmp_path / "none.png")
-    row = {"chance": 50.0, "identity": 90.0, "clothing": 60.0}
+    read = {"identity": 90.0, "clothing": 60.0}
+    row = {"chance": 50.0, "linear": read, "mlp": read, "images": 9}
     scores = {"identity": {"sex": row, "skin": row}, "outfit": {"top colour": row}}
     pictures.draw_probes(scores, tmp_path / "probes.png")
-    names = ["retrievals.png", "gates.png", "curves.png", "none.png", "probes.png"]
+    pictures.draw_views(
+        {"sex": {"back": -9.0, "front": 40.0}, "skin": {"back": None, "front": 3.0}}, tmp_path / "views.png"
+    )
+    names = ["retrievals.png", "gates.png", "curves.png", "none.png", "probes.png", "views.png"]
     for name in names:
         with Image.open(tmp_path / name) as image:
             assert image.width > 400

@@ -11,7 +11,7 @@ from naive import close
 from torch import Tensor, nn
 
 from bdam_reid.methods.bdam.config import LossConfig
-from bdam_reid.methods.bdam.gradnorm import MAX_RATIO, MAX_WEIGHT, MIN_WEIGHT, GradNorm
+from bdam_reid.methods.bdam.gradnorm import MAX_RATIO, MAX_WEIGHT, MIN_WEIGHT, GradNorm, gradient_shares
 
 EPS = torch.finfo(torch.float64).eps
 TASKS = ("info", "triplet", "clothing", "decouple")
@@ -199,6 +199,31 @@ def test_resuming_from_the_state_is_exact() -> None:
     assert all(torch.equal(a, b) for a, b in zip(straight.shared, stopped.shared, strict=True))
     for name, value in gradnorm.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_shares_of_the_gradient_are_the_norms_in_proportion() -> None:
+    toy = Toy()
+    parts = toy.losses()
+    shares = gradient_shares(parts, toy.shared)
+    one = torch.ones((), dtype=torch.float64)
+    norms = [naive_norm(one, parts[task], toy.shared) for task in TASKS]
+    assert tuple(shares) == TASKS
+    for share, norm in zip(shares.values(), norms, strict=True):
+        close(share, norm / sum(norms))
+    close(torch.stack(list(shares.values())).sum(), 1.0)
+    # A weighted loss has a gradient in proportion to its weight, and the graph is kept.
+    double = gradient_shares({**parts, "info": 2 * parts["info"]}, toy.shared)
+    close(double["info"] / double["triplet"], 2 * shares["info"] / shares["triplet"])
+
+
+def test_shares_of_losses_that_do_not_reach_the_shared_layer_are_zero() -> None:
+    toy = Toy()
+    away = torch.ones((), dtype=torch.float64, requires_grad=True) * 2
+    frozen = nn.Parameter(torch.ones(3, dtype=torch.float64), requires_grad=False)
+    shares = gradient_shares({"info": toy.losses()["info"], "gate": away}, [*toy.shared, frozen])
+    assert shares == {"info": 1.0, "gate": 0.0}
+    nothing = gradient_shares({"gate": away}, toy.shared)
+    assert nothing == {"gate": 0.0}
 
 
 def test_missing_losses_and_no_tasks_are_refused() -> None:

@@ -17,8 +17,8 @@ from bdam_reid.data.images import ImageError, decode_image
 from bdam_reid.data.printable import printable, shortened
 from bdam_reid.data.records import DatasetError
 from bdam_reid.data.tokens import Tokenize, train_wordpiece
-from bdam_reid.evaluation.evaluator import probe
-from bdam_reid.evaluation.probes import attribute_columns
+from bdam_reid.evaluation.attributes import attribute_columns
+from bdam_reid.evaluation.disentanglement import probe
 from bdam_reid.evaluation.ranking import Embedder
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
@@ -181,8 +181,9 @@ def test_what_is_no_ground_truth_is_ignored_and_counted(tmp_path: Path, truth: o
 def test_ground_truth_that_says_nothing_is_not_probed(tmp_path: Path, truth: dict) -> None:
     root = write_set(tmp_path / "set", entries())
     (root / "attributes.json").write_text(json.dumps({record["file_path"]: truth for record in entries()}))
-    embedder = Embedder(Brightness(), torch.device("cpu"))
-    assert probe(embedder, load_dataset(root), {}) == {}
+    embedder, dataset = Embedder(Brightness(), torch.device("cpu")), load_dataset(root)
+    unseen = {split: protocol.gallery for split, protocol in dataset.protocols.items()}
+    assert probe(embedder, dataset.train, unseen) == {}
 
 
 def test_names_of_attributes_are_printed_as_text() -> None:

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import bdam_reid
+from bdam_reid.encoders import hub
+from bdam_reid.encoders.hub import PACKAGES, hub_or_cache
 
 PROJECT = Path(bdam_reid.__file__).parents[1]
 
@@ -46,3 +50,43 @@ print("seconds", time.perf_counter() - began)
         "text encoder 'bert-base-uncased' co",
     ]
     assert float(said[-1].split()[1]) < 10
+
+
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Whether the hub was asked for, without asking it."""
+    asked: list[str] = []
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_reachable", lambda: bool(asked.append("asked")))
+    return asked
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_an_installed_package_is_where_a_published_encoder_is_loaded_from(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreachable: list[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / PACKAGES[name] / "model").mkdir(parents=True)
+    (tmp_path / PACKAGES[name] / "__init__.py").write_text("raise ImportError('it is not imported')")
+    with hub_or_cache(name) as source:
+        assert source == str(tmp_path / PACKAGES[name] / "model")
+    assert not unreachable and PACKAGES[name] not in sys.modules
+
+
+@pytest.mark.parametrize("installed", ["nothing", "a module"])
+def test_without_the_package_the_name_is_that_of_the_hub(
+    installed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreachable: list[str]
+) -> None:
+    (name,) = PACKAGES
+    monkeypatch.setitem(PACKAGES, name, "no_such_package_of_an_encoder")
+    monkeypatch.syspath_prepend(tmp_path)
+    if installed == "a module":
+        (tmp_path / "no_such_package_of_an_encoder.py").touch()
+    for asked in (name, "bert-base-uncased"):
+        with hub_or_cache(asked) as source:
+            assert source == asked and hub.constants.HF_HUB_OFFLINE
+        assert not hub.constants.HF_HUB_OFFLINE
+    assert len(unreachable) == 2
+    with hub_or_cache(str(tmp_path)) as source:
+        assert source == str(tmp_path)
+    assert len(unreachable) == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import resource
 import shutil
@@ -15,20 +14,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import arguments, tiny, train_alone
+from tiny_run import arguments, start, steps_done, tensors_of, tiny, train_alone
 
 from bdam_kernels import dispatch
-from bdam_reid.config import Config
-from bdam_reid.engine.checkpoint import CheckpointError, load_state, load_weights
+from bdam_reid.engine.checkpoint import load_state
 from bdam_reid.engine.run import load_config, read_curves
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam import method as bdam
 from bdam_reid.methods.schedules import warm_up_and_anneal
 from bdam_reid.train import main
-
-
-def tensors_of(run: Path) -> dict[str, torch.Tensor]:
-    return {f"{name}/{key}": value for name in ("best", "last") for key, value in load_weights(run / name).items()}
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +33,6 @@ def finished(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     process.join()
     assert process.exitcode == 0
     return output
-
-
-def start(config: Config) -> Any:
-    """Train in a process that is forked from one that has everything imported, and never trained itself."""
-    context = multiprocessing.get_context("forkserver")
-    modules = ("engine.trainer", "evaluation.evaluator", "methods.bdam.method")
-    context.set_forkserver_preload([f"bdam_reid.{module}" for module in modules])
-    process = context.Process(target=train_alone, args=(config,))
-    process.start()
-    return process
 
 
 def test_learning_rate_warms_up_and_anneals_to_zero() -> None:
@@ -119,7 +103,7 @@ def test_tensorboard_has_every_step(finished: Path) -> None:
         "weight/info",
     ):
         assert curves[name][0] == list(range(1, 13))
-    for name in ("val/r1", "val/other_r1", "part/same/clothing", "part/other/clothing"):
+    for name in ("val/r1", "val/other_r1", "val/cka_linear", "part/same/clothing", "part/other/clothing"):
         assert curves[name][0] == [4, 8, 12]
     assert curves["lr"][1][1] == pytest.approx(1e-3)
     weights = [curves[f"weight/{task}"][1] for task in ("info", "triplet", "clothing", "decouple")]
@@ -132,14 +116,6 @@ def test_a_finished_run_is_left_as_it_is(people: Path, finished: Path, tmp_path:
     train_alone(tiny(people, copy))
     assert (copy / "metrics.json").read_text() == (finished / "metrics.json").read_text()
     assert load_state(copy / "last")["progress"] == load_state(finished / "last")["progress"]
-
-
-def steps_done(run: Path) -> int:
-    """Of a run that another process is training; 0 if it has no checkpoint, or replaces it just now."""
-    try:
-        return int(load_state(run / "last")["progress"]["step"])
-    except CheckpointError:
-        return 0
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bits(people: Path, finished: Path, tmp_path: Path) -> None:

@@ -1,17 +1,18 @@
-"""A training run small enough to test with: 12 synthetic persons, 12 steps, one layer of each kind."""
+"""Training runs small enough to test with: 12 synthetic persons, a dozen steps, one layer of each kind."""
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
+import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bdam_reid.config import Config, parse_config
+from bdam_reid.engine.checkpoint import CheckpointError, load_state, load_weights
 from bdam_reid.methods import PRESETS
 from bdam_reid.synthetic.writer import write_synthetic
 from bdam_reid.train import train
@@ -24,32 +25,21 @@ TINY = """
     --method.fusion.width 16 --method.fusion.layers 1 --method.optim.epochs 3 --method.optim.lr 1e-3
     --method.optim.warmup-steps 2 --method.optim.weight-decay 1e-3 --engine.save-every 1 --engine.validate-every 1
 """
+"""Of the conference draft's model."""
+TINY_DEMO = """
+    --data.identities-per-batch 4 --data.images-per-identity 2 --data.image-height 48 --data.image-width 24
+    --data.max-tokens 24 --data.vocab-size 200 --data.augment True --data.erase 0.3 --method.image.width 16
+    --method.image.layers 2 --method.text.width 16 --method.text.heads 2 --method.decoupling.width 8
+    --method.decoupling.heads 2 --method.decoupling.slots 4 --method.decoupling.features 16 --method.optim.epochs 2
+    --method.optim.warmup-steps 2 --engine.save-every 1 --engine.validate-every 1
+"""
+"""Of the best recipe, with its own architecture."""
 
 
 def write_people(root: Path) -> Path:
     """Draw 8 persons to train on, that is 4 batches an epoch, and 2 each for validation and test."""
     write_synthetic(root, 12, 0, processes=1)
-    write_validation_change(root)
     return root
-
-
-def write_validation_change(root: Path) -> None:
-    """Make the protocol of validation persons in other clothes: their captions, and copies of two pictures each."""
-    records = [record for record in json.loads((root / "reid_raw.json").read_text()) if record["split"] == "val"]
-    truth, gallery = json.loads((root / "attributes.json").read_text()), []
-    for number, record in enumerate(records):
-        if number % 2:
-            key = f"clothing_change/val_{number}.jpg"
-            shutil.copy(root / "imgs" / record["file_path"], root / "imgs" / key)
-            truth[key] = {**truth[record["file_path"]], "outfit_index": 1}
-            gallery.append({"captions": record["captions"], "id": record["id"], "outfit": 1, "file_path": key})
-    queries = [
-        {"caption": caption, "id": record["id"], "outfit": 0, "file_path": record["file_path"]}
-        for record in records
-        for caption in record["captions"]
-    ]
-    (root / "attributes.json").write_text(json.dumps(truth))
-    (root / "clothing_change_val.json").write_text(json.dumps({"queries": queries, "gallery": gallery}))
 
 
 def arguments(people: Path, output: Path, *more: str) -> list[str]:
@@ -60,6 +50,12 @@ def arguments(people: Path, output: Path, *more: str) -> list[str]:
 def tiny(people: Path, output: Path, *more: str) -> Config:
     """The config of the run."""
     return parse_config(PRESETS, arguments(people, output, *more))
+
+
+def tiny_demo(people: Path, output: Path, *more: str) -> Config:
+    """The config of a run of preset "demo"."""
+    command = ["demo", "--data.root", str(people), "--output", str(output), *TINY_DEMO.split(), *more]
+    return parse_config(PRESETS, command)
 
 
 @contextmanager
@@ -77,6 +73,29 @@ def train_alone(config: Config) -> Path:
     """Train in one thread."""
     with one_thread():
         return train(config)
+
+
+def start(config: Config) -> Any:
+    """Train in a process that is forked from one that has everything imported, and never trained itself."""
+    context = multiprocessing.get_context("forkserver")
+    modules = ("engine.trainer", "evaluation.evaluator", "methods.bdam.method")
+    context.set_forkserver_preload([f"bdam_reid.{module}" for module in modules])
+    process = context.Process(target=train_alone, args=(config,))
+    process.start()
+    return process
+
+
+def steps_done(run: Path) -> int:
+    """Of a run that another process is training; 0 if it has no checkpoint, or replaces it just now."""
+    try:
+        return int(load_state(run / "last")["progress"]["step"])
+    except CheckpointError:
+        return 0
+
+
+def tensors_of(run: Path) -> dict[str, torch.Tensor]:
+    """All that is in the checkpoints of a run, by checkpoint and name."""
+    return {f"{name}/{key}": value for name in ("best", "last") for key, value in load_weights(run / name).items()}
 
 
 def restore_globals() -> None:

@@ -125,7 +125,11 @@ class Temperatures(nn.Module):
         """tau of a loss."""
         if loss not in self.logarithms:
             return self.constant
-        return self.logarithms[loss].exp().clamp(min=LEAST_TEMPERATURE)
+        logarithm = self.logarithms[loss]
+        with torch.no_grad():
+            # Of the parameter and not of its exponential, below whose limit no gradient would raise it again.
+            logarithm.clamp_(min=math.log(LEAST_TEMPERATURE))
+        return logarithm.exp()
 
 
 def loss_weights(config: LossConfig) -> dict[str, float]:

@@ -288,7 +288,8 @@ def prepare(config: BDAMConfig, data: DataConfig, dataset: Dataset, folder: Path
         )
     if not (folder / "tokenizer").exists():
         if name := config.text.pretrained or config.text.words:
-            save_tokenizer(_pretrained_tokenizer(name), folder / "tokenizer")
+            field = "pretrained" if config.text.pretrained else "words"
+            save_tokenizer(_pretrained_tokenizer(name, field), folder / "tokenizer")
         else:
             texts = [text for r in dataset.train for text in (*r.captions, *(r.texts or ()))]
             train_wordpiece(texts, data.vocab_size, folder / "tokenizer")
@@ -316,12 +317,12 @@ def build(config: BDAMConfig, data: DataConfig, folder: Path, *, fresh: bool) ->
         raise ConfigError(str(error)) from error
 
 
-def _pretrained_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def _pretrained_tokenizer(name: str, field: str = "pretrained") -> PreTrainedTokenizerBase:
     try:
         with hub_or_cache(name) as source:
             return load_tokenizer(source)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"the tokenizer of --method.text.pretrained {name!r} could not be loaded ({error}): "
+            f"the tokenizer of --method.text.{field} {name!r} could not be loaded ({error}): "
             "give a Hugging Face hub name (network or a filled cache needed) or a folder that holds one"
         ) from error
