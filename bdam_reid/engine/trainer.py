@@ -10,7 +10,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -49,6 +49,8 @@ class Validation(NamedTuple):
     """Of the parts of an embedding, with which the model ranks best for each question; logged as part/QUESTION/NAME."""
     words: str
     """What the log says of it."""
+    reranks: Sequence[Clothes] = ()
+    """The questions whose rankings the method's `rerank` betters; the score counts it for these."""
 
 
 @dataclass
@@ -227,6 +229,7 @@ class Trainer:
                 "score": list(found.score),
                 "metrics": dict(found.metrics),
                 "weights": {clothes: dict(weights) for clothes, weights in found.weights.items()},
+                "reranks": list(found.reranks),
                 "stage": self.stage.name,
                 "epoch": progress.epoch + 1,
                 "step": progress.step,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from image_search import Brightness
 from naive import close, linear, norm, random
+from PIL import Image
 from test_fusion import align
 from tiny_run import tiny, train_alone
 from torch import Tensor
@@ -15,11 +20,16 @@ from torch.nn import functional as F
 
 from bdam_reid.config import ConfigError, check_config
 from bdam_reid.data.datasets import load_dataset
-from bdam_reid.data.records import Dataset, Query
+from bdam_reid.data.records import Clothes, Dataset, Findings, Protocol, Query, Record, Report
 from bdam_reid.data.tokens import Tokenize, load_tokenizer
-from bdam_reid.engine.checkpoint import load_weights
+from bdam_reid.engine.checkpoint import load_state, load_weights
 from bdam_reid.engine.run import load_best, load_config
 from bdam_reid.engine.trainer import Trainer, make_method
+from bdam_reid.evaluate import Options, evaluate_run
+from bdam_reid.evaluation.ranking import Embedder
+from bdam_reid.evaluation.reranking import rerank
+from bdam_reid.evaluation.tables import describe
+from bdam_reid.evaluation.validation import validator
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam import reranking
 from bdam_reid.methods.bdam.batches import UNKNOWN
@@ -268,3 +278,90 @@ def test_sizes_that_do_not_fit_are_one_message(people: Path, tmp_path: Path, mon
     monkeypatch.setattr(reranking, "CACHE_BYTES", 1000)
     with pytest.raises(ConfigError, match=r"keeps the patches of .* training images in memory, at most 0.0 GiB"):
         train_alone(tiny(people, tmp_path / "run", *options("simple"), "--method.optim.epochs", "1"))
+
+
+class Wrong(Brightness):
+    """Ranks the dark first whatever is asked; its `rerank` finds the image that is as bright as the query."""
+
+    reranks = 2
+
+    def embed_queries(self, queries: Sequence[Query]) -> Tensor:
+        return -torch.ones(len(queries), 1)
+
+    def candidates(self, images: Tensor) -> Tensor:
+        return self.embed_images(images)
+
+    def rerank(self, queries: Sequence[Query], candidates: Tensor, scores: Tensor, clothes: Clothes) -> Tensor:
+        assert candidates.shape == (*scores.shape, 1) and candidates.dtype == torch.float16
+        torch.testing.assert_close(scores, -candidates[..., 0].float(), rtol=0, atol=1e-3)
+        return -(candidates[..., 0] - super().embed_queries(queries)).abs()
+
+
+class Backwards(Wrong):
+    """Orders the two from bright to dark."""
+
+    def rerank(self, queries: Sequence[Query], candidates: Tensor, scores: Tensor, clothes: Clothes) -> Tensor:
+        return -scores
+
+
+def grey(folder: Path) -> tuple[tuple[Query, ...], tuple[Record, ...]]:
+    """Five images from dark to bright, and a query for each but the brightest."""
+    records = []
+    for number in range(5):
+        path = folder / f"{number}.png"
+        Image.new("L", (4, 8), 50 * number).save(path)
+        records.append(Record(path, path.name, number, "val"))
+    return tuple(Query(image=record.path, identity=record.identity) for record in records[:4]), tuple(records)
+
+
+def test_the_best_are_ordered_anew_and_the_others_stay_behind_them(tmp_path: Path) -> None:
+    queries, records = grey(tmp_path)
+    embedder = Embedder(Wrong(), torch.device("cpu"), batch_size=4)
+    ranking = embedder.rank(Protocol("val", queries, records, split="val"))
+    assert ranking.metrics({"all": 1.0}).r1 == 25
+    # Of the two darkest each query finds its own; the others are at ranks 3 and 4.
+    found = rerank(embedder, ranking, {"all": 1.0}, "same")
+    assert (found.metrics.r1, found.metrics.r5) == (50, 100)
+    assert found.metrics.map == pytest.approx(100 * (1 + 1 + 1 / 3 + 1 / 4) / 4)
+    assert found.pair_ms > 0 and found.query_ms > 0
+    junk = torch.zeros(4, 5, dtype=torch.bool)
+    junk[2:, 0] = True
+    spared = rerank(embedder, replace(ranking, junk=junk), {"all": 1.0}, "same").metrics
+    assert spared.map == pytest.approx(100 * (1 + 1 + 1 + 1 / 3) / 4)
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_validation_prefers_what_ranks_better(tmp_path: Path, pays: bool) -> None:
+    queries, records = grey(tmp_path)
+    protocols = {"val": Protocol("val", queries, records, split="val")}
+    dataset = Dataset("grey", tmp_path, (), protocols, Report.of({s: () for s in ("train", "val", "test")}, Findings()))
+    method = Wrong() if pays else Backwards()
+    validate = validator(dataset, torch.device("cpu"), "no", False)
+    assert validate is not None
+    found = validate(method)
+    assert found.reranks == (["same"] if pays else [])
+    assert (found.metrics["r1"], found.metrics["reranked_r1"]) == (25, 50 if pays else 25)
+    assert found.score[0] == (50 if pays else 25)
+    assert "R-1 25.00, mAP 52.08 (all 1), re-ranked R-1" in found.words
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_says_what_re_ranking_gains_and_costs(people: Path, tmp_path: Path, kind: str) -> None:
+    more = ["--method.optim.epochs", "1", "--method.rerank.epochs", "1", "--method.rerank.lr", "0.1"]
+    run = train_alone(tiny(people, tmp_path / "run", *options(kind), *more))
+    metrics = json.loads((run / "metrics.json").read_text())
+    reranks = load_state(run / "best")["reranks"]
+    for found in metrics["protocols"].values():
+        assert found["results"]["reranked"].keys() == found["results"]["same"].keys()
+        assert found["rerank"]["top"] == 4 and found["rerank"]["pair_ms"] > 0
+        assert found["rerank"]["preferred"] == (found["clothes"] in reranks)
+    text = describe(metrics)
+    assert "for same clothes, re-ranked" in text and "for other clothes, re-ranked" in text
+    assert "re-ranking of the best 4: " in text and " ms a pair, " in text
+    assert evaluate_run(Options(run)).metrics["protocols"]["test"]["results"] == metrics["protocols"]["test"]["results"]
+
+
+def test_without_a_matcher_nothing_is_said_of_it(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert all("rerank" not in found and "reranked" not in found["results"] for found in metrics["protocols"].values())
+    assert "re-rank" not in describe(metrics) and load_state(finished / "best")["reranks"] == []
