@@ -84,7 +84,7 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     precision = precision_on(device, config.engine)
     embedder = Embedder(method.to(device), device, precision, options.batch_size, allow_missing)
     weights = dict.fromkeys(CLOTHES, options.weights) if options.weights else method.chosen_weights(best)
-    found = evaluate(embedder, dataset, weights, output, options.split)
+    found = evaluate(embedder, dataset, weights, output, options.split, best.get("reranks", ()))
     log.info(f"{checkpoint_text(best)}\n{describe(found.metrics)}")
     page = draw_page(run, output, found)
     log.info(f"figures in {output / 'metrics.json'}, pictures in {page.parent}: open {page}")

@@ -57,7 +57,7 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
         Trainer(config, run, method, dataset, accelerator, validate).fit()
         best, state = load_best(run, config)
         embedder = Embedder(best.to(device), device, precision, allow_missing=allow_missing)
-        found = evaluate(embedder, dataset, best.chosen_weights(state), run)
+        found = evaluate(embedder, dataset, best.chosen_weights(state), run, reranks=state.get("reranks", ()))
         log.info(f"{checkpoint_text(state)}:\n{describe(found.metrics)}")
     return run
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -144,6 +144,18 @@ class TrainingSet(TorchDataset[Item[D]]):
         if self._bytes * (worker.num_workers if worker else 1) <= CACHE_BYTES:
             self._images[index] = pixels
         return pixels
+
+
+class Source(Protocol):
+    """Where a stage has its batches from: a function of the epoch and a batch's number in it, so that a run goes on
+    anywhere with what it would have had."""
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+    def batches(self, epoch: int, start: int = 0, workers: int = 0) -> Iterator[Any]:
+        """The batches of an epoch from number `start` on, with so many worker processes if it has a use for them; the
+        random state of the caller is left alone. Each has `to(device)`."""
 
 
 @dataclass(frozen=True)

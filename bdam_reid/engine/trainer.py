@@ -10,7 +10,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -49,6 +49,8 @@ class Validation(NamedTuple):
     """Of the parts of an embedding, with which the model ranks best for each question; logged as part/QUESTION/NAME."""
     words: str
     """What the log says of it."""
+    reranks: Sequence[Clothes] = ()
+    """The questions whose rankings the method's `rerank` betters; the score counts it for these."""
 
 
 @dataclass
@@ -143,7 +145,8 @@ class Trainer:
             parameter.requires_grad_(id(parameter) in trained)
         self.optimizer = self.accelerator.prepare(stage.optimizer(stage.groups))
         self.first_step = sum(map(steps_of, self.stages[: self.progress.stage]))
-        self.method.begin_stage(stage)
+        with self.accelerator.autocast():
+            self.method.begin_stage(stage)
 
     def _fit_stage(self, board: SummaryWriter, bar: tqdm) -> None:
         stage, progress = self.stage, self.progress
@@ -226,6 +229,7 @@ class Trainer:
                 "score": list(found.score),
                 "metrics": dict(found.metrics),
                 "weights": {clothes: dict(weights) for clothes, weights in found.weights.items()},
+                "reranks": list(found.reranks),
                 "stage": self.stage.name,
                 "epoch": progress.epoch + 1,
                 "step": progress.step,

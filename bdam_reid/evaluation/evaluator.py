@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -15,6 +15,7 @@ from bdam_reid.data.records import Clothes, Dataset, Record
 from bdam_reid.engine.checkpoint import write_json
 from bdam_reid.evaluation.disentanglement import probe
 from bdam_reid.evaluation.ranking import Embedder, Ranking
+from bdam_reid.evaluation.reranking import rerank
 from bdam_reid.evaluation.tables import weights_text
 from bdam_reid.methods.method import first_alone
 
@@ -36,6 +37,7 @@ def evaluate(
     weights: Mapping[Clothes, Mapping[str, float]],
     output: Path,
     protocols: Sequence[str] = (),
+    reranks: Collection[Clothes] = (),
 ) -> Evaluation:
     """Rank every protocol of the test split, measure gates and disentanglement, and write OUTPUT/metrics.json.
 
@@ -45,6 +47,7 @@ def evaluate(
         weights: of the parts of an embedding, for each question; a part that is not named has none.
         output: folder of metrics.json.
         protocols: names of those to rank; none stands for all of the test split.
+        reranks: the questions for which validation preferred re-ranking.
     Raises: ConfigError for a protocol or part that there is not; DatasetError for images that cannot be read, unless
         `embedder` may leave them out.
     """
@@ -64,6 +67,9 @@ def evaluate(
             for name, ranking in rankings.items()
         },
     }
+    if method.reranks:
+        for name, ranking in rankings.items():
+            add_reranked(metrics["protocols"][name], embedder, ranking, weights, reranks)
     gates = embedder.analyse(dataset.protocols[chosen[0]].gallery)
     if gates:
         metrics["gates"] = {
@@ -93,6 +99,26 @@ def measure(ranking: Ranking, weights: Mapping[Clothes, Mapping[str, float]]) ->
         "missing_images": ranking.missing_images,
         "queries_without_image": ranking.queries_without_image,
         "results": {name: rated[tuple(setting.values())] for name, setting in settings.items()},
+    }
+
+
+def add_reranked(
+    found: dict[str, Any],
+    embedder: Embedder,
+    ranking: Ranking,
+    weights: Mapping[Clothes, Mapping[str, float]],
+    reranks: Collection[Clothes],
+) -> None:
+    """Add to what metrics.json says of a ranking that which re-ranking makes of it at the weights for its own question,
+    what it costs, and whether validation preferred it."""
+    clothes = found["clothes"]
+    reranked = rerank(embedder, ranking, weights[clothes], clothes)
+    found["results"]["reranked"] = asdict(reranked.metrics)
+    found["rerank"] = {
+        "top": embedder.method.reranks,
+        "pair_ms": reranked.pair_ms,
+        "query_ms": reranked.query_ms,
+        "preferred": clothes in reranks,
     }
 
 

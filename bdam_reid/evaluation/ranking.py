@@ -124,6 +124,11 @@ class Embedder:
         readable, found = self._collect(records, lambda images: {"": self.method.embed_images(images)})
         return readable, found[""]
 
+    def candidates(self, records: Sequence[Record]) -> Tensor:
+        """What the method reads of images to re-rank them, (G, ...) float16 on the CPU. Raises: DatasetError."""
+        with inference(self.method, self.device, self.precision):
+            return torch.cat([self.method.candidates(images).half().cpu() for images, _ in self._batches(records)])
+
     def probed(self, records: Sequence[Record]) -> tuple[tuple[Record, ...], dict[str, Tensor]]:
         """The G records whose images can be read, and what probes read of them, (G, D) each, float32 on the CPU."""
         readable, features = self._collect(records, self.method.probed)

@@ -42,7 +42,8 @@ def weights_text(weights: Mapping[str, float]) -> str:
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
     """The retrieval metrics: for each protocol a line at the weights for its own question, one at those for the other
-    and one with the first part alone, unless these are the same; one for chance, and what was left out."""
+    and one with the first part alone, unless these are the same; one re-ranked, and its cost; one for chance, and what
+    was left out."""
     weights: Mapping[str, Mapping[str, float]] = metrics["weights"]
     head = "".join(f"{name:>7}" for name in RATES.values())
     lines = [
@@ -53,8 +54,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
         lines.append(f"{title(name)}: {CLOTHES_WORDS[found['clothes']]}")
         for keys in _alike(weights, found):
             row = found["results"][keys[0]]
-            rates = "".join(f"{row[rate]:7.2f}" for rate in RATES)
-            lines.append(f"{f'  {_how(keys)}':<{_TITLE}}{rates}{row['queries']:>9}{row['gallery']:>9}")
+            lines.append(_result(_how(keys), row))
+        if "rerank" in found:
+            lines += _reranked(found)
         lines.append(f"{'  by chance':<{_TITLE}}{found['chance_r1']:7.2f}")
         lines += _left_out(found, row)
     return "\n".join(lines)
@@ -62,7 +64,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
 
 def _alike(weights: Mapping[str, Mapping[str, float]], found: Mapping[str, Any]) -> list[list[str]]:
     """Names of a protocol's results, its own question's first, those at the same weights together."""
-    first = next(name for name in found["results"] if name not in weights)
+    first = next(name for name in found["results"] if name not in weights)  # the first part's, before "reranked"
     settings = {**weights, first: first_alone(weights["same"])}
     groups: dict[tuple[float, ...], list[str]] = {}
     for name in sorted(settings, key=lambda name: name != found["clothes"]):
@@ -75,6 +77,20 @@ def _how(results: Sequence[str]) -> str:
     questions = [name for name in results if name in CLOTHES_WORDS]
     asked = [f"for {', '.join(questions)} clothes"] if questions else []
     return ", ".join([*asked, *(f"{name} alone" for name in results if name not in CLOTHES_WORDS)])
+
+
+def _result(how: str, row: Mapping[str, Any]) -> str:
+    rates = "".join(f"{row[rate]:7.2f}" for rate in RATES)
+    return f"{f'  {how}':<{_TITLE}}{rates}{row['queries']:>9}{row['gallery']:>9}"
+
+
+def _reranked(found: Mapping[str, Any]) -> Iterator[str]:
+    cost = found["rerank"]
+    yield _result(f"for {found['clothes']} clothes, re-ranked", found["results"]["reranked"])
+    yield (
+        f"  re-ranking of the best {cost['top']}: {cost['pair_ms']:.2f} ms a pair, {cost['query_ms']:.1f} ms a query; "
+        f"validation {'preferred' if cost['preferred'] else 'did not prefer'} it"
+    )
 
 
 def _left_out(found: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:

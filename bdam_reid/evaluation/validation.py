@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import isfinite
 from statistics import fmean
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from bdam_reid.data.records import CLOTHES, Clothes, Dataset
 from bdam_reid.engine.trainer import Validation
 from bdam_reid.evaluation.metrics import Metrics
 from bdam_reid.evaluation.ranking import Embedder, choose_weights
+from bdam_reid.evaluation.reranking import rerank
 from bdam_reid.evaluation.tables import CLOTHES_WORDS, RATES, weights_text
 from bdam_reid.methods.method import Method
 
@@ -24,11 +25,37 @@ MIN_IMAGES = 4
 """That the unbiased estimator of HSIC takes."""
 
 
+class Rated(NamedTuple):
+    """What a method does on a question."""
+
+    plain: Metrics
+    reranked: Metrics | None
+    """None if the method does not re-rank."""
+
+    @property
+    def reranking_pays(self) -> bool:
+        """Whether re-ranking betters R-1, or leaves it and betters mAP."""
+        plain, again = self.plain, self.reranked
+        return again is not None and (again.r1, again.map) > (plain.r1, plain.map)
+
+    @property
+    def best(self) -> Metrics:
+        """The better of the two."""
+        return self.reranked if self.reranked and self.reranking_pays else self.plain
+
+    def rates(self) -> dict[str, float]:
+        """All rates by name."""
+        rates = {name: getattr(self.plain, name) for name in RATES}
+        if self.reranked:
+            rates |= {f"reranked_{name}": getattr(self.reranked, name) for name in ("r1", "map")}
+        return rates
+
+
 def validator(
     dataset: Dataset, device: torch.device, precision: str, allow_missing: bool
 ) -> Callable[[Method], Validation] | None:
     """What the trainer is handed: the mean over the protocols of the split "val" of R-1, then mAP, each at the best
-    weights of the parts; None for a set without such a protocol."""
+    weights of the parts, and re-ranked where that is better; None for a set without such a protocol."""
     protocols = {protocol.clothes: protocol for protocol in dataset.protocols.values() if protocol.split == "val"}
     if not protocols:
         return None
@@ -36,19 +63,22 @@ def validator(
     def validate(method: Method) -> Validation:
         embedder = Embedder(method, device, precision, allow_missing=allow_missing)
         weights = method.default_weights()
-        rated: dict[Clothes, Metrics] = {}
+        rated: dict[Clothes, Rated] = {}
         shared: dict[str, float] = {}
         for clothes in CLOTHES:
             if clothes in protocols:
                 gallery = embedder.gallery(protocols[clothes].gallery)
                 ranking = embedder.rank(protocols[clothes], gallery)
-                weights[clothes], rated[clothes] = choose_weights(ranking, method.weight_choices())
+                weights[clothes], plain = choose_weights(ranking, method.weight_choices())
+                again = rerank(embedder, ranking, weights[clothes], clothes).metrics if method.reranks else None
+                rated[clothes] = Rated(plain, again)
                 shared = shared or dependence(method.parts, gallery[1])
         figures = {
-            _PREFIXES[clothes] + name: getattr(rates, name) for clothes, rates in rated.items() for name in RATES
+            _PREFIXES[clothes] + name: rate for clothes, of in rated.items() for name, rate in of.rates().items()
         }
-        score = (fmean(rates.r1 for rates in rated.values()), fmean(rates.map for rates in rated.values()))
-        return Validation(score, {**figures, **shared}, weights, _words(rated, weights, shared))
+        score = (fmean(of.best.r1 for of in rated.values()), fmean(of.best.map for of in rated.values()))
+        reranks = [clothes for clothes, of in rated.items() if of.reranking_pays]
+        return Validation(score, {**figures, **shared}, weights, _words(rated, weights, shared), reranks)
 
     return validate
 
@@ -71,10 +101,15 @@ def dependence(parts: Mapping[str, slice], embeddings: Tensor) -> dict[str, floa
 
 
 def _words(
-    rated: Mapping[Clothes, Metrics], weights: Mapping[Clothes, Mapping[str, float]], shared: Mapping[str, float]
+    rated: Mapping[Clothes, Rated], weights: Mapping[Clothes, Mapping[str, float]], shared: Mapping[str, float]
 ) -> str:
     questions = [
-        f"{CLOTHES_WORDS[clothes]}: R-1 {metrics.r1:.2f}, mAP {metrics.map:.2f} ({weights_text(weights[clothes])})"
-        for clothes, metrics in rated.items()
+        f"{CLOTHES_WORDS[clothes]}: {_rates(of.plain)} ({weights_text(weights[clothes])})"
+        + (f", re-ranked {_rates(of.reranked)}" if of.reranked else "")
+        for clothes, of in rated.items()
     ]
     return f"validation  {'; '.join([*questions, *(f'{name} {value:.2f}' for name, value in shared.items())])}"
+
+
+def _rates(metrics: Metrics) -> str:
+    return f"R-1 {metrics.r1:.2f}, mAP {metrics.map:.2f}"

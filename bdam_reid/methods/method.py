@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bdam_reid.data.records import Clothes, Dataset, Query, Record
-from bdam_reid.data.training import Batches
+from bdam_reid.data.training import Source
 
 
 class Losses(NamedTuple):
@@ -40,8 +40,7 @@ class Stage:
     optimizer: Callable[[list[dict[str, Any]]], Optimizer]
     learning_rate: Callable[[int, int], float]
     """(step, steps of the stage) -> rate; the "factor" of a group, 1 if it has none, scales it."""
-    batches: Batches[Any, Any]
-    """Its batches have `to(device)`."""
+    batches: Source
     clip_norm: float = 0.0
     """Gradient norm limit; 0 is none."""
     validates: bool = True
@@ -57,14 +56,16 @@ class Method(nn.Module, ABC):
     """Of the parts in search of persons in the same clothes, unless validation chose others."""
     image_size: tuple[int, int]
     """Height and width, in pixels."""
+    reranks: int = 0
+    """How many of the best images of a ranking `rerank` orders anew; 0 is a method without such a part."""
 
     @abstractmethod
     def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
         """What training consists of, in order."""
 
     def begin_stage(self, stage: Stage) -> None:
-        """Called before the first step of a stage, and when a run goes on within it, so it computes from what is
-        frozen in the stage only, and draws no random numbers. For caches of what frozen encoders give."""
+        """Called, with autocast as the run has it, before the first step of a stage and when a run goes on within it:
+        computes from what is frozen in the stage only, and draws no random numbers. For caches of frozen features."""
 
     @abstractmethod
     def losses(self, batch: Any, step: int) -> Losses:
@@ -81,6 +82,15 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def embed_queries(self, queries: Sequence[Query]) -> Tensor:
         """B queries -> embeddings (B, E). Raises: QueryError for a query that the method cannot read."""
+
+    def candidates(self, images: Tensor) -> Tensor:
+        """What `rerank` reads of images (B, 3, H, W), (B, ...), whatever it is asked: it can be kept for a gallery."""
+        raise NotImplementedError
+
+    def rerank(self, queries: Sequence[Query], candidates: Tensor, scores: Tensor, clothes: Clothes) -> Tensor:
+        """candidates (Q, K, ...) of Q queries, scores (Q, K) at the weights for a question -> better ones (Q, K), each
+        of its pair alone. Raises: QueryError."""
+        raise NotImplementedError
 
     def weight_choices(self) -> Sequence[Mapping[str, float]]:
         """Weights of the parts that validation chooses from; of equals it takes the first."""

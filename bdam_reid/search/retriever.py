@@ -99,7 +99,8 @@ class Retriever:
         weights: Mapping[str, float] | None = None,
         clothes: Clothes = "same",
     ) -> list[Hit]:
-        """The k images of a gallery that a sentence describes best, the best first; of equals the first.
+        """The k images of a gallery that a sentence describes best, the best first; of equals the first. They are
+        ranked by their embeddings alone: a method's `rerank` would have to see the images again.
 
         Args:
             gallery: (G, E) of any floating point dtype, as `embed_images` gives it.

@@ -39,25 +39,64 @@ def run_grid(
         results: file that keeps, of each run, metrics, environment and processor seconds, evaluation included.
     Raises: ConfigError if the file is of another study or budget; and as `bdam_reid.train.train`.
     """
-    from bdam_reid.engine.checkpoint import write_json
     from bdam_reid.train import train
 
-    kept = _open(results, settings, budget)
-    wanted = [(setting, seed) for seed in seeds for setting in settings]
-    done = {(run["setting"], run["seed"]) for run in kept["runs"]}
-    with tqdm(wanted, unit="run", disable=None) as bar:
-        for setting, seed in bar:
-            bar.set_postfix(setting=setting.name, seed=seed)
-            if (setting.name, seed) in done:
-                continue
-            folder = output / f"{setting.name.replace(' ', '-')}-{seed}"
-            arguments = [*setting.arguments.split(), *budget, "--output", str(folder), "--seed", str(seed)]
-            began = time.process_time()
-            run = train(parse_config(PRESETS, arguments))
-            seconds = round(time.process_time() - began, 1)
-            kept["runs"].append({"setting": setting.name, "seed": seed, "seconds": seconds, **_outcome(run)})
-            write_json(results, kept)
+    arguments = {setting.name: setting.arguments for setting in settings}
+    kept = open_results(results, {"budget": list(budget), "settings": arguments})
+
+    def run(name: str, seed: int) -> Path:
+        folder = output / f"{name.replace(' ', '-')}-{seed}"
+        line = [*arguments[name].split(), *budget, "--output", str(folder), "--seed", str(seed)]
+        return train(parse_config(PRESETS, line))
+
+    run_missing(kept, list(arguments), seeds, results, run)
     return kept
+
+
+def open_results(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a results file, with no runs if there is none yet. Raises: ConfigError if it is of another study.
+
+    Args:
+        path: the file.
+        study: what its runs have in common, and "settings", its rows, by name; as JSON has it.
+    """
+    from bdam_reid.engine.checkpoint import read_json
+
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return {**study, "runs": []}
+    kept: dict[str, Any] = read_json(path)
+    if any(kept.get(name) != value for name, value in study.items()):
+        raise ConfigError(f"{path} holds results of another study or budget: give another --results")
+    return kept
+
+
+def run_missing(
+    kept: dict[str, Any], names: Sequence[str], seeds: Sequence[int], results: Path, run: Callable[[str, int], Path]
+) -> None:
+    """Add to `kept` the settings and seeds that it lacks, and write it to `results` after each.
+
+    Args:
+        kept: as `open_results` gives it.
+        names: of settings.
+        seeds: of each.
+        results: the file.
+        run: (name of the setting, seed) -> folder of the finished run.
+    """
+    from bdam_reid.engine.checkpoint import write_json
+
+    wanted = [(name, seed) for seed in seeds for name in names]
+    done = {(entry["setting"], entry["seed"]) for entry in kept["runs"]}
+    with tqdm(wanted, unit="run", disable=None) as bar:
+        for name, seed in bar:
+            bar.set_postfix(setting=name, seed=seed)
+            if (name, seed) in done:
+                continue
+            began = time.process_time()
+            folder = run(name, seed)
+            seconds = round(time.process_time() - began, 1)
+            kept["runs"].append({"setting": name, "seed": seed, "seconds": seconds, **_outcome(folder)})
+            write_json(results, kept)
 
 
 def table(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
@@ -75,19 +114,6 @@ def table(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
 
 def _spread(values: Sequence[float]) -> str:
     return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
-
-
-def _open(path: Path, settings: Sequence[Setting], budget: Sequence[str]) -> dict[str, Any]:
-    from bdam_reid.engine.checkpoint import read_json
-
-    study = {"budget": list(budget), "settings": {setting.name: setting.arguments for setting in settings}}
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return {**study, "runs": []}
-    kept: dict[str, Any] = read_json(path)
-    if any(kept.get(name) != value for name, value in study.items()):
-        raise ConfigError(f"{path} holds results of another study or budget: give another --results")
-    return kept
 
 
 def _outcome(run: Path) -> dict[str, Any]:

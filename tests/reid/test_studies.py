@@ -1,4 +1,4 @@
-"""The study of the fusions: what it trains, keeps and repeats."""
+"""Studies: what they train, keep and repeat."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_run import tiny, write_people
 
 from bdam_reid.config import ConfigError
+from bdam_reid.engine.checkpoint import load_weights
 from bdam_reid.methods.bdam.config import demo_icme
+from bdam_reid.studies import rerank
 from bdam_reid.studies.fusion import FUSIONS, Study, run_study
+from bdam_reid.studies.grid import table
 
 
 def test_every_fusion_is_trained_alike_and_once(tmp_path: Path) -> None:
@@ -47,3 +51,29 @@ def test_the_committed_results_are_those_of_this_study(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"budget": {"data": {"what": 1}}, "runs": []}')
     with pytest.raises(ConfigError, match="holds no results of this study"):
         run_study(study, demo_icme())
+
+
+def test_matchers_are_trained_alone_on_the_weights_of_a_run(finished: Path, tmp_path: Path) -> None:
+    study = rerank.Study(finished, None, tmp_path / "runs", tmp_path / "results.json", ("frozen-simple",), seeds=(3,))
+    results = rerank.run_study(study)
+    (run,) = results["runs"]
+    assert (run["setting"], run["seed"]) == ("frozen-simple", 3)
+    folder = tmp_path / "runs" / "frozen-simple-3"
+    before, after = load_weights(finished / "best"), load_weights(folder / "best")
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"matcher"}
+    assert after["matcher.out.weight"].any()
+    plain = json.loads((finished / "metrics.json").read_text())["protocols"]
+    for protocol, found in run["metrics"]["protocols"].items():
+        assert found["results"].items() >= plain[protocol]["results"].items()
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    changed = (folder / "log.txt").stat().st_mtime_ns
+    assert rerank.run_study(study) == results and (folder / "log.txt").stat().st_mtime_ns == changed
+    text = table(results, rerank.FIGURES)
+    assert "| other clothes mAP, re-ranked |" in text and "| frozen-simple | " in text
+    shutil.copytree(finished, tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config["method"]["optim"]["lr"] = 0.5
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="holds results of another study"):
+        rerank.run_study(replace(study, run=tmp_path / "other"))

@@ -83,6 +83,33 @@ class FusionConfig:
 
 
 @dataclass(frozen=True)
+class RerankConfig:
+    """Re-ranking of the best images of a search by the words of the query and the patches of each image, read together
+    (ours: the drafts' fusion in the one place where it can tell images apart)."""
+
+    kind: Literal["mamba", "transformer", "simple", "none"] = "none"
+    training: Literal["frozen", "joint"] = "frozen"
+    """frozen: in a stage of its own after the others, on the best training images for each caption, with everything
+    else as it is; joint: with everything else, on the best images of each batch."""
+    top: Annotated[int, Range(2)] = 20
+    """Images of a ranking that are ordered anew."""
+    width: int = 64
+    layers: int = 2
+    """Mamba or transformer layers."""
+    heads: int = 4
+    """Transformer heads."""
+    d_state: int = 16
+    d_conv: int = 4
+    dropout: Annotated[float, Range(0, 0.99)] = 0.1
+    weight: float = 0.1
+    """Of the correction in the score, which else is a weighted sum of cosines."""
+    epochs: int = 3
+    """Of the stage of its own, in each of which every training image is asked for once."""
+    lr: float = 1e-3
+    """In the stage of its own."""
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """Losses and their balance (icme section III-E, long section 3.5)."""
 
@@ -135,12 +162,13 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class BDAMConfig(MethodConfig):
-    """Encoders, decoupling, fusion, losses and optimizer."""
+    """Encoders, decoupling, fusion, re-ranking, losses and optimizer."""
 
     image: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     decoupling: DecouplingConfig = field(default_factory=DecouplingConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
+    rerank: RerankConfig = field(default_factory=RerankConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
 
@@ -154,8 +182,9 @@ class BDAMConfig(MethodConfig):
             check_multiple(("method.decoupling.width", self.decoupling.width), heads)
         elif not self.image.pretrained:
             check_multiple(("method.image.width", self.image.width), heads)
-        if self.fusion.kind == "transformer":
-            check_multiple(("method.fusion.width", self.fusion.width), ("method.fusion.heads", self.fusion.heads))
+        for name, mixer in (("fusion", self.fusion), ("rerank", self.rerank)):
+            if mixer.kind == "transformer":
+                check_multiple((f"method.{name}.width", mixer.width), (f"method.{name}.heads", mixer.heads))
         if self.fusion.kind == "none" and self.loss.query != "identity":
             raise ConfigError(
                 f"--method.fusion.kind none leaves --method.loss.query identity only, got {self.loss.query}"

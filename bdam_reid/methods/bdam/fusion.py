@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bdam_kernels import Mamba
 from bdam_reid.encoders.text import masked_mean
 from bdam_reid.methods.bdam.config import FusionConfig
+from bdam_reid.methods.bdam.mixers import make_aligner, make_mixer
 
 
 class Fusion(nn.Module):
@@ -35,13 +35,13 @@ class Fusion(nn.Module):
         if config.kind == "simple" and config.tokens != "pooled":
             raise ValueError(f"fusion of kind 'simple' reads 'pooled' tokens only, got {config.tokens!r}")
         self.config = config
-        self.align_image = _mlp(image_width, config)
-        self.align_text = _mlp(text_width, config)
+        self.align_image = make_aligner(image_width, config)
+        self.align_text = make_aligner(text_width, config)
         self.gate = nn.Linear(2 * config.width, 2)
         if config.kind == "simple":
             self.out: nn.Module = nn.Sequential(nn.Linear(2 * config.width, out_width), nn.LayerNorm(out_width))
         else:
-            self.mixer = _MambaStack(config) if config.kind == "mamba" else _TransformerStack(config)
+            self.mixer = make_mixer(config)
             self.out = nn.Linear(config.width, out_width)
 
     def forward(self, image: Tensor, text: Tensor, text_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -84,40 +84,3 @@ class Fusion(nn.Module):
 
     def _weights(self, image: Tensor, text: Tensor) -> Tensor:
         return self.gate(torch.cat((image, text), dim=-1)).softmax(dim=-1)
-
-
-class _MambaStack(nn.Module):
-    def __init__(self, config: FusionConfig) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            Mamba(config.width, d_state=config.d_state, d_conv=config.d_conv) for _ in range(config.layers)
-        )
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        for layer in self.layers:
-            tokens = tokens + self.dropout(layer(tokens))
-        return tokens
-
-
-class _TransformerStack(nn.Module):
-    def __init__(self, config: FusionConfig) -> None:
-        super().__init__()
-        if config.width % config.heads:
-            raise ValueError(f"fusion heads must divide the width {config.width}, got {config.heads} heads")
-        layer = nn.TransformerEncoderLayer(
-            config.width, config.heads, 4 * config.width, config.dropout, "gelu", batch_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
-
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        return self.layers(tokens, src_key_padding_mask=None if mask is None else ~mask)
-
-
-def _mlp(width: int, config: FusionConfig) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(width, config.width),
-        nn.GELU(),
-        nn.Dropout(config.dropout),
-        nn.Linear(config.width, config.width),
-    )

@@ -5,24 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 from transformers import PreTrainedTokenizerBase
 
-from bdam_reid.captions.splitter import FUNCTION_WORDS, phrases, split_caption
+from bdam_reid.captions.splitter import FUNCTION_WORDS, split_caption
 from bdam_reid.config import ConfigError, DataConfig
 from bdam_reid.data.records import Clothes, Dataset, DatasetError, Query, QueryError, Record
 from bdam_reid.data.tokens import Tokenize, load_tokenizer, save_tokenizer, train_wordpiece
 from bdam_reid.encoders.hub import hub_or_cache
-from bdam_reid.methods.bdam.batches import Batch, make_batches
+from bdam_reid.methods.bdam.batches import UNKNOWN, Batch, make_batches
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.gates import gate_weights
 from bdam_reid.methods.bdam.gradnorm import GradNorm, gradient_shares
 from bdam_reid.methods.bdam.losses import Temperatures, task_names, total_loss, unweighted_losses, weighted_losses
-from bdam_reid.methods.bdam.network import ImageFeatures, Network, full_precision, save_architectures
+from bdam_reid.methods.bdam.network import ImageFeatures, Network, TextFeatures, full_precision, save_architectures
+from bdam_reid.methods.bdam.reranking import (
+    Gallery,
+    Matching,
+    QuestionBatches,
+    Questions,
+    base_scores,
+    embed_gallery,
+    find_best,
+    matching,
+    said,
+    words_of,
+)
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.schedules import warm_up_and_anneal
 
@@ -30,6 +42,16 @@ SHARES_EVERY = 50
 """Steps between looks at the share of each loss in the gradient."""
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 """Weights of the clothing similarity that validation chooses from."""
+
+
+class Sentences(NamedTuple):
+    """Q sentences as they are read."""
+
+    features: TextFeatures
+    says_identity: Tensor
+    """(Q,) bool, whether a sentence has words for the identity part."""
+    says_clothing: Tensor
+    """(Q,) bool, whether it has words for the clothing part."""
 
 
 class BDAM(Network, Method):
@@ -56,12 +78,14 @@ class BDAM(Network, Method):
         width = self.text_encoder.width
         self.parts = {"identity": slice(0, width), "clothing": slice(width, 2 * width)}
         self.weights = _weights(0.5)
+        self.reranks = config.rerank.top if self.matcher else 0
+        self.gallery: Gallery | None = None
 
     def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
-        """One stage: everything at once."""
-        optim = self.config.optim
+        """Everything at once; and then the matcher alone, if it has a stage of its own."""
+        optim, rerank = self.config.optim, self.config.rerank
         kind = AdamW if optim.decoupled_decay else Adam
-        return [
+        stages = [
             Stage(
                 name="all",
                 groups=self._groups(),
@@ -72,17 +96,53 @@ class BDAM(Network, Method):
                 clip_norm=optim.clip_norm,
             )
         ]
+        if alone := self._alone():
+            stages.append(
+                Stage(
+                    name="rerank",
+                    groups=[{"params": alone}],
+                    epochs=rerank.epochs,
+                    optimizer=partial(AdamW, lr=rerank.lr, weight_decay=optim.weight_decay, fused=True),
+                    learning_rate=partial(warm_up_and_anneal, rate=rerank.lr, warmup_steps=0),
+                    batches=QuestionBatches(dataset.train, self.image_size, self.tokenize, seed),
+                    clip_norm=optim.clip_norm,
+                )
+            )
+        return stages
+
+    def _alone(self) -> list[nn.Parameter]:
+        """What is trained in a stage of its own."""
+        if self.matcher is None or self.config.rerank.training == "joint":
+            return []
+        return list(self.matcher.parameters())
+
+    def begin_stage(self, stage: Stage) -> None:
+        """Embed the training images for the matcher's stage."""
+        self.gallery = None
+        if isinstance(stage.batches, QuestionBatches):
+            self.eval()
+            with torch.no_grad():
+                self.gallery = embed_gallery(self, stage.batches, self.device)
 
     def _groups(self) -> list[dict[str, Any]]:
-        """All that is not frozen; a decoupled decay spares what has one dimension or none."""
-        trained = [p for p in self.parameters() if p.requires_grad]
+        """All that is neither frozen nor trained later; a decoupled decay spares what has one dimension or none."""
+        later = set(map(id, self._alone()))
+        trained = [p for p in self.parameters() if p.requires_grad and id(p) not in later]
         if not self.config.optim.decoupled_decay:
             return [{"params": trained}]
         spared = [p for p in trained if p.ndim < 2]
         return [{"params": [p for p in trained if p.ndim > 1]}, {"params": spared, "weight_decay": 0.0}]
 
-    def losses(self, batch: Batch, step: int) -> Losses:
-        """Losses of a batch, after an update of the task weights by them."""
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def losses(self, batch: Batch | Questions, step: int) -> Losses:
+        """Losses of a batch, after an update of the task weights by them; of queries, that of the matcher."""
+        if isinstance(batch, Questions):
+            found = self._match_frozen(batch)
+            return Losses(found.loss, {"rerank": found.loss}, {"rerank/found": found.found})
         config = self.config.loss
         image, text, fused, fusion_weights = self.features(batch)
         with torch.autocast(batch.images.device.type, enabled=False):
@@ -94,7 +154,45 @@ class BDAM(Network, Method):
             if config.gradnorm_every and step % config.gradnorm_every == 0:
                 self.gradnorm.update(weighted, self.shared_parameters())
             total = total_loss(weighted, self.gradnorm)
-            return Losses(total, parts, self._scalars(image, fusion_weights, weighted, step))
+            scalars = self._scalars(image, fusion_weights, weighted, step)
+        if self.matcher is None or self._alone():
+            return Losses(total, parts, scalars)
+        found = self._match_jointly(image, text, batch)
+        return Losses(total + found.loss, {**parts, "rerank": found.loss}, {**scalars, "rerank/found": found.found})
+
+    def _match_frozen(self, batch: Questions) -> Matching:
+        """Queries with the best images of the whole training set; all but the matcher is as it will be used."""
+        assert self.matcher is not None and self.gallery is not None
+        self.eval()
+        self.matcher.train()
+        with torch.no_grad():
+            text = self.encode_text(
+                batch.identity_ids, batch.identity_mask, batch.clothing_ids, batch.clothing_mask
+            )  # fmt: skip
+        return self._match(text, batch, self.gallery)
+
+    def _match_jointly(self, image: ImageFeatures, text: TextFeatures, batch: Batch) -> Matching:
+        """The texts of a batch with the best of its images: every second one, if its outfit is known, asks for other
+        clothes. The matcher trains the encoders; their own scores have losses of their own."""
+        number = torch.arange(len(batch.images), device=batch.images.device)
+        all_said = torch.ones_like(number, dtype=torch.bool)
+        texts = (batch.identity_ids, batch.identity_mask, batch.clothing_ids, batch.clothing_mask)
+        other = (number % 2 == 1) & (batch.outfits != UNKNOWN)
+        questions = Questions(batch.identities, batch.outfits, other, *texts, all_said, all_said)
+        gallery = Gallery(
+            image.identity_embedding, image.clothing_embedding, image.patches, batch.identities, batch.outfits
+        )  # fmt: skip
+        return self._match(text, questions, gallery)
+
+    def _match(self, text: TextFeatures, batch: Questions, gallery: Gallery) -> Matching:
+        assert self.matcher is not None
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            scores = base_scores(full_precision(text), batch, gallery, self.default_weights())
+            best = find_best(scores, self.reranks, batch, gallery)
+            temperature = torch.as_tensor(self.temperatures["info"]).detach()
+        patches = gallery.patches[best.images.to(gallery.patches.device)].to(self.device, text.identity.dtype)
+        words = words_of(text, batch.says_identity, batch.says_clothing & ~batch.other)
+        return matching(self.matcher, words, patches, best, self.config.rerank.weight, temperature)
 
     def _scalars(
         self, image: ImageFeatures, fusion_weights: Tensor | None, weighted: Mapping[str, Tensor], step: int
@@ -126,14 +224,33 @@ class BDAM(Network, Method):
         A part that a text has no words for is zero: it weighs nothing. A text that has words for neither stands for
         both as a whole.
         """
+        sentences = self._read(queries)
+        identity, clothing = sentences.features.identity_embedding, sentences.features.clothing_embedding
+        return torch.cat(
+            (sentences.says_identity[:, None] * identity, sentences.says_clothing[:, None] * clothing), dim=1
+        )
+
+    def candidates(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) in [-1, 1] -> tokens of the encoder, (B, L, D)."""
+        return self.image_encoder(images)
+
+    def rerank(self, queries: Sequence[Query], candidates: Tensor, scores: Tensor, clothes: Clothes) -> Tensor:
+        """candidates (Q, K, L, D), scores (Q, K) -> (Q, K), score + weight matcher(patches, words). In search of other
+        clothes the words on clothes are not read; without any words the order stays."""
+        if self.matcher is None:
+            raise ValueError("--method.rerank.kind none has no part that re-ranks")
+        read = self._read(queries)
+        words = words_of(read.features, read.says_identity, read.says_clothing & (clothes == "same"))
+        patches = candidates.to(self.device, read.features.identity.dtype)
+        return scores + self.config.rerank.weight * self.matcher(patches, words).to(scores)
+
+    def _read(self, queries: Sequence[Query]) -> Sentences:
         texts = [query.text for query in queries if query.text is not None and query.image is None]
         if len(texts) < len(queries):
             raise QueryError("BDAM searches by a sentence alone, got a query with an image or without a text")
-        device = next(self.parameters()).device
         parts = zip(*(split_caption(text) for text in texts), strict=True)
-        features = self.encode_text(*(x.to(device) for part in parts for x in self.tokenize(part)))
-        identity, clothing = torch.tensor([_said(text) for text in texts], device=device).T[:, :, None]
-        return torch.cat((identity * features.identity_embedding, clothing * features.clothing_embedding), dim=1)
+        features = self.encode_text(*(x.to(self.device) for part in parts for x in self.tokenize(part)))
+        return Sentences(features, *torch.tensor([said(text) for text in texts], device=self.device).T)
 
     def weight_choices(self) -> Sequence[Mapping[str, float]]:
         """The clothing part at each of BETAS."""
@@ -146,12 +263,6 @@ class BDAM(Network, Method):
     def analyse(self, gallery: Iterable[tuple[Tensor, Sequence[Record]]]) -> Mapping[str, Mapping[str, Tensor]]:
         """The weights of the gates."""
         return gate_weights(self, self.tokenize, gallery)
-
-
-def _said(text: str) -> tuple[bool, bool]:
-    """Whether a text says something of the identity, and of the clothes; of both if neither is known."""
-    identity, clothing = map(bool, phrases(text))
-    return identity or not clothing, clothing or not identity
 
 
 def _weights(beta: float) -> dict[str, float]:

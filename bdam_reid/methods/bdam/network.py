@@ -1,4 +1,4 @@
-"""The network of BDAM: encoders, decoupling, projections into the text space, fusion."""
+"""The network of BDAM: encoders, decoupling, projections into the text space, fusion, matcher."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from bdam_reid.methods.bdam.batches import Batch
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.decoupling import Decoupling
 from bdam_reid.methods.bdam.fusion import Fusion
+from bdam_reid.methods.bdam.matcher import Matcher
 from bdam_reid.methods.bdam.pooling import PositionalDecoupling
 
 
@@ -32,6 +33,8 @@ class ImageFeatures(NamedTuple):
     """Clothing feature before the gate, (B, P)."""
     gate: Tensor | None
     """Gate g, (B, P); None where the config has no gate."""
+    patches: Tensor
+    """Tokens of the encoder, (B, L, D)."""
     tokens: Tensor | None
     """Tokens of the identity stream, before the gate, (B, L, D); None where the last layer of the decoupling pools."""
     identity_embedding: Tensor
@@ -51,6 +54,10 @@ class TextFeatures(NamedTuple):
     """(B, L, E)."""
     identity_mask: Tensor
     """(B, L) bool, True = real token."""
+    clothing_tokens: Tensor
+    """(B, M, E)."""
+    clothing_mask: Tensor
+    """(B, M) bool, True = real token."""
     identity_embedding: Tensor
     """`identity` as unit vectors."""
     clothing_embedding: Tensor
@@ -98,15 +105,21 @@ class Network(nn.Module):
         self.fusion = None
         if config.fusion.kind != "none":
             self.fusion = Fusion(config.fusion, fused_width, text_width, text_width)
+        self.matcher = None
+        if config.rerank.kind != "none":
+            places = sum(rows * columns for rows, columns in self.image_encoder.grids)
+            self.matcher = Matcher(config.rerank, image_width, places, text_width)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """images (B, 3, H, W) in [-1, 1] -> features."""
-        parts = self.bdam(self.image_encoder(images))
+        patches = self.image_encoder(images)
+        parts = self.bdam(patches)
         return ImageFeatures(
             identity=parts.identity,
             clothing=parts.clothing,
             pooled_clothing=parts.pooled_clothing,
             gate=parts.gate,
+            patches=patches,
             tokens=parts.tokens,
             identity_embedding=F.normalize(self.identity_projection(parts.identity), dim=-1),
             clothing_embedding=F.normalize(self.clothing_projection(parts.pooled_clothing), dim=-1),
@@ -125,6 +138,8 @@ class Network(nn.Module):
             clothing=clothing,
             identity_tokens=identity_tokens,
             identity_mask=identity_mask,
+            clothing_tokens=clothing_tokens,
+            clothing_mask=clothing_mask,
             identity_embedding=F.normalize(identity, dim=-1),
             clothing_embedding=F.normalize(clothing, dim=-1),
         )

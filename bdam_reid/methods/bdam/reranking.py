@@ -1,0 +1,250 @@
+"""How the matcher is trained: on the best images that the embeddings find, as it will be used.
+
+A query whose person is not among them says nothing of how to order them and is left out: with a positive forced upon
+it, it would teach that a low score is right.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from random import Random
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import trange
+
+from bdam_reid.captions.splitter import phrases, split_caption
+from bdam_reid.config import ConfigError
+from bdam_reid.data.images import ImageError, load_image
+from bdam_reid.data.records import Clothes, DatasetError, Record
+from bdam_reid.data.tokens import Tokenize
+from bdam_reid.data.training import CACHE_BYTES
+from bdam_reid.losses.info_nce import contrastive
+from bdam_reid.methods.bdam.batches import UNKNOWN
+from bdam_reid.methods.bdam.matcher import Matcher, Words, join_words
+from bdam_reid.methods.bdam.network import Network, TextFeatures
+
+QUERIES = 32
+"""In a batch."""
+IMAGES = 128
+"""Embedded at a time."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """B queries: whom they look for, identities (B,) and outfits (B,), UNKNOWN where they are not known; whether in
+    other clothes, (B,) bool; ids and masks (B, L) of both texts; and which of the two the sentence has words for, (B,)
+    bool each.
+    """
+
+    identities: Tensor
+    outfits: Tensor
+    other: Tensor
+    identity_ids: Tensor
+    identity_mask: Tensor
+    clothing_ids: Tensor
+    clothing_mask: Tensor
+    says_identity: Tensor
+    says_clothing: Tensor
+
+    def to(self, device: torch.device | str) -> Questions:
+        """The same batch on a device."""
+        return Questions(*(getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)))
+
+
+class QuestionBatches:
+    """A caption of every training image once an epoch, in batches of QUERIES. Half of those of persons with several
+    known outfits ask for the person in another one.
+
+    Args:
+        records: training records.
+        image_size: height and width, in pixels.
+        tokenize: of the run's tokenizer.
+        seed: of all that is drawn.
+    """
+
+    def __init__(self, records: Sequence[Record], image_size: tuple[int, int], tokenize: Tokenize, seed: int) -> None:
+        self.records, self.image_size = tuple(records), image_size
+        self._tokenize, self._seed = tokenize, seed
+        outfits: dict[int, set[int]] = defaultdict(set)
+        for record in records:
+            if record.outfit is not None:
+                outfits[record.identity].add(record.outfit)
+        self._changes = {person for person, worn in outfits.items() if len(worn) > 1}
+
+    def __len__(self) -> int:
+        """Batches in an epoch; what does not fill one is left out."""
+        return max(1, len(self.records) // QUERIES)
+
+    def batches(self, epoch: int, start: int = 0, workers: int = 0) -> Iterator[Questions]:
+        """The batches of an epoch from number `start` on. There is nothing to do for worker processes."""
+        order = Random(f"{self._seed}/{epoch}/questions").sample(range(len(self.records)), len(self.records))
+        for number in range(start, len(self)):
+            yield self._batch(order[number * QUERIES : (number + 1) * QUERIES], epoch)
+
+    def _batch(self, indices: Sequence[int], epoch: int) -> Questions:
+        captions, other = [], []
+        for index in indices:
+            record, rng = self.records[index], Random(f"{self._seed}/{epoch}/{index}/question")
+            captions.append(rng.choice(record.captions))
+            may_change = record.outfit is not None and record.identity in self._changes
+            other.append(may_change and rng.random() < 0.5)
+        identity, clothing = zip(*map(split_caption, captions), strict=True)
+        says_identity, says_clothing = zip(*map(said, captions), strict=True)
+        return Questions(
+            torch.tensor([self.records[index].identity for index in indices]),
+            torch.tensor([_outfit(self.records[index]) for index in indices]),
+            torch.tensor(other),
+            *self._tokenize(identity),
+            *self._tokenize(clothing),
+            torch.tensor(says_identity),
+            torch.tensor(says_clothing),
+        )
+
+
+class Gallery(NamedTuple):
+    """N images that are searched, and E, the width of either part of an embedding."""
+
+    identity: Tensor
+    """Identity embeddings, (N, E)."""
+    clothing: Tensor
+    """Clothing embeddings, (N, E)."""
+    patches: Tensor
+    """(N, L, D)."""
+    identities: Tensor
+    """(N,)."""
+    outfits: Tensor
+    """(N,), UNKNOWN where they are not known."""
+
+
+class Best(NamedTuple):
+    """The K best images of a gallery for each of Q queries."""
+
+    images: Tensor
+    """Their numbers in the gallery, (Q, K)."""
+    scores: Tensor
+    """(Q, K)."""
+    right: Tensor
+    """(Q, K) bool, whether an image shows who is looked for."""
+    counts: Tensor
+    """(Q, K) bool; an image that does not count is there because the gallery has no more."""
+
+
+def embed_gallery(network: Network, batches: QuestionBatches, device: torch.device) -> Gallery:
+    """The training images that can be read as a network in evaluation mode sees them, not varied; their patches as
+    float16 on the CPU.
+
+    Raises: ConfigError if the patches do not fit into memory; DatasetError if no image can be read.
+    """
+    records: list[Record] = []
+    identity, clothing, patches = [], [], torch.empty(0)
+    for at in trange(0, len(batches.records), IMAGES, unit="batch", desc="gallery", leave=False, disable=None):
+        images = []
+        for record in batches.records[at : at + IMAGES]:
+            with suppress(ImageError):
+                images.append(load_image(record.path, batches.image_size))
+                records.append(record)
+        if images:
+            features = network.encode_image(torch.stack(images).to(device))
+            if not len(patches):
+                patches = _room(len(batches.records), features.patches)
+            patches[len(records) - len(images) : len(records)] = features.patches
+            identity.append(features.identity_embedding.float())
+            clothing.append(features.clothing_embedding.float())
+    if not records:
+        raise DatasetError(f"none of {len(batches.records)} training images can be read: unpack the set again")
+    return Gallery(
+        torch.cat(identity),
+        torch.cat(clothing),
+        patches[: len(records)],
+        torch.tensor([record.identity for record in records], device=device),
+        torch.tensor([_outfit(record) for record in records], device=device),
+    )
+
+
+def _room(images: int, patches: Tensor) -> Tensor:
+    size = 2 * images * patches[0].numel()
+    if size > CACHE_BYTES:
+        raise ConfigError(
+            f"--method.rerank.training frozen keeps the patches of {images} training images in memory, at most "
+            f"{CACHE_BYTES / 2**30:.1f} GiB, a quarter of it, got {size / 2**30:.1f} GiB: use joint, or a machine "
+            "with more"
+        )
+    return torch.empty(images, *patches.shape[1:], dtype=torch.float16)
+
+
+def find_best(scores: Tensor, top: int, batch: Questions, gallery: Gallery) -> Best:
+    """The best of a gallery by scores (Q, N). Who is looked for in other clothes is not found in those that are
+    described, nor in any that are not known to be others: such images do not count."""
+    person = batch.identities[:, None] == gallery.identities
+    known = (batch.outfits != UNKNOWN)[:, None] & (gallery.outfits != UNKNOWN)
+    others = known & (batch.outfits[:, None] != gallery.outfits)
+    junk = batch.other[:, None] & person & ~others
+    best = scores.masked_fill(junk, float("-inf")).topk(min(top, scores.shape[1]), dim=1)
+    counts = best.values.isfinite()
+    return Best(best.indices, best.values, person.gather(1, best.indices) & counts, counts)
+
+
+def base_scores(
+    text: TextFeatures, batch: Questions, gallery: Gallery, weights: Mapping[Clothes, Mapping[str, float]]
+) -> Tensor:
+    """What the embeddings say, at the weights for the question of each query, (Q, N)."""
+    factors = torch.tensor(
+        [[weights[clothes][part] for part in ("identity", "clothing")] for clothes in ("same", "other")],
+        device=batch.other.device,
+    )[batch.other.long()] * torch.stack((batch.says_identity, batch.says_clothing), dim=1)
+    identity, clothing = text.identity_embedding @ gallery.identity.T, text.clothing_embedding @ gallery.clothing.T
+    return factors[:, :1] * identity + factors[:, 1:] * clothing
+
+
+def words_of(text: TextFeatures, identity: Tensor, clothing: Tensor) -> Words:
+    """What the matcher reads: the words of the identity text, then those of the clothing text, of those queries where
+    `identity` (Q,) bool and `clothing` (Q,) bool are True."""
+    return join_words(
+        Words(text.identity_tokens, text.identity_mask & identity[:, None]),
+        Words(text.clothing_tokens, text.clothing_mask & clothing[:, None]),
+    )
+
+
+class Matching(NamedTuple):
+    """What a batch of queries says of the matcher."""
+
+    loss: Tensor
+    """Cross-entropy of the softmax over the K best images, averaged over those that are right; 0 if none is."""
+    found: Tensor
+    """Share of the queries whose person is among the K best; the others are left out of the loss."""
+
+
+def matching(
+    matcher: Matcher, words: Words, patches: Tensor, best: Best, weight: float, temperature: Tensor
+) -> Matching:
+    """The loss of the corrected scores.
+
+    Args:
+        matcher: that corrects them.
+        words: of the Q queries.
+        patches: (Q, K, L, D) of `best.images`.
+        best: as `find_best` gives it.
+        weight: of the correction.
+        temperature: of the softmax.
+    """
+    corrections = matcher(patches, words)
+    with torch.autocast(patches.device.type, enabled=False):
+        scores = best.scores + weight * corrections.to(best.scores.dtype)
+        return Matching(
+            contrastive(scores / temperature, best.right, best.counts), best.right.any(dim=1).float().mean()
+        )
+
+
+def said(text: str) -> tuple[bool, bool]:
+    """Whether a text says something of the identity, and of the clothes; of both if neither is known."""
+    identity, clothing = map(bool, phrases(text))
+    return identity or not clothing, clothing or not identity
+
+
+def _outfit(record: Record) -> int:
+    return UNKNOWN if record.outfit is None else record.outfit
