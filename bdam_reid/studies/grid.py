@@ -27,21 +27,30 @@ Figure = Callable[[Mapping[str, Any]], float]
 
 
 def run_grid(
-    settings: Sequence[Setting], seeds: Sequence[int], budget: Sequence[str], output: Path, results: Path
+    settings: Sequence[Setting],
+    wanted: Sequence[str],
+    seeds: Sequence[int],
+    budget: Sequence[str],
+    output: Path,
+    results: Path,
 ) -> dict[str, Any]:
     """Train and evaluate what a results file lacks; gives its content.
 
     Args:
-        settings: the rows.
+        settings: all rows of the study.
+        wanted: names of those to train now.
         seeds: of each row.
         budget: arguments that all runs have in common.
         output: folder of the runs; one that was killed goes on from its last checkpoint.
         results: file that keeps, of each run, metrics, environment and processor seconds, evaluation included.
-    Raises: ConfigError if the file is of another study or budget; and as `bdam_reid.train.train`.
+    Raises: ConfigError for a row that there is not, or if the file is of another study or budget; and as
+        `bdam_reid.train.train`.
     """
     from bdam_reid.train import train
 
     arguments = {setting.name: setting.arguments for setting in settings}
+    if unknown := [name for name in wanted if name not in arguments]:
+        raise ConfigError(f"settings must be of {', '.join(arguments)}, got {', '.join(unknown)}")
     kept = open_results(results, {"budget": list(budget), "settings": arguments})
 
     def run(name: str, seed: int) -> Path:
@@ -49,7 +58,7 @@ def run_grid(
         line = [*arguments[name].split(), *budget, "--output", str(folder), "--seed", str(seed)]
         return train(parse_config(PRESETS, line))
 
-    run_missing(kept, list(arguments), seeds, results, run)
+    run_missing(kept, wanted, seeds, results, run)
     return kept
 
 
