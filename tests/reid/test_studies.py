@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import tiny, write_people
+from tiny_run import arguments, tiny, write_people
 
-from bdam_reid.config import ConfigError
+from bdam_reid.config import ConfigError, check_config, parse_config
 from bdam_reid.engine.checkpoint import load_weights
+from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.config import demo_icme
-from bdam_reid.studies import rerank
+from bdam_reid.studies import clothes, grid, rerank
 from bdam_reid.studies.fusion import FUSIONS, Study, run_study
 from bdam_reid.studies.grid import table
 
@@ -77,3 +78,30 @@ def test_matchers_are_trained_alone_on_the_weights_of_a_run(finished: Path, tmp_
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="holds results of another study"):
         rerank.run_study(replace(study, run=tmp_path / "other"))
+
+
+def test_settings_are_trained_with_the_budget_once_each(people: Path, tmp_path: Path) -> None:
+    line = " ".join(arguments(people, tmp_path / "unused"))
+    settings = [grid.Setting("all", line), grid.Setting("no gate", f"{line} --method.decoupling.gate False")]
+    budget = ("--method.optim.epochs", "1", "--engine.save-every", "0")
+    given = (settings, ["no gate"], (0, 1), budget, tmp_path / "runs", tmp_path / "results.json")
+    results = grid.run_grid(*given)
+    assert [(run["setting"], run["seed"]) for run in results["runs"]] == [("no gate", 0), ("no gate", 1)]
+    config = json.loads((tmp_path / "runs" / "no-gate-1" / "config.json").read_text())
+    assert (config["seed"], config["method"]["optim"]["epochs"]) == (1, 1)
+    assert not config["method"]["decoupling"]["gate"]
+    changed = (tmp_path / "runs" / "no-gate-0" / "log.txt").stat().st_mtime_ns
+    assert grid.run_grid(*given) == results == json.loads((tmp_path / "results.json").read_text())
+    assert (tmp_path / "runs" / "no-gate-0" / "log.txt").stat().st_mtime_ns == changed
+    rates = [run["metrics"]["protocols"]["test"]["results"]["same"]["map"] for run in results["runs"]]
+    written = table(results, {"mAP": lambda metrics: metrics["protocols"]["test"]["results"]["same"]["map"]})
+    assert f"| no gate | {sum(rates) / 2:.1f} ± " in written and "| all |" not in written
+    with pytest.raises(ConfigError, match="settings must be of all, no gate, got none"):
+        grid.run_grid(settings, ["none"], *given[2:])
+    with pytest.raises(ConfigError, match="another study or budget"):
+        grid.run_grid(*given[:3], (), *given[4:])
+
+
+def test_every_row_of_the_study_of_clothes_is_a_config() -> None:
+    for setting in clothes.SETTINGS:
+        check_config(parse_config(PRESETS, setting.arguments.split()))
