@@ -23,7 +23,7 @@ from bdam_reid.studies.grid import Figure, open_results, run_missing, table
 Row = Literal[
     "frozen-mamba", "frozen-transformer", "frozen-simple", "none", "joint-mamba", "joint-transformer", "joint-simple"
 ]
-ROWS: Mapping[Row, RerankConfig] = {
+ROWS: Mapping[str, RerankConfig] = {
     "frozen-mamba": RerankConfig(kind="mamba"),
     "frozen-transformer": RerankConfig(kind="transformer", layers=4),
     "frozen-simple": RerankConfig(kind="simple"),
@@ -102,7 +102,7 @@ def run_study(study: Study) -> dict[str, Any]:
     )
 
     def run(name: str, seed: int) -> Path:
-        row = ROWS[name]  # type: ignore[index]
+        row = ROWS[name]
         config = replace(
             base, seed=seed, output=str(study.output / f"{name}-{seed}"), method=replace(method, rerank=row)
         )
@@ -137,7 +137,10 @@ def transplant(source: Path, config: Config) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     for kept in filter(Path.exists, (source / name for name in PREPARED)):
-        (shutil.copytree if kept.is_dir() else shutil.copy)(kept, draft / kept.name)
+        if kept.is_dir():
+            shutil.copytree(kept, draft / kept.name)
+        else:
+            shutil.copy(kept, draft / kept.name)
     write_json(draft / "config.json", asdict(config))
     torch.manual_seed(config.seed)
     method = config.method.build(config.data, draft, fresh=False)

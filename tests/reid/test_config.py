@@ -226,6 +226,7 @@ def test_a_config_of_before_there_were_several_methods_is_read() -> None:
     new = PRESETS["demo-icme"]()
     changed = values()
     method, engine = changed.pop("method"), changed.pop("engine")
+    del method["rerank"]
     old = {**changed, **method, "bdam": method["decoupling"]}
     del old["decoupling"]
     old["optim"]["mixed_precision"] = engine.pop("mixed_precision")
@@ -250,7 +251,7 @@ def test_a_config_of_before_decoupling_was_a_weight_is_read(decoupled: bool, sev
     ):
         for name in fields:
             del method[part][name]
-    del changed["data"]["erase"]
+    del changed["data"]["erase"], method["rerank"]
     method["text"] |= {"patch_height": 8, "patch_width": 4}
     method["loss"]["decouple"] = decoupled
     if not several_methods:

@@ -390,6 +390,7 @@ def features(dtype: torch.dtype = torch.float64, gate: bool = True) -> Features:
         clothing=random(6, 8),
         pooled_clothing=random(6, 8),
         gate=random(6, 8).sigmoid() if gate else None,
+        patches=random(6, 3, 8),
         tokens=random(6, 3, 8),
         identity_embedding=F.normalize(random(6, 5), dim=1),
         clothing_embedding=F.normalize(random(6, 5), dim=1),
@@ -399,6 +400,8 @@ def features(dtype: torch.dtype = torch.float64, gate: bool = True) -> Features:
         clothing=random(6, 5),
         identity_tokens=random(6, 4, 5),
         identity_mask=torch.ones(6, 4, dtype=torch.bool),
+        clothing_tokens=random(6, 4, 5),
+        clothing_mask=torch.ones(6, 4, dtype=torch.bool),
         identity_embedding=F.normalize(random(6, 5), dim=1),
         clothing_embedding=F.normalize(random(6, 5), dim=1),
     )

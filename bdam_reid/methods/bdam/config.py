@@ -104,7 +104,7 @@ class RerankConfig:
     weight: float = 0.1
     """Of the correction in the score, which else is a weighted sum of cosines."""
     epochs: int = 3
-    """Of the stage of its own, in each of which every training image is asked for once."""
+    """Of the stage of its own, in each of which every training person is asked for once."""
     lr: float = 1e-3
     """In the stage of its own."""
 

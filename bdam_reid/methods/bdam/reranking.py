@@ -6,7 +6,6 @@ it, it would teach that a low score is right.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -21,6 +20,7 @@ from bdam_reid.captions.splitter import phrases, split_caption
 from bdam_reid.config import ConfigError
 from bdam_reid.data.images import ImageError, load_image
 from bdam_reid.data.records import Clothes, DatasetError, Record
+from bdam_reid.data.samplers import indices_by_identity
 from bdam_reid.data.tokens import Tokenize
 from bdam_reid.data.training import CACHE_BYTES
 from bdam_reid.losses.info_nce import contrastive
@@ -28,7 +28,7 @@ from bdam_reid.methods.bdam.batches import UNKNOWN
 from bdam_reid.methods.bdam.matcher import Matcher, Words, join_words
 from bdam_reid.methods.bdam.network import Network, TextFeatures
 
-QUERIES = 32
+QUERIES = 8
 """In a batch."""
 IMAGES = 128
 """Embedded at a time."""
@@ -57,8 +57,8 @@ class Questions:
 
 
 class QuestionBatches:
-    """A caption of every training image once an epoch, in batches of QUERIES. Half of those of persons with several
-    known outfits ask for the person in another one.
+    """Every training person is asked for once an epoch, by a caption of one of their images, in batches of QUERIES.
+    Half of those with several known outfits are asked for in another one.
 
     Args:
         records: training records.
@@ -70,35 +70,29 @@ class QuestionBatches:
     def __init__(self, records: Sequence[Record], image_size: tuple[int, int], tokenize: Tokenize, seed: int) -> None:
         self.records, self.image_size = tuple(records), image_size
         self._tokenize, self._seed = tokenize, seed
-        outfits: dict[int, set[int]] = defaultdict(set)
-        for record in records:
-            if record.outfit is not None:
-                outfits[record.identity].add(record.outfit)
-        self._changes = {person for person, worn in outfits.items() if len(worn) > 1}
+        self._people = [[records[index] for index in own] for own in indices_by_identity(records).values()]
 
     def __len__(self) -> int:
         """Batches in an epoch; what does not fill one is left out."""
-        return max(1, len(self.records) // QUERIES)
+        return max(1, len(self._people) // QUERIES)
 
     def batches(self, epoch: int, start: int = 0, workers: int = 0) -> Iterator[Questions]:
         """The batches of an epoch from number `start` on. There is nothing to do for worker processes."""
-        order = Random(f"{self._seed}/{epoch}/questions").sample(range(len(self.records)), len(self.records))
+        order = Random(f"{self._seed}/{epoch}/questions").sample(self._people, len(self._people))
         for number in range(start, len(self)):
-            yield self._batch(order[number * QUERIES : (number + 1) * QUERIES], epoch)
+            rng = Random(f"{self._seed}/{epoch}/{number}/questions")
+            yield self._batch(order[number * QUERIES : (number + 1) * QUERIES], rng)
 
-    def _batch(self, indices: Sequence[int], epoch: int) -> Questions:
-        captions, other = [], []
-        for index in indices:
-            record, rng = self.records[index], Random(f"{self._seed}/{epoch}/{index}/question")
-            captions.append(rng.choice(record.captions))
-            may_change = record.outfit is not None and record.identity in self._changes
-            other.append(may_change and rng.random() < 0.5)
+    def _batch(self, people: Sequence[Sequence[Record]], rng: Random) -> Questions:
+        described = [rng.choice(own) for own in people]
+        captions = [rng.choice(record.captions) for record in described]
+        change = [rng.random() < 0.5 and _changes(own) for own in people]
         identity, clothing = zip(*map(split_caption, captions), strict=True)
         says_identity, says_clothing = zip(*map(said, captions), strict=True)
         return Questions(
-            torch.tensor([self.records[index].identity for index in indices]),
-            torch.tensor([_outfit(self.records[index]) for index in indices]),
-            torch.tensor(other),
+            torch.tensor([record.identity for record in described]),
+            torch.tensor([_outfit(record) for record in described]),
+            torch.tensor(change),
             *self._tokenize(identity),
             *self._tokenize(clothing),
             torch.tensor(says_identity),
@@ -244,6 +238,12 @@ def said(text: str) -> tuple[bool, bool]:
     """Whether a text says something of the identity, and of the clothes; of both if neither is known."""
     identity, clothing = map(bool, phrases(text))
     return identity or not clothing, clothing or not identity
+
+
+def _changes(records: Sequence[Record]) -> bool:
+    """Whether a person's records show several outfits, all of them known."""
+    worn = {record.outfit for record in records}
+    return None not in worn and len(worn) > 1
 
 
 def _outfit(record: Record) -> int:
