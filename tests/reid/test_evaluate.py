@@ -119,6 +119,7 @@ def as_written_before(run: Path, copy: Path) -> None:
     shutil.copytree(run, copy, symlinks=True)
     config = json.loads((copy / "config.json").read_text())
     method, engine = config.pop("method"), config.pop("engine")
+    del method["rerank"]
     method["bdam"] = method.pop("decoupling")
     method["optim"]["mixed_precision"] = engine.pop("mixed_precision")
     config["data"]["sidecar_probability"] = config["data"].pop("texts_probability")
