@@ -23,7 +23,7 @@ from bdam_reid.evaluation.retrievals import Retrieval, Shown
 
 RIGHT, WRONG, INK, GREY = "#2e9e5b", "#d1453b", "#22303c", "#8a97a3"
 BLUE, ORANGE, GREEN, PURPLE, BROWN = "#2f6fb2", "#d9822b", "#2e9e5b", "#8e5bb0", "#a08c6a"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, BROWN, RIGHT, WRONG, GREY)
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, BROWN, WRONG, GREY)
 """Colours of curves, in the order of their names."""
 MARKS = {True: "✓", False: "✗"}
 """Of right and wrong images: not by colour alone."""

@@ -294,7 +294,7 @@ def demo() -> Config:
             images_per_identity=2,
             erase=0.0,
         ),
-        engine=EngineConfig(mixed_precision="auto", validate_every=3),
+        engine=EngineConfig(mixed_precision="auto", validate_every=2),
     )
 
 
