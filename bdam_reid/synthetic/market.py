@@ -62,7 +62,8 @@ def write_market(root: Path, identities: int, seed: int, domain: int = 0, proces
     roles = ["train"] * train + ["test"] * (identities - train) + ["passer"] * passers
     with new_folder(root) as folder:
         draw = partial(_draw_person, folder, seed, domain)
-        return sum(draw_all(draw, list(enumerate(roles, start=1)), processes))
+        with draw_all(draw, list(enumerate(roles, start=1)), processes) as pictures:
+            return sum(pictures)
 
 
 def _draw_person(root: Path, seed: int, domain: int, job: tuple[int, str]) -> int:

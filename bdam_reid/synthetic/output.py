@@ -6,10 +6,10 @@ import multiprocessing
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,22 +56,26 @@ def save(image: Image.Image, path: Path) -> None:
     image.save(path, quality=88)
 
 
-def draw_all(work: Callable[[Job], Result], jobs: Sequence[Job], processes: int | None) -> Iterator[Result]:
-    """What the work gives for every person, in order and as it comes, by so many processes (by default one a core),
-    with a progress bar.
+@contextmanager
+def draw_all(work: Callable[[Job], Result], jobs: Sequence[Job], processes: int | None) -> Iterator[Iterator[Result]]:
+    """Gives an iterator over what the work makes of every person, in order and as it comes, by so many processes (by
+    default one a core), with a progress bar; they end with the block.
     """
     processes = _cores() if processes is None else processes
     if processes < 1:
         raise SyntheticError(f"expected one drawing process or more, got {processes}")
-    results = _in_parallel(work, jobs, processes)
-    yield from tqdm(results, total=len(jobs), desc="Drawing people", unit=" id", disable=None)
+    with (
+        closing(_in_parallel(work, jobs, processes)) as results,
+        tqdm(results, total=len(jobs), desc="Drawing people", unit=" id", disable=None) as shown,
+    ):
+        yield iter(shown)
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_parallel(work: Callable[[Job], Result], jobs: Sequence[Job], processes: int) -> Iterator[Result]:
+def _in_parallel(work: Callable[[Job], Result], jobs: Sequence[Job], processes: int) -> Generator[Result, None, None]:
     if processes == 1:
         yield from map(work, jobs)
         return

@@ -62,8 +62,9 @@ def write_synthetic(
         )
     splits = ["train"] * (identities - 2 * held_out) + ["val"] * held_out + ["test"] * held_out
     with new_folder(out) as folder:
-        people = draw_all(partial(_draw_person, folder, seed), list(enumerate(splits, start=1)), processes)
-        return _write_index(folder, chain.from_iterable(people))
+        draw = partial(_draw_person, folder, seed)
+        with draw_all(draw, list(enumerate(splits, start=1)), processes) as people:
+            return _write_index(folder, chain.from_iterable(people))
 
 
 def _draw_person(root: Path, seed: int, job: tuple[int, str]) -> list[_Picture]:

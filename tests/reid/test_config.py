@@ -173,16 +173,13 @@ def test_what_else_the_parts_of_the_best_recipe_go_with(arguments: str) -> None:
 
 
 def test_the_best_recipe_and_its_demonstration() -> None:
-    demo, best = PRESETS["demo"](), PRESETS["bdam"]()
-    assert (demo.output, best.output) == ("runs/demo", "runs/bdam")
-    for config in (demo, best):
+    """One recipe, on encoders from scratch or on published ones."""
+    for name, kind in (("demo", "convolutions"), ("bdam-small", "convolutions"), ("bdam", "transformer")):
+        config = PRESETS[name]()
         method = config.method
         assert isinstance(method, BDAMConfig)
-        assert (method.image.kind, method.decoupling.pooling, method.text.pooling) == (
-            "convolutions",
-            "position",
-            "attention",
-        )
+        assert config.output == f"runs/{name}" and method.image.kind == kind
+        assert (method.decoupling.pooling, method.text.pooling) == ("position", "attention")
         assert method.fusion.kind == "none" and method.loss.contrast_weight > 0 and method.optim.decoupled_decay
 
 
