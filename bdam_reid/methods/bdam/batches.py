@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,8 +31,25 @@ class Description(NamedTuple):
     """Number among those of the person, or UNKNOWN."""
 
 
+def outfit_of(record: Record) -> int:
+    """The number of a record's outfit among those of the person, or UNKNOWN."""
+    return UNKNOWN if record.outfit is None else record.outfit
+
+
+T = TypeVar("T", bound="Tensors")
+
+
 @dataclass(frozen=True)
-class Batch:
+class Tensors:
+    """A dataclass of tensors that are moved together."""
+
+    def to(self: T, device: torch.device | str) -> T:
+        """The same batch on a device."""
+        return type(self)(*(getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)))
+
+
+@dataclass(frozen=True)
+class Batch(Tensors):
     """Images (B, 3, H, W), class indices (B,), outfits (B,) by their number among those of the person or UNKNOWN, and
     for each text ids (B, L) with a mask, True where there is a token.
     """
@@ -44,10 +61,6 @@ class Batch:
     identity_mask: Tensor
     clothing_ids: Tensor
     clothing_mask: Tensor
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
-        return Batch(*(getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)))
 
 
 def make_batches(
@@ -67,7 +80,7 @@ def describe(record: Record, rng: Random, *, probability: float) -> Description:
     captions."""
     caption = rng.choice(record.captions)
     texts = record.texts if rng.random() < probability and record.texts else _split(caption)
-    return Description(texts, UNKNOWN if record.outfit is None else record.outfit)
+    return Description(texts, outfit_of(record))
 
 
 def collate(tokenize: Tokenize, items: Sequence[Item[Description]]) -> Batch:

@@ -65,13 +65,9 @@ class DecouplingConfig:
 
 
 @dataclass(frozen=True)
-class FusionConfig:
-    """Fusion module (icme section III-D, long section 3.4)."""
+class MixerConfig:
+    """Sizes of what mixes tokens of an image and of a text."""
 
-    kind: Literal["mamba", "transformer", "simple", "none"] = "mamba"
-    tokens: Literal["pooled", "pair", "sequence"] = "pooled"
-    """pooled: the gated sum as one token (the literal reading); pair: image and text token; sequence: patches
-    and words."""
     width: int = 256
     layers: int = 2
     """Mamba or transformer layers."""
@@ -83,7 +79,17 @@ class FusionConfig:
 
 
 @dataclass(frozen=True)
-class RerankConfig:
+class FusionConfig(MixerConfig):
+    """Fusion module (icme section III-D, long section 3.4)."""
+
+    kind: Literal["mamba", "transformer", "simple", "none"] = "mamba"
+    tokens: Literal["pooled", "pair", "sequence"] = "pooled"
+    """pooled: the gated sum as one token (the literal reading); pair: image and text token; sequence: patches
+    and words."""
+
+
+@dataclass(frozen=True)
+class RerankConfig(MixerConfig):
     """Re-ranking of the best images of a search by the words of the query and the patches of each image, read together
     (ours: the drafts' fusion in the one place where it can tell images apart)."""
 
@@ -94,13 +100,6 @@ class RerankConfig:
     top: Annotated[int, Range(2)] = 20
     """Images of a ranking that are ordered anew."""
     width: int = 64
-    layers: int = 2
-    """Mamba or transformer layers."""
-    heads: int = 4
-    """Transformer heads."""
-    d_state: int = 16
-    d_conv: int = 4
-    dropout: Annotated[float, Range(0, 0.99)] = 0.1
     weight: float = 0.1
     """Of the correction in the score, which else is a weighted sum of cosines."""
     epochs: int = 3

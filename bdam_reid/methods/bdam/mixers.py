@@ -5,9 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bdam_kernels import Mamba
-from bdam_reid.methods.bdam.config import FusionConfig, RerankConfig
-
-MixerConfig = FusionConfig | RerankConfig
+from bdam_reid.methods.bdam.config import FusionConfig, MixerConfig, RerankConfig
 
 
 class MambaStack(nn.Module):
@@ -44,7 +42,7 @@ class TransformerStack(nn.Module):
         return self.layers(tokens, src_key_padding_mask=None if mask is None else ~mask)
 
 
-def make_mixer(config: MixerConfig) -> MambaStack | TransformerStack:
+def make_mixer(config: FusionConfig | RerankConfig) -> MambaStack | TransformerStack:
     """The layers of the kind "mamba" or "transformer"."""
     return MambaStack(config) if config.kind == "mamba" else TransformerStack(config)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from bdam_reid.data.samplers import indices_by_identity
 from bdam_reid.data.tokens import Tokenize
 from bdam_reid.data.training import CACHE_BYTES
 from bdam_reid.losses.info_nce import contrastive
-from bdam_reid.methods.bdam.batches import UNKNOWN
+from bdam_reid.methods.bdam.batches import UNKNOWN, Tensors, outfit_of
 from bdam_reid.methods.bdam.matcher import Matcher, Words, join_words
 from bdam_reid.methods.bdam.network import Network, TextFeatures
 
@@ -35,7 +35,7 @@ IMAGES = 128
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(Tensors):
     """B queries: whom they look for, identities (B,) and outfits (B,), UNKNOWN where they are not known; whether in
     other clothes, (B,) bool; ids and masks (B, L) of both texts; and which of the two the sentence has words for, (B,)
     bool each.
@@ -50,10 +50,6 @@ class Questions:
     clothing_mask: Tensor
     says_identity: Tensor
     says_clothing: Tensor
-
-    def to(self, device: torch.device | str) -> Questions:
-        """The same batch on a device."""
-        return Questions(*(getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)))
 
 
 class QuestionBatches:
@@ -91,7 +87,7 @@ class QuestionBatches:
         says_identity, says_clothing = zip(*map(said, captions), strict=True)
         return Questions(
             torch.tensor([record.identity for record in described]),
-            torch.tensor([_outfit(record) for record in described]),
+            torch.tensor([outfit_of(record) for record in described]),
             torch.tensor(change),
             *self._tokenize(identity),
             *self._tokenize(clothing),
@@ -156,7 +152,7 @@ def embed_gallery(network: Network, batches: QuestionBatches, device: torch.devi
         torch.cat(clothing),
         patches[: len(records)],
         torch.tensor([record.identity for record in records], device=device),
-        torch.tensor([_outfit(record) for record in records], device=device),
+        torch.tensor([outfit_of(record) for record in records], device=device),
     )
 
 
@@ -244,7 +240,3 @@ def _changes(records: Sequence[Record]) -> bool:
     """Whether a person's records show several outfits, all of them known."""
     worn = {record.outfit for record in records}
     return None not in worn and len(worn) > 1
-
-
-def _outfit(record: Record) -> int:
-    return UNKNOWN if record.outfit is None else record.outfit
