@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from bdam_reid.config import Config, ConfigError, DataConfig
 from bdam_reid.methods.bdam.config import BDAMConfig, FusionConfig, OptimConfig, demo_icme
+from bdam_reid.studies.grid import outcome
 
 FUSIONS: Mapping[str, FusionConfig] = {
     "mamba": FusionConfig(kind="mamba", layers=2),
@@ -64,7 +65,7 @@ def run_study(study: Study, base: Config) -> dict[str, Any]:
                 continue
             fused = replace(method, optim=optim, fusion=FUSIONS[kind])
             config = replace(base, output=str(study.output / f"{kind}-{seed}"), seed=seed, method=fused)
-            results["runs"].append({"kind": kind, "seed": seed, **_outcome(train(config))})
+            results["runs"].append({"kind": kind, "seed": seed, **outcome(train(config))})
             write_json(study.results, results)
     return results
 
@@ -88,14 +89,6 @@ def _compared(budget: Mapping[str, Any]) -> tuple[str, DataConfig, OptimConfig]:
     """What of a budget decides results. A field that an older file lacks has its default, as in a run's config."""
     data = replace(DataConfig(**budget["data"]), root="", allow_missing=False)
     return budget["preset"], data, OptimConfig(**budget["optim"])
-
-
-def _outcome(run: Path) -> dict[str, Any]:
-    from bdam_reid.engine.checkpoint import read_json
-
-    metrics, environment = read_json(run / "metrics.json"), read_json(run / "environment.json")
-    kept = {name: environment[name] for name in ("commit", "packages", "device", "threads", "backend", "cpu_isa")}
-    return {"metrics": metrics, "environment": kept}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -104,7 +104,7 @@ def run_missing(
             began = time.process_time()
             folder = run(name, seed)
             seconds = round(time.process_time() - began, 1)
-            kept["runs"].append({"setting": name, "seed": seed, "seconds": seconds, **_outcome(folder)})
+            kept["runs"].append({"setting": name, "seed": seed, "seconds": seconds, **outcome(folder)})
             write_json(results, kept)
 
 
@@ -125,7 +125,8 @@ def _spread(values: Sequence[float]) -> str:
     return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
-def _outcome(run: Path) -> dict[str, Any]:
+def outcome(run: Path) -> dict[str, Any]:
+    """What is kept of a finished run: its metrics, and what they may depend on."""
     from bdam_reid.engine.checkpoint import read_json
 
     metrics, environment = read_json(run / "metrics.json"), read_json(run / "environment.json")
