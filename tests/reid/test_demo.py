@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tiny_run import start, steps_done, tensors_of, tiny_demo, train_alone
+from tiny_run import start, steps_done, tensors_of, tiny_demo, train_alone, train_apart
 
 import bdam_reid
 from bdam_reid.config import ConfigError
@@ -30,11 +30,7 @@ STEPS = 8
 @pytest.fixture(scope="module")
 def run(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that nobody interrupted, trained in a process of its own."""
-    output = tmp_path_factory.mktemp("demo") / "run"
-    process = start(tiny_demo(people, output))
-    process.join()
-    assert process.exitcode == 0
-    return output
+    return train_apart(tiny_demo(people, tmp_path_factory.mktemp("demo") / "run"))
 
 
 def test_it_has_the_parts_of_the_preset(run: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import arguments, start, steps_done, tensors_of, tiny, train_alone
+from tiny_run import arguments, start, steps_done, tensors_of, tiny, train_alone, train_apart
 
 from bdam_kernels import dispatch
 from bdam_reid.engine.checkpoint import load_state
@@ -28,11 +28,7 @@ from bdam_reid.train import main
 @pytest.fixture(scope="module")
 def finished(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that nobody interrupted, trained in a process of its own."""
-    output = tmp_path_factory.mktemp("runs") / "finished"
-    process = start(tiny(people, output))
-    process.join()
-    assert process.exitcode == 0
-    return output
+    return train_apart(tiny(people, tmp_path_factory.mktemp("runs") / "finished"))
 
 
 def test_learning_rate_warms_up_and_anneals_to_zero() -> None:

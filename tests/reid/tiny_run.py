@@ -85,6 +85,14 @@ def start(config: Config) -> Any:
     return process
 
 
+def train_apart(config: Config) -> Path:
+    """Train in a process of its own, to the end."""
+    process = start(config)
+    process.join()
+    assert process.exitcode == 0
+    return Path(config.output)
+
+
 def steps_done(run: Path) -> int:
     """Of a run that another process is training; 0 if it has no checkpoint, or replaces it just now."""
     try:
