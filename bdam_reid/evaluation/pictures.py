@@ -198,7 +198,7 @@ def _smooth(values: Sequence[float]) -> np.ndarray:
 
 
 def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> None:
-    """Accuracy of probes, a panel for each group of attributes: bars of the network, diamonds of the linear probe.
+    """Balanced accuracy of probes, a panel for each group of attributes: bars of the network, diamonds of the linear one.
 
     Args:
         scores: group -> attribute -> row, as `probes.Row`.
@@ -211,7 +211,7 @@ def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Pat
         )  # fmt: skip
         for axes, (group, rows) in zip(row[0], groups.items(), strict=True):
             _draw_bars(axes, rows)
-            axes.set(title=f"{group} attributes, accuracy in %", ylim=(0, 100))
+            axes.set(title=f"{group} attributes, balanced accuracy in %", ylim=(0, 100))
         handles, labels = row[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=5)
         _save(figure, path)
@@ -228,13 +228,13 @@ def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
         label = "" if number else "linear probes"
         axes.scatter(at, linear, 14, edgecolor=INK, marker="D", facecolor="white", label=label, zorder=3)
     chance = [row["chance"] for row in rows.values()]
-    axes.hlines(chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="always the majority class")
+    axes.hlines(chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="guessing")
     axes.set_xticks(places, [name.replace("_", " ") for name in rows], rotation=35, ha="right")
     axes.grid(False, axis="x")
 
 
 def draw_views(gains: Mapping[str, Mapping[str, float | None]], path: Path) -> None:
-    """A heat map of accuracy less chance, in percent: attributes in columns, viewpoints in rows.
+    """A heat map of balanced accuracy less chance, in percent: attributes in columns, viewpoints in rows.
 
     Args:
         gains: attribute -> viewpoint -> gain; None where there is none.
@@ -250,7 +250,7 @@ def draw_views(gains: Mapping[str, Mapping[str, float | None]], path: Path) -> N
         axes.set_xticks(range(len(gains)), [name.replace("_", " ") for name in gains], rotation=35, ha="right")
         axes.set_yticks(range(len(names)), names)
         axes.grid(False)
-        figure.colorbar(image, label="accuracy less chance, %")
+        figure.colorbar(image, label="balanced accuracy less chance, %")
         _save(figure, path)
 
 

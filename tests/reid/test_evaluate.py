@@ -301,14 +301,23 @@ def test_probes_find_what_is_in_the_features_and_only_that() -> None:
     assert probe_attributes(made_up(600, 0), others)["test"]["bent"].row() == bent
 
 
-def test_chance_of_a_probe_is_the_majority_it_learnt() -> None:
+def test_a_probe_that_always_says_the_most_frequent_value_reads_nothing() -> None:
     train, test = (Probed({"all": np.zeros((n, 2))}, {}) for n in (10, 5))
-    train.columns["a"] = ["x"] * 6 + ["y"] * 4
-    test.columns["a"] = ["x"] * 2 + ["y"] * 3
+    train.columns["a"] = ["x"] * 9 + ["y"]
+    test.columns["a"] = ["x"] * 4 + ["y"]
     answers = probe_attributes(train, {"test": test})["test"]["a"]
-    assert answers.row() == {"chance": 40, "linear": {"all": 40}, "mlp": {"all": 40}, "images": 5}
-    assert answers.row(np.array([True, False, False, False, True]))["chance"] == 50
+    assert answers.row() == {"chance": 50, "linear": {"all": 50}, "mlp": {"all": 50}, "images": 5}
+    assert answers.row(np.array([True, False, False, False, False]))["chance"] == 100
     assert answers.row(np.zeros(5, bool)) == {"images": 0}
+
+
+def test_probes_find_what_is_rare() -> None:
+    rng = np.random.default_rng(0)
+    has = rng.random(600) < 0.1
+    images = Probed({"all": rng.normal(size=(600, 4)) + has[:, None]}, {"beard": [str(value) for value in has]})
+    row = probe_attributes(images, {"test": images})["test"]["beard"].row()
+    assert row["chance"] == 50
+    assert min(row["linear"]["all"], row["mlp"]["all"]) > 75
 
 
 def test_above_chance_is_0_at_chance_and_100_at_best() -> None:
