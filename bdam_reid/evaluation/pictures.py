@@ -198,7 +198,7 @@ def _smooth(values: Sequence[float]) -> np.ndarray:
 
 
 def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> None:
-    """Balanced accuracy of probes, a panel for each group of attributes: bars of the network, diamonds of the linear one.
+    """Balanced accuracy of probes, a panel for each group of attributes: bars of the network, diamonds of the linear.
 
     Args:
         scores: group -> attribute -> row, as `probes.Row`.

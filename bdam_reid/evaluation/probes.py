@@ -1,7 +1,7 @@
 """Probes: how well an attribute can be read from a feature, the measure of disentanglement.
 
 Each attribute is read by a linear probe and by a small network, since what no line divides may still be there. They
-weigh all values of an attribute alike, and so do the accuracies: always to say the most frequent one is to read nothing.
+weigh all values of an attribute alike, and so do accuracies: always to say the most frequent one is to read nothing.
 """
 
 from __future__ import annotations
