@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from bdam_kernels import hsic
 from bdam_reid.losses.info_nce import contrastive, info_nce
 from bdam_reid.losses.triplet import triplet_loss
-from bdam_reid.methods.bdam.batches import UNKNOWN, Batch
+from bdam_reid.methods.bdam.batches import UNKNOWN, Shown
 from bdam_reid.methods.bdam.config import LossConfig
 from bdam_reid.methods.bdam.gradnorm import GradNorm
 from bdam_reid.methods.bdam.network import ImageFeatures, TextFeatures
@@ -155,7 +155,7 @@ def unweighted_losses(
     image: ImageFeatures,
     text: TextFeatures,
     fused: Tensor | None,
-    batch: Batch,
+    batch: Shown,
     temperatures: Temperatures,
 ) -> dict[str, Tensor]:
     """The losses of one batch, unweighted, by name.

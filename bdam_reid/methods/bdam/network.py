@@ -20,6 +20,7 @@ from bdam_reid.methods.bdam.decoupling import Decoupling
 from bdam_reid.methods.bdam.fusion import Fusion
 from bdam_reid.methods.bdam.matcher import Matcher
 from bdam_reid.methods.bdam.pooling import PositionalDecoupling
+from bdam_reid.processes import gather
 
 
 class ImageFeatures(NamedTuple):
@@ -174,6 +175,13 @@ def full_precision(features: Features) -> Features:
     halves = (torch.float16, torch.bfloat16)
     values = features._asdict().items()
     return features._replace(**{name: x.float() for name, x in values if x is not None and x.dtype in halves})
+
+
+def of_all(features: Features) -> Features:
+    """Features of the images or texts of all processes; but tokens and what belongs to them only of this one's."""
+    own = ("patches", "tokens", "identity_tokens", "identity_mask", "clothing_tokens", "clothing_mask")
+    values = features._asdict().items()
+    return features._replace(**{name: gather(x) for name, x in values if x is not None and name not in own})
 
 
 def save_architectures(config: BDAMConfig, folder: Path) -> None:
