@@ -7,9 +7,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel, PreTrainedModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPTextModelWithProjection,
+    PreTrainedModel,
+    SiglipTextModel,
+)
 
-from bdam_reid.encoders.base import TEXT_MODELS, Encoder, load, sizes
+from bdam_reid.encoders.base import (
+    PROJECTED_TEXT_MODELS,
+    TEXT_MODELS,
+    WORD_MODELS,
+    Encoded,
+    Encoder,
+    load,
+    sizes,
+)
 from bdam_reid.encoders.config import TextEncoderConfig
 
 GROUPS = 4
@@ -17,7 +31,12 @@ GROUPS = 4
 
 
 class TextEncoder(Encoder):
-    """BERT that gives all its tokens, special ones included.
+    """Text transformer that gives all its tokens, special ones included.
+
+    Its global feature is the token that has read the whole text: BERT's first one, CLIP's last one, which ends the
+    text, and of SigLIP, which reads texts padded to its full length, what its head makes of the last place. Projected,
+    CLIP's tokens and global feature are both after its projection; SigLIP's head is its projection, and the tokens
+    stay as they are.
 
     Args:
         config: what to load or build.
@@ -25,18 +44,30 @@ class TextEncoder(Encoder):
         max_tokens: length of the longest text in word pieces.
         architecture: folder of `save_architecture`, of the encoder or of the word vectors, if there is one and the
             weights will come from a checkpoint.
+        pad_id: the word piece that fills texts up.
     Raises: ValueError if the encoder cannot be loaded, or is too small for the tokenizer or the texts.
     """
 
     def __init__(
-        self, config: TextEncoderConfig, vocab_size: int, max_tokens: int, architecture: Path | None = None
+        self,
+        config: TextEncoderConfig,
+        vocab_size: int,
+        max_tokens: int,
+        architecture: Path | None = None,
+        pad_id: int = 0,
     ) -> None:
         name, words = config.pretrained or config.words, None
-        model = load("text", name, TEXT_MODELS, architecture) if name else _bert(config, vocab_size, max_tokens)
+        models = PROJECTED_TEXT_MODELS if config.projected else TEXT_MODELS if config.pretrained else WORD_MODELS
+        model = load("text", name, models, architecture) if name else _bert(config, vocab_size, max_tokens)
         known = model.config.vocab_size
         if config.words and not config.pretrained:
             words, model = WordVectors(model, config), _bert(config, 1, max_tokens)
-        super().__init__(model, config.frozen)
+        width = model.config.hidden_size
+        if isinstance(model, CLIPTextModelWithProjection):
+            width = model.config.projection_dim
+        features = model.config.projection_size if isinstance(model, SiglipTextModel) else width
+        super().__init__(model, width, config.frozen, features)
+        self.pad_id = pad_id
         self.words = words
         longest = model.config.max_position_embeddings
         if known < vocab_size:
@@ -49,24 +80,46 @@ class TextEncoder(Encoder):
             )
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """ids (B, L), mask (B, L) bool, True = real token, padded on the right -> tokens (B, L, width).
+        """ids (B, L), mask (B, L) bool, True = real token, padded on the right -> tokens (B, L, width)."""
+        return self.encode(ids, mask).tokens
+
+    def encode(self, ids: Tensor, mask: Tensor) -> Encoded:
+        """ids (B, L), mask (B, L) bool, True = real token, padded on the right -> tokens (B, L, width), and global
+        features (B, features).
 
         A CPU, which would compute the padding too, reads texts of about one length together.
         """
+        if isinstance(self.model, SiglipTextModel):
+            return self._read_padded(ids)
         if ids.device.type != "cpu" or len(ids) < 2 * GROUPS:
             return self._read(ids, mask)
         lengths, width = mask.sum(dim=1), ids.shape[1]
         order = lengths.argsort(stable=True)
-        read = []
+        tokens, pooled = [], []
         for rows in order.chunk(GROUPS):
             longest = max(1, int(lengths[rows].max()))
-            tokens = self._read(ids[rows, :longest], mask[rows, :longest])
-            read.append(F.pad(tokens, (0, 0, 0, width - longest)))
-        return torch.cat(read).index_select(0, order.argsort())
+            read = self._read(ids[rows, :longest], mask[rows, :longest])
+            tokens.append(F.pad(read.tokens, (0, 0, 0, width - longest)))
+            pooled.append(read.pooled)
+        back = order.argsort()
+        return Encoded(torch.cat(tokens).index_select(0, back), torch.cat(pooled).index_select(0, back))
 
-    def _read(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def _read(self, ids: Tensor, mask: Tensor) -> Encoded:
         read = {"input_ids": ids} if self.words is None else {"inputs_embeds": self.words(ids)}
-        return self.model(**read, attention_mask=mask).last_hidden_state
+        tokens = self.model(**read, attention_mask=mask).last_hidden_state
+        if isinstance(self.model, BertModel):
+            return Encoded(tokens, tokens[:, 0])
+        if isinstance(self.model, CLIPTextModelWithProjection):
+            tokens = self.model.text_projection(tokens)
+        last = mask.sum(dim=1) - 1
+        return Encoded(tokens, tokens[torch.arange(len(ids), device=ids.device), last])
+
+    def _read_padded(self, ids: Tensor) -> Encoded:
+        """As SigLIP was trained: with padding to the end, which is read too."""
+        length = ids.shape[1]
+        missing = self.model.config.max_position_embeddings - length
+        output = self.model(input_ids=F.pad(ids, (0, missing), value=self.pad_id))
+        return Encoded(output.last_hidden_state[:, :length], output.pooler_output)
 
 
 class WordVectors(nn.Module):
