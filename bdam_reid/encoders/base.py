@@ -213,8 +213,9 @@ def _class_and_config(source: str, models: Models) -> tuple[type[PreTrainedModel
     if config.model_type not in models:
         raise ValueError(f"its type is {config.model_type!r}")
     model_class = models[config.model_type]
+    config_class: Any = model_class.config_class
     for part in (getattr(config, f"{side}_config", None) for side in ("vision", "text")):
-        if part is not None and isinstance(part, model_class.config_class):
+        if part is not None and isinstance(part, config_class):
             if hasattr(config, "projection_dim"):
                 # The pair's is that of the weights; the parts state one of their own.
                 part.projection_dim = config.projection_dim

@@ -7,13 +7,17 @@ from typing import Annotated, Literal
 
 from bdam_reid.config import ConfigError, DataConfig, Range, check_multiple
 
+EFFICIENTNET = "efficientnet-lite0"
+"""Name of the published image encoder that is no transformer."""
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
     """A transformers encoder: a hub name or local folder, or a small one built from these sizes."""
 
     pretrained: str = ""
-    """Hub name or folder; empty builds the encoder from the sizes below, with random weights."""
+    """Hub name or folder, or, of images, efficientnet-lite0; empty builds the encoder from the sizes below, with random
+    weights."""
     width: int = 128
     layers: int = 4
     heads: int = 4

@@ -29,17 +29,20 @@ from bdam_reid.encoders.base import (
     preprocessor,
     sizes,
 )
-from bdam_reid.encoders.config import ImageEncoderConfig
+from bdam_reid.encoders.config import EFFICIENTNET, ImageEncoderConfig
 from bdam_reid.encoders.convolutions import Convolutions
+from bdam_reid.encoders.efficientnet import EfficientNetLite
 
 
 def image_encoder(
     config: ImageEncoderConfig, image_size: tuple[int, int], architecture: Path | None = None
-) -> ImageEncoder | Convolutions:
-    """What the config asks for; both kinds have a `width`, and `grids` of their tokens. Arguments and errors are those
+) -> ImageEncoder | EfficientNetLite | Convolutions:
+    """What the config asks for; all kinds have a `width`, and `grids` of their tokens. Arguments and errors are those
     of `ImageEncoder`."""
     if config.kind == "convolutions":
         return Convolutions(config, image_size)
+    if config.pretrained == EFFICIENTNET:
+        return EfficientNetLite(config, image_size, architecture)
     return ImageEncoder(config, image_size, architecture)
 
 

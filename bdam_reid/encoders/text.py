@@ -69,7 +69,8 @@ class TextEncoder(Encoder):
         super().__init__(model, width, config.frozen, features)
         self.pad_id = pad_id
         self.words = words
-        longest = model.config.max_position_embeddings
+        longest: int = model.config.max_position_embeddings
+        self.longest = longest
         if known < vocab_size:
             raise ValueError(
                 f"text encoder {name!r} knows {known} word pieces: use its tokenizer, got one of {vocab_size}"
@@ -80,45 +81,42 @@ class TextEncoder(Encoder):
             )
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """ids (B, L), mask (B, L) bool, True = real token, padded on the right -> tokens (B, L, width)."""
-        return self.encode(ids, mask).tokens
-
-    def encode(self, ids: Tensor, mask: Tensor) -> Encoded:
-        """ids (B, L), mask (B, L) bool, True = real token, padded on the right -> tokens (B, L, width), and global
-        features (B, features).
+        """ids (B, L), mask (B, L) bool, True = real token, padded on the right -> tokens (B, L, width).
 
         A CPU, which would compute the padding too, reads texts of about one length together.
         """
         if isinstance(self.model, SiglipTextModel):
-            return self._read_padded(ids)
+            return self._read_padded(ids).tokens
         if ids.device.type != "cpu" or len(ids) < 2 * GROUPS:
             return self._read(ids, mask)
         lengths, width = mask.sum(dim=1), ids.shape[1]
         order = lengths.argsort(stable=True)
-        tokens, pooled = [], []
+        read = []
         for rows in order.chunk(GROUPS):
             longest = max(1, int(lengths[rows].max()))
-            read = self._read(ids[rows, :longest], mask[rows, :longest])
-            tokens.append(F.pad(read.tokens, (0, 0, 0, width - longest)))
-            pooled.append(read.pooled)
-        back = order.argsort()
-        return Encoded(torch.cat(tokens).index_select(0, back), torch.cat(pooled).index_select(0, back))
+            tokens = self._read(ids[rows, :longest], mask[rows, :longest])
+            read.append(F.pad(tokens, (0, 0, 0, width - longest)))
+        return torch.cat(read).index_select(0, order.argsort())
 
-    def _read(self, ids: Tensor, mask: Tensor) -> Encoded:
+    def encode(self, ids: Tensor, mask: Tensor) -> Encoded:
+        """As `forward` reads them -> tokens (B, L, width), and global features (B, features)."""
+        if isinstance(self.model, SiglipTextModel):
+            return self._read_padded(ids)
+        tokens = self(ids, mask)
+        place = 0 if isinstance(self.model, BertModel) else mask.sum(dim=1) - 1
+        return Encoded(tokens, tokens[torch.arange(len(ids), device=ids.device), place])
+
+    def _read(self, ids: Tensor, mask: Tensor) -> Tensor:
         read = {"input_ids": ids} if self.words is None else {"inputs_embeds": self.words(ids)}
         tokens = self.model(**read, attention_mask=mask).last_hidden_state
-        if isinstance(self.model, BertModel):
-            return Encoded(tokens, tokens[:, 0])
         if isinstance(self.model, CLIPTextModelWithProjection):
-            tokens = self.model.text_projection(tokens)
-        last = mask.sum(dim=1) - 1
-        return Encoded(tokens, tokens[torch.arange(len(ids), device=ids.device), last])
+            return self.model.text_projection(tokens)
+        return tokens
 
     def _read_padded(self, ids: Tensor) -> Encoded:
         """As SigLIP was trained: with padding to the end, which is read too."""
         length = ids.shape[1]
-        missing = self.model.config.max_position_embeddings - length
-        output = self.model(input_ids=F.pad(ids, (0, missing), value=self.pad_id))
+        output = self.model(input_ids=F.pad(ids, (0, self.longest - length), value=self.pad_id))
         return Encoded(output.last_hidden_state[:, :length], output.pooler_output)
 
 
