@@ -102,7 +102,7 @@ class Tokenize:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int, left_out: AbstractSet[str] = frozenset()):
         if max_tokens < 3:
             raise ValueError(f"max_tokens must be at least 3 ([CLS], a word, [SEP]), got {max_tokens}")
-        self.vocab_size = len(tokenizer)
+        self.vocab_size, self.pad_id = len(tokenizer), int(tokenizer.pad_token_id)
         self._tokenizer, self._max_tokens, self._left_out = tokenizer, max_tokens, left_out
         self._known: dict[str, list[int]] = {}
         self._lock = Lock()

@@ -6,35 +6,92 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from safetensors import SafetensorError
-from torch import nn
-from transformers import AutoConfig, BertModel, CLIPVisionModel, PreTrainedModel, ViTModel
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    BertModel,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    SiglipTextModel,
+    SiglipVisionModel,
+    ViTModel,
+)
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
 from bdam_reid.encoders.config import EncoderConfig
 from bdam_reid.encoders.hub import hub_or_cache
 
-IMAGE_MODELS: Mapping[str, type[PreTrainedModel]] = {
+Models: TypeAlias = Mapping[str, type[PreTrainedModel]]
+"""By the type that a published encoder's config.json states."""
+
+IMAGE_MODELS: Models = {
     "vit": ViTModel,
     "clip": CLIPVisionModel,
     "clip_vision_model": CLIPVisionModel,
+    "siglip": SiglipVisionModel,
+    "siglip_vision_model": SiglipVisionModel,
+    "dinov2": Dinov2Model,
+    "dinov2_with_registers": Dinov2WithRegistersModel,
 }
-TEXT_MODELS: Mapping[str, type[PreTrainedModel]] = {"bert": BertModel}
+PROJECTED_IMAGE_MODELS: Models = {
+    "clip": CLIPVisionModelWithProjection,
+    "clip_vision_model": CLIPVisionModelWithProjection,
+    "siglip": SiglipVisionModel,
+    "siglip_vision_model": SiglipVisionModel,
+}
+WORD_MODELS: Models = {"bert": BertModel}
+TEXT_MODELS: Models = {
+    **WORD_MODELS,
+    "clip": CLIPTextModel,
+    "clip_text_model": CLIPTextModel,
+    "siglip": SiglipTextModel,
+    "siglip_text_model": SiglipTextModel,
+}
+PROJECTED_TEXT_MODELS: Models = {
+    "clip": CLIPTextModelWithProjection,
+    "clip_text_model": CLIPTextModelWithProjection,
+    "siglip": SiglipTextModel,
+    "siglip_text_model": SiglipTextModel,
+}
 WITH_POOLER: tuple[type[PreTrainedModel], ...] = (ViTModel, BertModel)
 PREPROCESSOR = "preprocessor_config.json"
 
 
-class Encoder(nn.Module):
-    """A transformers model; a frozen one has no gradients and no dropout, and stays in evaluation mode."""
+class Encoded(NamedTuple):
+    """What an encoder gives of B images or texts."""
 
-    def __init__(self, model: PreTrainedModel, frozen: bool) -> None:
+    tokens: Tensor
+    """Of patches or word pieces, (B, L, width)."""
+    pooled: Tensor
+    """Global features, (B, features)."""
+
+
+class Encoder(nn.Module):
+    """A network that is trained on; a frozen one has no gradients and no dropout, and stays in evaluation mode.
+
+    Args:
+        model: the network.
+        width: of the tokens.
+        features: width of the global feature; that of the tokens if None.
+        frozen: whether it stays as it is.
+    """
+
+    def __init__(self, model: nn.Module, width: int, frozen: bool, features: int | None = None) -> None:
         super().__init__()
         self.model = model
         self.frozen = frozen
-        self.width: int = model.config.hidden_size
+        self.width = width
+        self.features = width if features is None else features
         if frozen:
             self.model.requires_grad_(False)
         self.train()
@@ -77,7 +134,7 @@ def save_architecture(name: str, folder: Path) -> None:
             AutoConfig.from_pretrained(source, trust_remote_code=False).save_pretrained(temporary)
             processor = preprocessor(source)
     except (OSError, ValueError) as error:
-        raise ValueError(_explained("an", name, error, (*IMAGE_MODELS, *TEXT_MODELS))) from error
+        raise ValueError(_explained("an", name, error, tuple({**IMAGE_MODELS, **TEXT_MODELS}))) from error
     if processor:
         (temporary / PREPROCESSOR).write_text(json.dumps(processor), encoding="utf-8")
     temporary.replace(folder)
@@ -92,9 +149,7 @@ def preprocessor(name: str) -> Mapping[str, Any]:
     return {key: processor[key] for key in ("image_mean", "image_std") if key in processor}
 
 
-def load(
-    kind: str, name: str, models: Mapping[str, type[PreTrainedModel]], architecture: Path | None
-) -> PreTrainedModel:
+def load(kind: str, name: str, models: Models, architecture: Path | None) -> PreTrainedModel:
     """A published encoder in float32, or, with random weights, the one whose architecture was saved in a folder.
 
     Raises: ValueError if it cannot be loaded, or is of none of the types of `models`.
@@ -129,25 +184,22 @@ def _explained(kind: str, name: str, error: Exception, types: tuple[str, ...]) -
     )
 
 
-def _from_folder(folder: Path, models: Mapping[str, type[PreTrainedModel]]) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-    model_class, options = _class_of(config.model_type, models)
-    if model_class is CLIPVisionModel and config.model_type == "clip":
-        config = config.vision_config
+def _from_folder(folder: Path, models: Models) -> PreTrainedModel:
+    model_class, config = _class_and_config(str(folder), models)
     config._attn_implementation = "sdpa"
-    return model_class(config, **options)
+    return model_class(config, **_options(model_class))
 
 
-def _from_pretrained(name: str, models: Mapping[str, type[PreTrainedModel]]) -> PreTrainedModel:
-    model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
-    model_class, options = _class_of(model_type, models)
+def _from_pretrained(name: str, models: Models) -> PreTrainedModel:
+    model_class, config = _class_and_config(name, models)
     loaded: Any = model_class.from_pretrained(
         name,
+        config=config,
         use_safetensors=True,
         trust_remote_code=False,
         attn_implementation="sdpa",
         output_loading_info=True,
-        **options,
+        **_options(model_class),
     )
     model, report = loaded
     if absent := sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"]))):
@@ -155,10 +207,21 @@ def _from_pretrained(name: str, models: Mapping[str, type[PreTrainedModel]]) -> 
     return model.float()
 
 
-def _class_of(
-    model_type: str, models: Mapping[str, type[PreTrainedModel]]
-) -> tuple[type[PreTrainedModel], dict[str, Any]]:
-    if model_type not in models:
-        raise ValueError(f"its type is {model_type!r}")
-    model_class = models[model_type]
-    return model_class, {"add_pooling_layer": False} if model_class in WITH_POOLER else {}
+def _class_and_config(source: str, models: Models) -> tuple[type[PreTrainedModel], PretrainedConfig]:
+    """What to build, and from what: of a pair of an image and a text encoder, the config of the one."""
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if config.model_type not in models:
+        raise ValueError(f"its type is {config.model_type!r}")
+    model_class = models[config.model_type]
+    config_class: Any = model_class.config_class
+    for part in (getattr(config, f"{side}_config", None) for side in ("vision", "text")):
+        if part is not None and isinstance(part, config_class):
+            if hasattr(config, "projection_dim"):
+                # The pair's is that of the weights; the parts state one of their own.
+                part.projection_dim = config.projection_dim
+            return model_class, part
+    return model_class, config
+
+
+def _options(model_class: type[PreTrainedModel]) -> dict[str, Any]:
+    return {"add_pooling_layer": False} if model_class in WITH_POOLER else {}

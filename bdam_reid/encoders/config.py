@@ -7,22 +7,37 @@ from typing import Annotated, Literal
 
 from bdam_reid.config import ConfigError, DataConfig, Range, check_multiple
 
+EFFICIENTNET = "efficientnet-lite0"
+"""Name of the published image encoder that is no transformer."""
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
     """A transformers encoder: a hub name or local folder, or a small one built from these sizes."""
 
     pretrained: str = ""
-    """Hub name or folder; empty builds the encoder from the sizes below, with random weights."""
+    """Hub name or folder, or, of images, efficientnet-lite0; empty builds the encoder from the sizes below, with random
+    weights."""
     width: int = 128
     layers: int = 4
     heads: int = 4
     frozen: bool = False
+    projected: bool = False
+    """Whether features are in the space that the two encoders of a published CLIP or SigLIP share."""
 
     def check(self, name: str) -> None:
-        """Raise ConfigError if the sizes of this, the field `name`, do not fit each other."""
+        """Raise ConfigError if the values of this, the field `name`, do not fit each other."""
+        self.check_projected(name)
         if not self.pretrained:
             check_multiple((f"{name}.width", self.width), (f"{name}.heads", self.heads))
+
+    def check_projected(self, name: str) -> None:
+        """Raise ConfigError if this, the field `name`, has no partner to share a space with."""
+        if self.projected and not self.pretrained:
+            raise ConfigError(
+                f"--{name}.projected True is for one of a published pair of encoders: give --{name}.pretrained, such "
+                "as openai/clip-vit-base-patch16, got none"
+            )
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,7 @@ class ImageEncoderConfig(EncoderConfig):
 
     def check_image(self, name: str, data: DataConfig) -> None:
         """Raise ConfigError if this, the field `name`, is no encoder of the images of `data`."""
+        self.check_projected(name)
         if self.kind == "convolutions":
             if self.pretrained or self.frozen:
                 raise ConfigError(
@@ -70,8 +86,9 @@ class TextEncoderConfig(EncoderConfig):
     vectors of its own."""
     noise: Annotated[float, Range(0)] = 0.0
     """Standard deviation of what training adds to the published vectors, each of which is normalised before."""
-    pooling: Literal["mean", "attention"] = "mean"
-    """How a text's tokens become its feature; with attention identity and clothing each have a query of their own."""
+    pooling: Literal["mean", "attention", "own"] = "mean"
+    """How a text's tokens become its feature; with attention identity and clothing each have a query of their own; own
+    is the encoder's global feature, such as the token that ends a text of CLIP."""
     function_words: bool = True
     """Whether articles, prepositions and the like are read."""
 

@@ -8,30 +8,55 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPVisionModel, PreTrainedModel, ViTConfig, ViTModel
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers import (
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    PreTrainedModel,
+    ViTConfig,
+    ViTModel,
+)
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from bdam_reid.data.images import MEAN, STD
-from bdam_reid.encoders.base import IMAGE_MODELS, Encoder, load, preprocessor, sizes
-from bdam_reid.encoders.config import ImageEncoderConfig
+from bdam_reid.encoders.base import (
+    IMAGE_MODELS,
+    PROJECTED_IMAGE_MODELS,
+    Encoded,
+    Encoder,
+    load,
+    preprocessor,
+    sizes,
+)
+from bdam_reid.encoders.config import EFFICIENTNET, ImageEncoderConfig
 from bdam_reid.encoders.convolutions import Convolutions
+from bdam_reid.encoders.efficientnet import EfficientNetLite
 
 
 def image_encoder(
     config: ImageEncoderConfig, image_size: tuple[int, int], architecture: Path | None = None
-) -> ImageEncoder | Convolutions:
-    """What the config asks for; both kinds have a `width`, and `grids` of their tokens. Arguments and errors are those
+) -> ImageEncoder | EfficientNetLite | Convolutions:
+    """What the config asks for; all kinds have a `width`, and `grids` of their tokens. Arguments and errors are those
     of `ImageEncoder`."""
     if config.kind == "convolutions":
         return Convolutions(config, image_size)
+    if config.pretrained == EFFICIENTNET:
+        return EfficientNetLite(config, image_size, architecture)
     return ImageEncoder(config, image_size, architecture)
 
 
+CLIP = (CLIPVisionModel, CLIPVisionModelWithProjection)
+DINO = (Dinov2Model, Dinov2WithRegistersModel)
+
+
 class ImageEncoder(Encoder):
-    """Vision transformer that gives the patch tokens, without [CLS].
+    """Vision transformer that gives the patch tokens, without [CLS] and registers.
 
     A pre-trained encoder sees images of another size than its own through interpolated position embeddings, and in
-    the mean and standard deviation that it was trained with.
+    the mean and standard deviation that it was trained with. Its global feature is the [CLS] token after the last
+    norm, and of SigLIP, which has none, what its head pools. Projected, CLIP's tokens and global feature are both
+    after the last norm and the projection; SigLIP's head is its projection, and the tokens stay as they are.
 
     Args:
         config: what to load or build.
@@ -47,8 +72,10 @@ class ImageEncoder(Encoder):
         self, config: ImageEncoderConfig, image_size: tuple[int, int], architecture: Path | None = None
     ) -> None:
         name = config.pretrained
-        model = load("image", name, IMAGE_MODELS, architecture) if name else _vit(config, image_size)
-        super().__init__(model, config.frozen)
+        models = PROJECTED_IMAGE_MODELS if config.projected else IMAGE_MODELS
+        model = load("image", name, models, architecture) if name else _vit(config, image_size)
+        projects = isinstance(model, CLIPVisionModelWithProjection)
+        super().__init__(model, model.config.projection_dim if projects else model.config.hidden_size, config.frozen)
         patch, native = _pair(model.config.patch_size), _pair(model.config.image_size)
         rows, columns = image_size[0] // patch[0], image_size[1] // patch[1]
         if rows == 0 or columns == 0:
@@ -69,10 +96,22 @@ class ImageEncoder(Encoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> patch tokens (B, L, width), row by row."""
+        return self.encode(images).tokens
+
+    def encode(self, images: Tensor) -> Encoded:
+        """images (B, 3, H, W) in [-1, 1] -> patch tokens (B, L, width), row by row, and global features (B, width)."""
         if not self.as_they_are:
             images = images * self.scale + self.shift
-        output = self.model(pixel_values=images, interpolate_pos_encoding=self.interpolate)
-        return output.last_hidden_state[:, -self.patches :]
+        # DINOv2 interpolates by itself.
+        options = {} if isinstance(self.model, DINO) else {"interpolate_pos_encoding": self.interpolate}
+        output = self.model(pixel_values=images, **options)
+        patches = output.last_hidden_state[:, -self.patches :]
+        if isinstance(self.model, CLIPVisionModelWithProjection):
+            normed = self.model.vision_model.post_layernorm(patches)
+            return Encoded(self.model.visual_projection(normed), output.image_embeds)
+        if isinstance(self.model, ViTModel):
+            return Encoded(patches, output.last_hidden_state[:, 0])
+        return Encoded(patches, output.pooler_output)
 
 
 def _vit(config: ImageEncoderConfig, image_size: tuple[int, int]) -> PreTrainedModel:
@@ -88,10 +127,14 @@ def _vit(config: ImageEncoderConfig, image_size: tuple[int, int]) -> PreTrainedM
 
 def _mean_and_std(processor: Mapping[str, Any], model: PreTrainedModel) -> tuple[list[float], list[float]]:
     """Of the three channels in [0, 1]; an encoder that comes without them has those of its kind."""
-    clip = isinstance(model, CLIPVisionModel)
-    mean: Sequence[float] = processor.get("image_mean", OPENAI_CLIP_MEAN if clip else [MEAN] * 3)
-    std: Sequence[float] = processor.get("image_std", OPENAI_CLIP_STD if clip else [STD] * 3)
-    return list(mean), list(std)
+    mean: Sequence[float]
+    std: Sequence[float]
+    mean, std = [MEAN] * 3, [STD] * 3
+    if isinstance(model, CLIP):
+        mean, std = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+    elif isinstance(model, DINO):
+        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    return list(processor.get("image_mean", mean)), list(processor.get("image_std", std))
 
 
 def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:

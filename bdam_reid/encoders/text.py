@@ -7,9 +7,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel, PreTrainedModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPTextModelWithProjection,
+    PreTrainedModel,
+    SiglipTextModel,
+)
 
-from bdam_reid.encoders.base import TEXT_MODELS, Encoder, load, sizes
+from bdam_reid.encoders.base import (
+    PROJECTED_TEXT_MODELS,
+    TEXT_MODELS,
+    WORD_MODELS,
+    Encoded,
+    Encoder,
+    load,
+    sizes,
+)
 from bdam_reid.encoders.config import TextEncoderConfig
 
 GROUPS = 4
@@ -17,7 +31,12 @@ GROUPS = 4
 
 
 class TextEncoder(Encoder):
-    """BERT that gives all its tokens, special ones included.
+    """Text transformer that gives all its tokens, special ones included.
+
+    Its global feature is the token that has read the whole text: BERT's first one, CLIP's last one, which ends the
+    text, and of SigLIP, which reads texts padded to its full length, what its head makes of the last place. Projected,
+    CLIP's tokens and global feature are both after its projection; SigLIP's head is its projection, and the tokens
+    stay as they are.
 
     Args:
         config: what to load or build.
@@ -25,20 +44,33 @@ class TextEncoder(Encoder):
         max_tokens: length of the longest text in word pieces.
         architecture: folder of `save_architecture`, of the encoder or of the word vectors, if there is one and the
             weights will come from a checkpoint.
+        pad_id: the word piece that fills texts up.
     Raises: ValueError if the encoder cannot be loaded, or is too small for the tokenizer or the texts.
     """
 
     def __init__(
-        self, config: TextEncoderConfig, vocab_size: int, max_tokens: int, architecture: Path | None = None
+        self,
+        config: TextEncoderConfig,
+        vocab_size: int,
+        max_tokens: int,
+        architecture: Path | None = None,
+        pad_id: int = 0,
     ) -> None:
         name, words = config.pretrained or config.words, None
-        model = load("text", name, TEXT_MODELS, architecture) if name else _bert(config, vocab_size, max_tokens)
+        models = PROJECTED_TEXT_MODELS if config.projected else TEXT_MODELS if config.pretrained else WORD_MODELS
+        model = load("text", name, models, architecture) if name else _bert(config, vocab_size, max_tokens)
         known = model.config.vocab_size
         if config.words and not config.pretrained:
             words, model = WordVectors(model, config), _bert(config, 1, max_tokens)
-        super().__init__(model, config.frozen)
+        width = model.config.hidden_size
+        if isinstance(model, CLIPTextModelWithProjection):
+            width = model.config.projection_dim
+        features = model.config.projection_size if isinstance(model, SiglipTextModel) else width
+        super().__init__(model, width, config.frozen, features)
+        self.pad_id = pad_id
         self.words = words
-        longest = model.config.max_position_embeddings
+        longest: int = model.config.max_position_embeddings
+        self.longest = longest
         if known < vocab_size:
             raise ValueError(
                 f"text encoder {name!r} knows {known} word pieces: use its tokenizer, got one of {vocab_size}"
@@ -53,6 +85,8 @@ class TextEncoder(Encoder):
 
         A CPU, which would compute the padding too, reads texts of about one length together.
         """
+        if isinstance(self.model, SiglipTextModel):
+            return self._read_padded(ids).tokens
         if ids.device.type != "cpu" or len(ids) < 2 * GROUPS:
             return self._read(ids, mask)
         lengths, width = mask.sum(dim=1), ids.shape[1]
@@ -64,9 +98,26 @@ class TextEncoder(Encoder):
             read.append(F.pad(tokens, (0, 0, 0, width - longest)))
         return torch.cat(read).index_select(0, order.argsort())
 
+    def encode(self, ids: Tensor, mask: Tensor) -> Encoded:
+        """As `forward` reads them -> tokens (B, L, width), and global features (B, features)."""
+        if isinstance(self.model, SiglipTextModel):
+            return self._read_padded(ids)
+        tokens = self(ids, mask)
+        place = 0 if isinstance(self.model, BertModel) else mask.sum(dim=1) - 1
+        return Encoded(tokens, tokens[torch.arange(len(ids), device=ids.device), place])
+
     def _read(self, ids: Tensor, mask: Tensor) -> Tensor:
         read = {"input_ids": ids} if self.words is None else {"inputs_embeds": self.words(ids)}
-        return self.model(**read, attention_mask=mask).last_hidden_state
+        tokens = self.model(**read, attention_mask=mask).last_hidden_state
+        if isinstance(self.model, CLIPTextModelWithProjection):
+            return self.model.text_projection(tokens)
+        return tokens
+
+    def _read_padded(self, ids: Tensor) -> Encoded:
+        """As SigLIP was trained: with padding to the end, which is read too."""
+        length = ids.shape[1]
+        output = self.model(input_ids=F.pad(ids, (0, self.longest - length), value=self.pad_id))
+        return Encoded(output.last_hidden_state[:, :length], output.pooler_output)
 
 
 class WordVectors(nn.Module):

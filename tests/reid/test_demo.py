@@ -22,7 +22,7 @@ from bdam_reid.engine.checkpoint import load_state, load_weights
 from bdam_reid.engine.run import load_best, load_config, read_curves
 from bdam_reid.evaluate import Options, evaluate_run
 from bdam_reid.methods import PRESETS
-from bdam_reid.methods.bdam.method import BDAM, prepare
+from bdam_reid.methods.bdam.method import BDAM
 
 STEPS = 8
 
@@ -146,4 +146,4 @@ def test_published_words_are_needed_for_training_only(people: Path, published: P
 def test_words_that_cannot_be_had_are_named_by_their_field(people: Path, tmp_path: Path) -> None:
     config = tiny_demo(people, tmp_path / "run", "--method.text.words", "./no-such-words")
     with pytest.raises(ConfigError, match=r"tokenizer of --method\.text\.words './no-such-words' could not be loaded"):
-        prepare(config.method, config.data, load_dataset(people), tmp_path)  # type: ignore[arg-type]
+        config.method.prepare(config.data, load_dataset(people), tmp_path)

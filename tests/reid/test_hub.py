@@ -22,12 +22,12 @@ def test_without_a_network_a_published_encoder_is_refused_at_once(tmp_path: Path
 import logging, sys, time
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 from bdam_reid.config import ConfigError
-from bdam_reid.methods.bdam.method import _pretrained_tokenizer
+from bdam_reid.methods.preparation import pretrained_tokenizer
 from bdam_reid.encoders.base import load, save_architecture
 from pathlib import Path
 began = time.perf_counter()
 for attempt in (
-    lambda: _pretrained_tokenizer("bert-base-uncased"),
+    lambda: pretrained_tokenizer("bert-base-uncased"),
     lambda: save_architecture("bert-base-uncased", Path("nowhere")),
     lambda: load("text", "bert-base-uncased", {}, None),
 ):

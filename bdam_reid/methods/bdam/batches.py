@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from random import Random
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from bdam_reid.data.records import Record
 from bdam_reid.data.samplers import IdentitySampler
 from bdam_reid.data.tokens import Tokenize
 from bdam_reid.data.training import Batches, Item, TrainingSet
+from bdam_reid.methods.batches import Tensors
 from bdam_reid.processes import gather
 
 UNKNOWN = -1
@@ -35,18 +36,6 @@ class Description(NamedTuple):
 def outfit_of(record: Record) -> int:
     """The number of a record's outfit among those of the person, or UNKNOWN."""
     return UNKNOWN if record.outfit is None else record.outfit
-
-
-T = TypeVar("T", bound="Tensors")
-
-
-@dataclass(frozen=True)
-class Tensors:
-    """A dataclass of tensors that are moved together."""
-
-    def to(self: T, device: torch.device | str) -> T:
-        """The same batch on a device."""
-        return type(self)(*(getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from bdam_reid.config import (
     check_multiple,
 )
 from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
+from bdam_reid.methods.optim import OptimConfig
 
 if TYPE_CHECKING:
     from bdam_reid.data.records import Dataset
@@ -146,20 +147,6 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
-    """Adam with cosine annealing (icme section IV-A, long section 4.2)."""
-
-    lr: float = 1e-4
-    weight_decay: float = 1e-3
-    decoupled_decay: bool = False
-    """AdamW: the decay is a step of its own, and spares biases and norms."""
-    epochs: int = 60
-    warmup_steps: Annotated[int, Range(0)] = 0
-    clip_norm: float = 0.0
-    """Gradient norm limit; 0 is none."""
-
-
-@dataclass(frozen=True)
 class BDAMConfig(MethodConfig):
     """Encoders, decoupling, fusion, re-ranking, losses and optimizer."""
 
@@ -197,9 +184,9 @@ class BDAMConfig(MethodConfig):
 
     def prepare(self, data: DataConfig, dataset: Dataset, folder: Path) -> None:
         """Write the tokenizer, and the architectures of published encoders."""
-        from bdam_reid.methods.bdam.method import prepare
+        from bdam_reid.methods.preparation import prepare
 
-        prepare(self, data, dataset, folder)
+        prepare("BDAM", self.image, self.text, data, dataset, folder)
 
     def build(self, data: DataConfig, folder: Path, *, fresh: bool) -> BDAM:
         """The model, with the tokenizer of the run folder."""

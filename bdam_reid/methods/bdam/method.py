@@ -9,27 +9,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW
-from transformers import PreTrainedTokenizerBase
+from torch.optim import AdamW
 
-from bdam_reid.captions.splitter import FUNCTION_WORDS, split_caption
+from bdam_reid.captions.splitter import split_caption
 from bdam_reid.config import ConfigError, DataConfig
-from bdam_reid.data.records import Clothes, Dataset, DatasetError, Query, QueryError, Record
-from bdam_reid.data.tokens import Tokenize, load_tokenizer, save_tokenizer, train_wordpiece
-from bdam_reid.encoders.hub import hub_or_cache
+from bdam_reid.data.records import Clothes, Dataset, Query, QueryError, Record
+from bdam_reid.data.tokens import Tokenize
 from bdam_reid.methods.bdam.batches import UNKNOWN, Batch, Shown, make_batches, shown
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.gates import gate_weights
 from bdam_reid.methods.bdam.gradnorm import GradNorm, gradient_shares
 from bdam_reid.methods.bdam.losses import Temperatures, task_names, total_loss, unweighted_losses, weighted_losses
-from bdam_reid.methods.bdam.network import (
-    ImageFeatures,
-    Network,
-    TextFeatures,
-    full_precision,
-    of_all,
-    save_architectures,
-)
+from bdam_reid.methods.bdam.network import ImageFeatures, Network, TextFeatures, full_precision, of_all
 from bdam_reid.methods.bdam.reranking import (
     Gallery,
     Matching,
@@ -43,6 +34,8 @@ from bdam_reid.methods.bdam.reranking import (
     words_of,
 )
 from bdam_reid.methods.method import Losses, Method, Stage
+from bdam_reid.methods.optim import main_stage, parameter_groups, published_parameters
+from bdam_reid.methods.preparation import tokenize_of
 from bdam_reid.methods.schedules import warm_up_and_anneal
 from bdam_reid.processes import gather, own_share
 
@@ -78,7 +71,7 @@ class BDAM(Network, Method):
     def __init__(
         self, config: BDAMConfig, data: DataConfig, tokenize: Tokenize, architectures: Path | None = None
     ) -> None:
-        super().__init__(config, data, tokenize.vocab_size, architectures)
+        super().__init__(config, data, tokenize.vocab_size, architectures, tokenize.pad_id)
         self.gradnorm = GradNorm(task_names(config.loss), config.loss)
         self.temperatures = Temperatures(config.loss)
         self.config, self.data, self.tokenize = config, data, tokenize
@@ -92,18 +85,7 @@ class BDAM(Network, Method):
     def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
         """Everything at once; and then the matcher alone, if it has a stage of its own."""
         optim, rerank = self.config.optim, self.config.rerank
-        kind = AdamW if optim.decoupled_decay else Adam
-        stages = [
-            Stage(
-                name="all",
-                groups=self._groups(),
-                epochs=optim.epochs,
-                optimizer=partial(kind, lr=optim.lr, weight_decay=optim.weight_decay, fused=True),
-                learning_rate=partial(warm_up_and_anneal, rate=optim.lr, warmup_steps=optim.warmup_steps),
-                batches=make_batches(dataset.train, self.data, self.tokenize, seed),
-                clip_norm=optim.clip_norm,
-            )
-        ]
+        stages = [main_stage(optim, self._groups(), make_batches(dataset.train, self.data, self.tokenize, seed))]
         if alone := self._alone():
             stages.append(
                 Stage(
@@ -133,13 +115,13 @@ class BDAM(Network, Method):
                 self.gallery = embed_gallery(self, stage.batches, self.device)
 
     def _groups(self) -> list[dict[str, Any]]:
-        """All that is neither frozen nor trained later; a decoupled decay spares what has one dimension or none."""
+        """All that is neither frozen nor trained later."""
         later = set(map(id, self._alone()))
         trained = [p for p in self.parameters() if p.requires_grad and id(p) not in later]
-        if not self.config.optim.decoupled_decay:
-            return [{"params": trained}]
-        spared = [p for p in trained if p.ndim < 2]
-        return [{"params": [p for p in trained if p.ndim > 1]}, {"params": spared, "weight_decay": 0.0}]
+        published = published_parameters(
+            (self.image_encoder, self.config.image), (self.text_encoder, self.config.text)
+        )  # fmt: skip
+        return parameter_groups(self.config.optim, trained, published)
 
     @property
     def device(self) -> torch.device:
@@ -280,55 +262,10 @@ def _weights(beta: float) -> dict[str, float]:
     return {"identity": 1.0, "clothing": beta}
 
 
-def prepare(config: BDAMConfig, data: DataConfig, dataset: Dataset, folder: Path) -> None:
-    """Write the tokenizer into a run folder: the text encoder's own, else one trained on the texts of the set; and the
-    architectures of published encoders. What is there stays.
-
-    Raises: ConfigError if the text encoder's tokenizer or a published encoder cannot be had; DatasetError for training
-        images without a caption; OSError if they cannot be written.
-    """
-    if without := [record.key for record in dataset.train if not record.captions]:
-        raise DatasetError(
-            f"BDAM learns from captions, and {len(without)} of {len(dataset.train)} training images of {dataset.root} "
-            f"have none, such as {without[0]}: give --data.root a set with captions"
-        )
-    if not (folder / "tokenizer").exists():
-        if name := config.text.pretrained or config.text.words:
-            field = "pretrained" if config.text.pretrained else "words"
-            save_tokenizer(_pretrained_tokenizer(name, field), folder / "tokenizer")
-        else:
-            texts = [text for r in dataset.train for text in (*r.captions, *(r.texts or ()))]
-            train_wordpiece(texts, data.vocab_size, folder / "tokenizer")
-    try:
-        save_architectures(config, folder)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
 def build(config: BDAMConfig, data: DataConfig, folder: Path, *, fresh: bool) -> BDAM:
     """The model of a prepared run folder. Raises: ConfigError if it cannot be built."""
-    if not (folder / "tokenizer").is_dir():
-        raise ConfigError(f"{folder} has no folder tokenizer, which training writes: copy the run with all its folders")
-    left_out = frozenset() if config.text.function_words else FUNCTION_WORDS
-    try:
-        tokenize = Tokenize(load_tokenizer(folder / "tokenizer"), data.max_tokens, left_out)
-    except ValueError as error:
-        raise ConfigError(
-            f"{folder / 'tokenizer'} must hold the tokenizer of the run, got: {error}. Delete that folder and give the "
-            "command of its training again, which writes it anew"
-        ) from error
+    tokenize = tokenize_of(config.text, data, folder)
     try:
         return BDAM(config, data, tokenize, None if fresh else folder)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _pretrained_tokenizer(name: str, field: str = "pretrained") -> PreTrainedTokenizerBase:
-    try:
-        with hub_or_cache(name) as source:
-            return load_tokenizer(source)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the tokenizer of --method.text.{field} {name!r} could not be loaded ({error}): "
-            "give a Hugging Face hub name (network or a filled cache needed) or a folder that holds one"
-        ) from error

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bdam_reid.config import DataConfig
-from bdam_reid.encoders.base import save_architecture
+from bdam_reid.encoders.base import Encoded
 from bdam_reid.encoders.image import image_encoder
 from bdam_reid.encoders.pooling import AttentionPooling
 from bdam_reid.encoders.text import TextEncoder, masked_mean
@@ -20,6 +20,7 @@ from bdam_reid.methods.bdam.decoupling import Decoupling
 from bdam_reid.methods.bdam.fusion import Fusion
 from bdam_reid.methods.bdam.matcher import Matcher
 from bdam_reid.methods.bdam.pooling import PositionalDecoupling
+from bdam_reid.methods.preparation import IMAGE, TEXT, architecture
 from bdam_reid.processes import gather
 
 
@@ -77,18 +78,24 @@ class Network(nn.Module):
         config: of the method.
         data: sizes of images and texts.
         vocab_size: number of word pieces of the tokenizer.
-        architectures: folder in which `save_architectures` kept those of published encoders, whose weights will come
-            from a checkpoint; without it they are fetched.
+        architectures: folder in which `prepare` kept those of published encoders, whose weights will come from a
+            checkpoint; without it they are fetched.
+        pad_id: of the tokenizer.
     Raises: ValueError if an encoder cannot be loaded, or sizes do not fit each other.
     """
 
     def __init__(
-        self, config: BDAMConfig, data: DataConfig, vocab_size: int, architectures: Path | None = None
+        self,
+        config: BDAMConfig,
+        data: DataConfig,
+        vocab_size: int,
+        architectures: Path | None = None,
+        pad_id: int = 0,
     ) -> None:
         super().__init__()
-        image, text = (_existing(architectures, name) for name in ("image_encoder", "text_encoder"))
+        image, text = (architecture(architectures, name) for name in (IMAGE, TEXT))
         self.image_encoder = image_encoder(config.image, data.image_size, image)
-        self.text_encoder = TextEncoder(config.text, vocab_size, data.max_tokens, text)
+        self.text_encoder = TextEncoder(config.text, vocab_size, data.max_tokens, text, pad_id)
         image_width, text_width = self.image_encoder.width, self.text_encoder.width
         # Its name in checkpoints since the first version.
         self.bdam = (
@@ -98,7 +105,7 @@ class Network(nn.Module):
         )
         self.identity_projection = nn.Linear(self.bdam.features, text_width)
         self.clothing_projection = nn.Linear(self.bdam.features, text_width)
-        attends = config.text.pooling == "attention"
+        attends, self.own_pooling = config.text.pooling == "attention", config.text.pooling == "own"
         self.identity_text_pooling = AttentionPooling(text_width) if attends else None
         self.clothing_text_pooling = AttentionPooling(text_width) if attends else None
         sequence = config.fusion.tokens == "sequence"
@@ -130,10 +137,8 @@ class Network(nn.Module):
         self, identity_ids: Tensor, identity_mask: Tensor, clothing_ids: Tensor, clothing_mask: Tensor
     ) -> TextFeatures:
         """Word pieces (B, L), masks (B, L) bool, True = real token, each text with its own L -> features."""
-        identity_tokens = self.text_encoder(identity_ids, identity_mask)
-        clothing_tokens = self.text_encoder(clothing_ids, clothing_mask)
-        identity = (self.identity_text_pooling or masked_mean)(identity_tokens, identity_mask)
-        clothing = (self.clothing_text_pooling or masked_mean)(clothing_tokens, clothing_mask)
+        identity_tokens, identity = self._read_text(identity_ids, identity_mask, self.identity_text_pooling)
+        clothing_tokens, clothing = self._read_text(clothing_ids, clothing_mask, self.clothing_text_pooling)
         return TextFeatures(
             identity=identity,
             clothing=clothing,
@@ -144,6 +149,12 @@ class Network(nn.Module):
             identity_embedding=F.normalize(identity, dim=-1),
             clothing_embedding=F.normalize(clothing, dim=-1),
         )
+
+    def _read_text(self, ids: Tensor, mask: Tensor, attention: AttentionPooling | None) -> Encoded:
+        if self.own_pooling:
+            return self.text_encoder.encode(ids, mask)
+        tokens = self.text_encoder(ids, mask)
+        return Encoded(tokens, (attention or masked_mean)(tokens, mask))
 
     def fuse(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor | None, Tensor | None]:
         """Fused identity features (B, E) of B pairs, and the weights (B, 2) of image and text in them; None and None
@@ -182,13 +193,3 @@ def of_all(features: Features) -> Features:
     own = ("patches", "tokens", "identity_tokens", "identity_mask", "clothing_tokens", "clothing_mask")
     values = features._asdict().items()
     return features._replace(**{name: gather(x) for name, x in values if x is not None and name not in own})
-
-
-def save_architectures(config: BDAMConfig, folder: Path) -> None:
-    """Keep in a run folder what published encoders are made of. Raises: ValueError if there is no such encoder."""
-    save_architecture(config.image.pretrained, folder / "image_encoder")
-    save_architecture(config.text.pretrained or config.text.words, folder / "text_encoder")
-
-
-def _existing(folder: Path | None, name: str) -> Path | None:
-    return folder / name if folder and (folder / name).exists() else None

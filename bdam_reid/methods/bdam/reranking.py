@@ -25,7 +25,8 @@ from bdam_reid.data.samplers import indices_by_identity
 from bdam_reid.data.tokens import Tokenize
 from bdam_reid.data.training import CACHE_BYTES
 from bdam_reid.losses.info_nce import contrastive
-from bdam_reid.methods.bdam.batches import UNKNOWN, Tensors, outfit_of
+from bdam_reid.methods.batches import Tensors
+from bdam_reid.methods.bdam.batches import UNKNOWN, outfit_of
 from bdam_reid.methods.bdam.matcher import Matcher, Words, join_words
 from bdam_reid.methods.bdam.network import Network, TextFeatures
 from bdam_reid.processes import WHOLE, Share, gather

@@ -1,0 +1,19 @@
+"""What batches of all methods are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T", bound="Tensors")
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A dataclass of tensors that are moved together."""
+
+    def to(self: T, device: torch.device | str) -> T:
+        """The same batch on a device."""
+        return type(self)(*(getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)))
