@@ -22,7 +22,7 @@ from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.methods.bdam.config import BDAMConfig, DecouplingConfig, FusionConfig
 from bdam_reid.methods.bdam.fusion import Fusion
 from bdam_reid.methods.bdam.network import Network
-from bdam_reid.studies.fusion import FUSIONS
+from bdam_reid.studies.efficiency import FUSIONS
 from benchmarks.measure import DEVICE, Contender
 
 WIDTH = 768
