@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG files: retrieved images, gates, training curves, probes."""
+"""Pictures of runs as PNG files: retrieved images, gates, training curves, probes, tables of several runs."""
 
 from __future__ import annotations
 
@@ -251,6 +251,33 @@ def draw_views(gains: Mapping[str, Mapping[str, float | None]], path: Path) -> N
         axes.set_yticks(range(len(names)), names)
         axes.grid(False)
         figure.colorbar(image, label="balanced accuracy less chance, %")
+        _save(figure, path)
+
+
+def draw_rows(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str, path: Path) -> None:
+    """Bars of the rows of a table, a panel for each column: the mean of a row's values with a line of their standard
+    deviation to either side, and the values as dots.
+
+    Args:
+        panels: column -> row -> values, one or more, such as those of several seeds; a row may be in some columns only.
+    """
+    names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
+    with plt.rc_context(STYLE):
+        size = (WIDTH, 1.2 + 0.34 * len(names))
+        figure, row = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+        for axes, (column, rows), colour in zip(row[0], panels.items(), SERIES, strict=False):
+            for name, values in rows.items():
+                at, mean = names.index(name), float(np.mean(values))
+                axes.barh(at, mean, 0.62, color=colour, alpha=0.45)
+                if len(values) > 1:
+                    axes.errorbar(mean, at, xerr=np.std(values, ddof=1), color=INK, capsize=3, linewidth=1.2)
+                    axes.scatter(values, [at] * len(values), 9, color=colour, zorder=3)
+                axes.annotate(f"{mean:.1f}", (0.01, at), xycoords=("axes fraction", "data"), va="center", color=INK)
+            axes.set(title=column, xlabel="%", xlim=(0, None))
+            axes.grid(False, axis="y")
+        row[0, 0].set_yticks(range(len(names)), names)
+        row[0, 0].invert_yaxis()
+        figure.suptitle(title, x=0.01, ha="left", color=INK, weight="bold", size=11)
         _save(figure, path)
 
 

@@ -133,9 +133,9 @@ class Temperatures(nn.Module):
 
 
 def loss_weights(config: LossConfig) -> dict[str, float]:
-    """Weights of the losses by name, InfoNCE (GradNorm's reference) first; what has none is left out."""
+    """Weights of the losses by name, GradNorm's reference first (InfoNCE, if it has one); what has none is left out."""
     weights = {
-        "info": 1.0,
+        "info": config.info_weight,
         "triplet": config.triplet_weight,
         "clothing": config.clothing_weight,
         "decouple": config.decouple_weight,
@@ -208,12 +208,15 @@ def _matching(
 
 def _clothing(config: LossConfig, image: Tensor, text: Tensor, temperatures: Temperatures, differ: Tensor) -> Tensor:
     temperature = temperatures["clothing"]
-    if config.clothing == "adversarial":
-        return clothing_adversary(image, text, temperature)
-    losses = [clothing_alignment(image, text, temperature, differ)]
-    if config.symmetric:
-        losses.append(clothing_alignment(text, image, temperature, differ.T))
-    return torch.stack(losses).mean()
+    losses = []
+    if config.clothing != "adversarial":
+        losses.append(clothing_alignment(image, text, temperature, differ))
+        if config.symmetric:
+            backward = clothing_alignment(text, image, temperature, differ.T)
+            losses[0] = (losses[0] + backward) / 2
+    if config.clothing != "alignment":
+        losses.append(clothing_adversary(image, text, temperature))
+    return torch.stack(losses).sum()
 
 
 def weighted_losses(config: LossConfig, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

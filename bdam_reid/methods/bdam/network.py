@@ -15,11 +15,12 @@ from bdam_reid.encoders.image import image_encoder
 from bdam_reid.encoders.pooling import AttentionPooling
 from bdam_reid.encoders.text import TextEncoder, masked_mean
 from bdam_reid.methods.bdam.batches import Batch
-from bdam_reid.methods.bdam.config import BDAMConfig
+from bdam_reid.methods.bdam.config import BDAMConfig, DecouplingConfig
 from bdam_reid.methods.bdam.decoupling import Decoupling
+from bdam_reid.methods.bdam.entangled import Entangled
 from bdam_reid.methods.bdam.fusion import Fusion
 from bdam_reid.methods.bdam.matcher import Matcher
-from bdam_reid.methods.bdam.pooling import PositionalDecoupling
+from bdam_reid.methods.bdam.pooling import Grids, PositionalDecoupling
 from bdam_reid.methods.preparation import IMAGE, TEXT, architecture
 from bdam_reid.processes import gather
 
@@ -98,11 +99,7 @@ class Network(nn.Module):
         self.text_encoder = TextEncoder(config.text, vocab_size, data.max_tokens, text, pad_id)
         image_width, text_width = self.image_encoder.width, self.text_encoder.width
         # Its name in checkpoints since the first version.
-        self.bdam = (
-            Decoupling(image_width, config.decoupling)
-            if config.decoupling.pooling == "mean"
-            else PositionalDecoupling(image_width, config.decoupling, self.image_encoder.grids)
-        )
+        self.bdam = _decoupling(image_width, config.decoupling, self.image_encoder.grids)
         self.identity_projection = nn.Linear(self.bdam.features, text_width)
         self.clothing_projection = nn.Linear(self.bdam.features, text_width)
         attends, self.own_pooling = config.text.pooling == "attention", config.text.pooling == "own"
@@ -179,6 +176,12 @@ class Network(nn.Module):
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters of the last layer that every loss reaches, for GradNorm."""
         return self.bdam.shared_parameters()
+
+
+def _decoupling(width: int, config: DecouplingConfig, grids: Grids) -> Decoupling | Entangled:
+    if config.kind == "none":
+        return Entangled(width, config, grids)
+    return Decoupling(width, config) if config.pooling == "mean" else PositionalDecoupling(width, config, grids)
 
 
 def full_precision(features: Features) -> Features:

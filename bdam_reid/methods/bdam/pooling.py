@@ -34,11 +34,9 @@ class PositionalDecoupling(Decoupling):
 
     def __init__(self, width: int, config: DecouplingConfig, grids: Grids) -> None:
         super().__init__(width, config, config.width or None, config.features)
-        numbers, first = neighbourhoods(grids, config.merge), grids[0][0] * grids[0][1]
-        members = F.one_hot(numbers).T.float()
-        self.register_buffer("means", members / members.sum(dim=1, keepdim=True), persistent=False)
-        head = slice(first, None) if len(grids) > 1 else None
-        self.identity_pooling = PositionPooling(width, config, numbers, head)
+        numbers = neighbourhoods(grids, config.merge)
+        self.register_buffer("means", means_of(numbers), persistent=False)
+        self.identity_pooling = PositionPooling(width, config, numbers, head_of(grids))
         self.clothing_pooling = PositionPooling(width, config, numbers, None)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -90,3 +88,14 @@ def neighbourhoods(grids: Grids, side: int) -> Tensor:
         numbers.append(square.flatten() + first)
         first += -(-rows // side) * wide
     return torch.cat(numbers)
+
+
+def means_of(numbers: Tensor) -> Tensor:
+    """What makes the means of squares of tokens, (squares, L), by the number of each token's square, (L,)."""
+    members = F.one_hot(numbers).T.float()
+    return members / members.sum(dim=1, keepdim=True)
+
+
+def head_of(grids: Grids) -> slice | None:
+    """Of an image's tokens those of the second grid, the head's; None where there is one grid."""
+    return slice(grids[0][0] * grids[0][1], None) if len(grids) > 1 else None
