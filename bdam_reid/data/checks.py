@@ -41,7 +41,7 @@ def check_images(splits: Mapping[str, Sequence[Record]], allow_missing: bool, fi
     for name, problems in bad.items():
         for problem, keys in problems.items():
             use = "not trained on" if name == "train" else "left out of the gallery"
-            findings.add(f"{name} images {problem} ({use})", keys)
+            findings.add(f"{name} images {problem} ({use})", keys, wrong=name != "train")
     gone = {key for keys in bad.get("train", {}).values() for key in keys}
     return tuple(record for record in splits["train"] if record.key not in gone)
 
