@@ -90,7 +90,7 @@ def _has(of: Audit, content: bytes, split: Split) -> bool:
 
 def _images(dataset: Dataset) -> list[Image]:
     """Every image file of a set once."""
-    named = [(r.path, r.identity, r.split) for r in dataset.train]
+    named: list[tuple[Path, int | None, Split]] = [(r.path, r.identity, r.split) for r in dataset.train]
     for protocol in dataset.protocols.values():
         named += [(r.path, r.identity, protocol.split) for r in protocol.gallery]
         named += [(q.image, q.identity, protocol.split) for q in protocol.queries if q.image]

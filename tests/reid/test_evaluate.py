@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rankings import ranking_of
 from tiny_run import tiny, train_alone, write_people
 
 from bdam_reid.data.datasets import load_dataset
@@ -43,7 +44,7 @@ def make_ranking(identity: torch.Tensor, clothing: torch.Tensor) -> Ranking:
     people = range(len(identity))
     records = tuple(Record(Path(f"{i}.jpg"), f"{i}.jpg", i, "test") for i in people)
     queries = tuple(Query(text=f"caption {i}", identity=i) for i in people)
-    return Ranking(queries, records, {"identity": identity, "clothing": clothing})
+    return ranking_of(queries, records, {"identity": identity, "clothing": clothing})
 
 
 def evaluate(run: Path, **options: Any) -> dict[str, Any]:
@@ -208,14 +209,14 @@ def test_the_first_of_the_best_weights_is_chosen() -> None:
 
 def test_a_part_without_a_weight_has_none() -> None:
     ranking = make_ranking(torch.eye(3), torch.rand(3, 3))
-    assert torch.equal(ranking.scores({"clothing": 2.0}), 2 * ranking.similarity["clothing"])
+    assert torch.equal(ranking.scores({"clothing": 2.0}), 2 * ranking.similarity()["clothing"])
 
 
 def test_junk_counts_neither_in_the_metrics_nor_in_what_is_shown() -> None:
     records = tuple(Record(Path(f"{i}.jpg"), f"{i}", i // 2, "test", camera=i % 2) for i in range(4))
     queries = tuple(Query(image=r.path, identity=r.identity, camera=r.camera) for r in records)
     similarity = torch.tensor([[1.0, 0.5, 0.6, 0.1]] * 4)
-    ranking = Ranking(queries, records, {"all": similarity}, same_camera(queries, records))
+    ranking = ranking_of(queries, records, {"all": similarity}, same_camera)
     assert ranking.metrics({"all": 1.0}).r1 == 25
     assert ranking.chance() == pytest.approx(100 / 3)
     first = retrievals(ranking, {"all": 1.0}, 1)[0]
