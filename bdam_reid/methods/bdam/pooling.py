@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bdam_reid.encoders.pooling import AttentionPooling
+from bdam_reid.encoders.pooling import Grids, PlacePooling, head_of
 from bdam_reid.methods.bdam.config import DecouplingConfig
 from bdam_reid.methods.bdam.decoupling import Decoupling
-
-Grids = Sequence[tuple[int, int]]
-"""Rows and columns of an image's tokens, one grid after the other."""
-HEAD_QUERIES = 4
 
 
 class PositionalDecoupling(Decoupling):
@@ -34,11 +28,10 @@ class PositionalDecoupling(Decoupling):
 
     def __init__(self, width: int, config: DecouplingConfig, grids: Grids) -> None:
         super().__init__(width, config, config.width or None, config.features)
-        numbers, first = neighbourhoods(grids, config.merge), grids[0][0] * grids[0][1]
+        numbers = neighbourhoods(grids, config.merge)
         members = F.one_hot(numbers).T.float()
         self.register_buffer("means", members / members.sum(dim=1, keepdim=True), persistent=False)
-        head = slice(first, None) if len(grids) > 1 else None
-        self.identity_pooling = PositionPooling(width, config, numbers, head)
+        self.identity_pooling = PositionPooling(width, config, numbers, head_of(grids))
         self.clothing_pooling = PositionPooling(width, config, numbers, None)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -47,11 +40,10 @@ class PositionalDecoupling(Decoupling):
         return self.identity_pooling(tokens, identity), self.clothing_pooling(tokens, clothing), tokens
 
 
-class PositionPooling(nn.Module):
-    """One stream's feature of an image: few channels of every token, side by side, through a linear layer.
+class PositionPooling(PlacePooling):
+    """One stream's feature of an image.
 
     The tokens are the encoder's own, which say what is where; added to each is what the layers made of its square.
-    Attention over the head's tokens finds what is small.
 
     Args:
         width: of the tokens.
@@ -63,21 +55,13 @@ class PositionPooling(nn.Module):
     numbers: Tensor
 
     def __init__(self, width: int, config: DecouplingConfig, numbers: Tensor, head: slice | None) -> None:
-        super().__init__()
+        super().__init__(width, len(numbers), config.slots, config.features, head)
         self.register_buffer("numbers", numbers, persistent=False)
-        self.own = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.slots))
         self.mixed = nn.Linear(config.width or width, config.slots)
-        self.head, self.attention = head, AttentionPooling(width, HEAD_QUERIES) if head else None
-        flat = len(numbers) * config.slots + (HEAD_QUERIES * width if head else 0)
-        self.out = nn.Sequential(nn.LayerNorm(flat), nn.Linear(flat, config.features), nn.GELU())
 
-    def forward(self, tokens: Tensor, mixed: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mixed: Tensor) -> Tensor:  # type: ignore[override]
         """tokens (B, L, D) of the encoder, mixed (B, squares, D) of a stream -> (B, P)."""
-        slots = F.gelu(self.own(tokens) + self.mixed(mixed)[:, self.numbers])
-        flat = slots.flatten(1)
-        if self.attention is not None:
-            flat = torch.cat((flat, self.attention(tokens[:, self.head])), dim=1)
-        return self.out(flat)
+        return super().forward(tokens, self.mixed(mixed)[:, self.numbers])
 
 
 def neighbourhoods(grids: Grids, side: int) -> Tensor:
