@@ -39,3 +39,27 @@ def info_nce(image: Tensor, text: Tensor, identities: Tensor, temperature: float
     Returns: scalar.
     """
     return contrastive(image @ text.T / temperature, identities[:, None] == identities[None, :])
+
+
+def symmetric_info_nce(
+    image: Tensor, text: Tensor, identities: Tensor, temperature: float | Tensor, identity_aware: bool = False
+) -> Tensor:
+    """CLIP's loss: InfoNCE from images to texts and from texts to images, the mean of both.
+
+    Source: Radford et al. 2021; as a baseline of person search (ITC) Jiang and Ye, CVPR 2023.
+
+    Args:
+        image: unit vectors, (B, E).
+        text: unit vectors of the captions, in the same order, (B, E).
+        identities: (B,) integers.
+        temperature: tau.
+        identity_aware: whether all captions of the same person are positive, as in `info_nce`; else an image's own is,
+            and the others of the person are negative like all the rest, as published.
+    Returns: scalar.
+    """
+    scores = image @ text.T / temperature
+    if identity_aware:
+        positive = identities[:, None] == identities
+    else:
+        positive = torch.eye(len(image), dtype=torch.bool, device=image.device)
+    return (contrastive(scores, positive) + contrastive(scores.T, positive)) / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from pathlib import Path
 
 import torch
@@ -12,12 +13,12 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 VISION = SIZES | {"image_size": 32, "patch_size": 8}
 START, END = "<|startoftext|>", "<|endoftext|>"
-LETTERS = "abcdefghijklmnopqrstuvwxyz,."
+LETTERS = string.ascii_lowercase + string.digits + string.punctuation
 MERGES = ("t h", "th e</w>", "m a", "ma n</w>", "r e", "re d</w>")
 
 
-def write_clip(folder: Path) -> Path:
-    """A CLIP with its tokenizer, whose word pieces are letters and a few words; width 24 in the shared space."""
+def write_clip(folder: Path, projection: int = 24) -> Path:
+    """A CLIP with its tokenizer, whose word pieces are letters and a few words, and the width of the shared space."""
     torch.manual_seed(0)
     vocabulary = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), *(m.replace(" ", "") for m in MERGES), START, END]
     ids = {piece: number for number, piece in enumerate(vocabulary)}
@@ -26,7 +27,7 @@ def write_clip(folder: Path) -> Path:
     config = transformers.CLIPConfig(
         vision_config=VISION,
         text_config=SIZES | ends | {"vocab_size": len(ids), "max_position_embeddings": 77},
-        projection_dim=24,
+        projection_dim=projection,
     )
     transformers.CLIPModel(config).save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(ids))

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bdam_reid.losses.info_nce import contrastive, info_nce
+from bdam_reid.losses.temperatures import LEAST_TEMPERATURE
 from bdam_reid.losses.triplet import triplet_loss
 from bdam_reid.methods.bdam.batches import UNKNOWN, Batch
 from bdam_reid.methods.bdam.config import LossConfig
 from bdam_reid.methods.bdam.gradnorm import GradNorm
 from bdam_reid.methods.bdam.losses import (
-    LEAST_TEMPERATURE,
     Temperatures,
     clothing_adversary,
     clothing_alignment,

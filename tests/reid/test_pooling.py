@@ -10,9 +10,9 @@ import torch
 from naive import HEADS, WIDTH, close, linear, naive_streams, norm, random
 from torch import Tensor, nn
 
-from bdam_reid.encoders.pooling import AttentionPooling
+from bdam_reid.encoders.pooling import HEAD_QUERIES, AttentionPooling
 from bdam_reid.methods.bdam.config import DecouplingConfig
-from bdam_reid.methods.bdam.pooling import HEAD_QUERIES, PositionalDecoupling, PositionPooling, neighbourhoods
+from bdam_reid.methods.bdam.pooling import PositionalDecoupling, PositionPooling, neighbourhoods
 
 
 def naive_attention(pooling: AttentionPooling, tokens: Tensor) -> Tensor:

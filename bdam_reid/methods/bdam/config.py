@@ -277,6 +277,33 @@ def bdam() -> Config:
     )
 
 
+def bdam_clip() -> Config:
+    """`bdam` on both towers of a published CLIP, in the space that they share, for real sets and a GPU.
+
+    A text's feature is the token that ends it: CLIP's words do not see what follows them, so that the mean of them all
+    knows less. CLIP's last norm and projection take it into the shared space, where CLIP compared it with images. They
+    do so to an image's patches too: CLIP trained them for [CLS] alone, but patches are nearer to the texts of what they
+    show after them than before, and 512 wide instead of 768. BDAM's layers read these patches, and end in the space of
+    the texts as always. Images are 384 x 128, as usual in the field.
+    """
+    large = bdam()
+    assert isinstance(large.method, BDAMConfig)
+    clip = "openai/clip-vit-base-patch16"
+    return replace(
+        large,
+        preset="bdam-clip",
+        output="runs/bdam-clip",
+        method=replace(
+            large.method,
+            image=ImageEncoderConfig(pretrained=clip, projected=True),
+            text=TextEncoderConfig(pretrained=clip, projected=True, pooling="own"),
+            decoupling=DecouplingConfig(pooling="position", heads=8),
+            optim=replace(large.method.optim, lr=1e-5, new_factor=10.0),
+        ),
+        data=replace(large.data, image_height=384, image_width=128, max_tokens=77),
+    )
+
+
 def bdam_small() -> Config:
     """`bdam` from scratch in an hour on two CPU cores, for a synthetic set of 10,000 persons."""
     small, method = demo(), _recipe()
@@ -394,6 +421,7 @@ PRESETS: Presets = {
     "demo": demo,
     "bdam-small": bdam_small,
     "bdam": bdam,
+    "bdam-clip": bdam_clip,
     "demo-icme": demo_icme,
     "paper-icme": paper_icme,
     "paper-long": paper_long,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from bdam_reid.encoders.pooling import Grids, head_of
 from bdam_reid.methods.bdam.config import DecouplingConfig
 from bdam_reid.methods.bdam.decoupling import Disentangled
-from bdam_reid.methods.bdam.pooling import Grids, PositionPooling, head_of, means_of, neighbourhoods
+from bdam_reid.methods.bdam.pooling import PositionPooling, means_of, neighbourhoods
 
 
 class Entangled(nn.Module):

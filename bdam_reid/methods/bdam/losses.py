@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from bdam_kernels import hsic
 from bdam_reid.losses.info_nce import contrastive, info_nce
+from bdam_reid.losses.temperatures import LossTemperatures
 from bdam_reid.losses.triplet import triplet_loss
 from bdam_reid.methods.bdam.batches import UNKNOWN, Shown
 from bdam_reid.methods.bdam.config import LossConfig
 from bdam_reid.methods.bdam.gradnorm import GradNorm
 from bdam_reid.methods.bdam.network import ImageFeatures, TextFeatures
-
-LEAST_TEMPERATURE = 0.01
 
 
 def clothing_alignment(
@@ -112,24 +110,11 @@ def gate_regularisation(gate: Tensor) -> Tensor:
     return (gate - 0.5).square().mean()
 
 
-class Temperatures(nn.Module):
-    """The temperature tau of each contrastive loss: a constant, or learnt as exp(s), at least LEAST_TEMPERATURE."""
+class Temperatures(LossTemperatures):
+    """The temperature of each contrastive loss."""
 
     def __init__(self, config: LossConfig) -> None:
-        super().__init__()
-        self.constant = config.temperature
-        names = ("info", "clothing", "contrast") if config.learnt_temperature else ()
-        self.logarithms = nn.ParameterDict({name: torch.tensor(math.log(config.temperature)) for name in names})
-
-    def __getitem__(self, loss: str) -> float | Tensor:
-        """tau of a loss."""
-        if loss not in self.logarithms:
-            return self.constant
-        logarithm = self.logarithms[loss]
-        with torch.no_grad():
-            # Of the parameter and not of its exponential, below whose limit no gradient would raise it again.
-            logarithm.clamp_(min=math.log(LEAST_TEMPERATURE))
-        return logarithm.exp()
+        super().__init__(("info", "clothing", "contrast"), config.temperature, config.learnt_temperature)
 
 
 def loss_weights(config: LossConfig) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from bdam_reid.config import DataConfig
 from bdam_reid.encoders.base import Encoded
 from bdam_reid.encoders.image import image_encoder
-from bdam_reid.encoders.pooling import AttentionPooling
+from bdam_reid.encoders.pooling import AttentionPooling, Grids
 from bdam_reid.encoders.text import TextEncoder, masked_mean
 from bdam_reid.methods.bdam.batches import Batch
 from bdam_reid.methods.bdam.config import BDAMConfig, DecouplingConfig
@@ -20,7 +20,7 @@ from bdam_reid.methods.bdam.decoupling import Decoupling
 from bdam_reid.methods.bdam.entangled import Entangled
 from bdam_reid.methods.bdam.fusion import Fusion
 from bdam_reid.methods.bdam.matcher import Matcher
-from bdam_reid.methods.bdam.pooling import Grids, PositionalDecoupling
+from bdam_reid.methods.bdam.pooling import PositionalDecoupling
 from bdam_reid.methods.preparation import IMAGE, TEXT, architecture
 from bdam_reid.processes import gather
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bdam_reid.encoders.pooling import AttentionPooling
+from bdam_reid.encoders.pooling import Grids, PlacePooling, head_of
 from bdam_reid.methods.bdam.config import DecouplingConfig
 from bdam_reid.methods.bdam.decoupling import Decoupling
-
-Grids = Sequence[tuple[int, int]]
-"""Rows and columns of an image's tokens, one grid after the other."""
-HEAD_QUERIES = 4
 
 
 class PositionalDecoupling(Decoupling):
@@ -45,11 +39,10 @@ class PositionalDecoupling(Decoupling):
         return self.identity_pooling(tokens, identity), self.clothing_pooling(tokens, clothing), tokens
 
 
-class PositionPooling(nn.Module):
-    """One stream's feature of an image: few channels of every token, side by side, through a linear layer.
+class PositionPooling(PlacePooling):
+    """One stream's feature of an image.
 
     The tokens are the encoder's own, which say what is where; added to each is what the layers made of its square.
-    Attention over the head's tokens finds what is small.
 
     Args:
         width: of the tokens.
@@ -59,23 +52,15 @@ class PositionPooling(nn.Module):
     """
 
     numbers: Tensor
+    mixed: nn.Linear
 
     def __init__(self, width: int, config: DecouplingConfig, numbers: Tensor, head: slice | None) -> None:
-        super().__init__()
+        super().__init__(width, len(numbers), config.slots, config.features, head, config.width or width)
         self.register_buffer("numbers", numbers, persistent=False)
-        self.own = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.slots))
-        self.mixed = nn.Linear(config.width or width, config.slots)
-        self.head, self.attention = head, AttentionPooling(width, HEAD_QUERIES) if head else None
-        flat = len(numbers) * config.slots + (HEAD_QUERIES * width if head else 0)
-        self.out = nn.Sequential(nn.LayerNorm(flat), nn.Linear(flat, config.features), nn.GELU())
 
-    def forward(self, tokens: Tensor, mixed: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mixed: Tensor) -> Tensor:  # type: ignore[override]
         """tokens (B, L, D) of the encoder, mixed (B, squares, D) of a stream -> (B, P)."""
-        slots = F.gelu(self.own(tokens) + self.mixed(mixed)[:, self.numbers])
-        flat = slots.flatten(1)
-        if self.attention is not None:
-            flat = torch.cat((flat, self.attention(tokens[:, self.head])), dim=1)
-        return self.out(flat)
+        return super().forward(tokens, self.mixed(mixed)[:, self.numbers])
 
 
 def neighbourhoods(grids: Grids, side: int) -> Tensor:
@@ -94,8 +79,3 @@ def means_of(numbers: Tensor) -> Tensor:
     """What makes the means of squares of tokens, (squares, L), by the number of each token's square, (L,)."""
     members = F.one_hot(numbers).T.float()
     return members / members.sum(dim=1, keepdim=True)
-
-
-def head_of(grids: Grids) -> slice | None:
-    """Of an image's tokens those of the second grid, the head's; None where there is one grid."""
-    return slice(grids[0][0] * grids[0][1], None) if len(grids) > 1 else None
