@@ -60,8 +60,8 @@ def test_rows_of_published_figures_are_named_as_ours() -> None:
     ):
         found = {row.name: row.published for row in module.STUDY.rows(BUDGETS["cpu"]) if row.published}
         assert found == published
-    for method, (_, figures) in papers.COMPARISON.items():
-        for row in figures:
+    for method, (_, printed) in papers.COMPARISON.items():
+        for row in printed:
             assert row.r1 < row.r5 < row.r10 and (row.map is None or row.map < row.r1), method
 
 
