@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like, to_hex
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
@@ -278,6 +279,55 @@ def draw_rows(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str, p
         row[0, 0].set_yticks(range(len(names)), names)
         row[0, 0].invert_yaxis()
         figure.suptitle(title, x=0.01, ha="left", color=INK, weight="bold", size=11)
+        _save(figure, path)
+
+
+class Cloud(NamedTuple):
+    """Points of one kind in a panel."""
+
+    name: str
+    places: np.ndarray
+    """(N, 2)."""
+    colours: Sequence[str]
+    """Of each point; those in GREY lie behind the others."""
+
+
+def colours_of(labels: Sequence[str | None], most: int | None) -> list[str]:
+    """A colour for each label: its own where it names one, else one of a cycle; GREY without a label, and from the
+    label number `most` on."""
+    named = {label: at for at, label in enumerate(dict.fromkeys(label for label in labels if label is not None))}
+    cycle = [to_hex(plt.get_cmap("tab20")(number)) for number in (*range(0, 20, 2), *range(1, 20, 2))]
+    shown = {
+        label: f"xkcd:{label}" if is_color_like(f"xkcd:{label}") else cycle[at % len(cycle)]
+        for label, at in named.items()
+        if most is None or at < most
+    }
+    return [GREY if label is None else shown.get(label, GREY) for label in labels]
+
+
+def draw_clouds(panels: Mapping[str, Sequence[Cloud]], path: Path) -> None:
+    """Panels of points in a plane, two a row; the first cloud of a panel as dots, the second as crosses (long, Fig. 4).
+
+    Args:
+        panels: by title.
+    """
+    rows = math.ceil(len(panels) / 2)
+    with plt.rc_context(STYLE):
+        columns = min(2, len(panels))
+        figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 5.2 * rows), squeeze=False, layout="constrained")
+        for axes, (title, clouds) in zip(grid.flat, panels.items(), strict=False):
+            for cloud, marker in zip(clouds, "ox^s", strict=False):
+                behind = np.array([colour == GREY for colour in cloud.colours])
+                edge = {} if marker == "x" else {"edgecolors": INK, "linewidths": 0.3}
+                for chosen, size, alpha in ((behind, 9, 0.35), (~behind, 26, 1.0)):
+                    colours = [colour for colour, is_chosen in zip(cloud.colours, chosen, strict=True) if is_chosen]
+                    axes.scatter(*cloud.places[chosen].T, size, c=colours, marker=marker, alpha=alpha, **edge)
+                axes.scatter([], [], 26, c=INK, marker=marker, label=cloud.name)
+            axes.set(title=title, xticks=[], yticks=[], facecolor="#dfe4e8")
+            axes.grid(False)
+            axes.legend(loc="upper left")
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
         _save(figure, path)
 
 

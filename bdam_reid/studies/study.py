@@ -82,33 +82,35 @@ def run_study(study: Study, options: Options, train: Train | None = None) -> dic
     budget = BUDGETS[options.budget]
     root, output = options.root or budget.root, options.output or Path("runs/studies") / study.name
     settings = study.rows(budget)
-    lines = {setting.name: _whole(setting, budget) for setting in settings}
+    lines = {setting.name: whole_line(setting, budget) for setting in settings}
     wanted = options.rows or tuple(lines)
     if unknown := [name for name in wanted if name not in lines]:
         raise ConfigError(f"--rows must be of {', '.join(lines)}, got {', '.join(unknown)}")
-    for name in wanted:
-        check_config(_config(name, lines[name]))
+    configs = {name: config_of(name, lines[name]) for name in wanted}
+    for config in configs.values():
+        check_config(config)
     results = output / f"{study.name}.json"
     kept = open_results(results, {"budget": options.budget, "set": set_name(root), "settings": lines})
 
     def run(name: str, seed: int) -> Path:
-        config = _config(name, lines[name])
-        folder = str(run_folder(output, name, seed))
-        return (train or _train)(name, replace(config, output=folder, seed=seed, data=replace(config.data, root=root)))
+        config = configs[name]
+        data, folder = replace(config.data, root=root), str(run_folder(output, name, seed))
+        return (train or _train)(name, replace(config, output=folder, seed=seed, data=data))
 
     run_missing(kept, wanted, options.seeds, results, run)
     print(write_report(study, settings, kept, output))
     return kept
 
 
-def _whole(setting: Setting, budget: Budget) -> str:
+def whole_line(setting: Setting, budget: Budget) -> str:
     """The command line of a row, but for what its runs differ in."""
     preset, *_ = setting.arguments.split()
     bdam = preset in BDAM_PRESETS
     return " ".join(f"{setting.arguments} {budget.common} {budget.bdam if bdam else budget.others}".split())
 
 
-def _config(name: str, line: str) -> Config:
+def config_of(name: str, line: str) -> Config:
+    """What the command line of a row means. Raises: ConfigError if this version has no such preset."""
     preset, *_ = arguments = line.split()
     if preset not in PRESETS:
         raise ConfigError(
@@ -128,7 +130,7 @@ def run_folder(output: Path, name: str, seed: int) -> Path:
     return output / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
 
 
-def set_name(root: str) -> str:
+def set_name(root: Path | str) -> str:
     """What a data set is called in tables: "synthetic" where it was drawn, else its folder's name. Raises: ConfigError
     if there is no such folder."""
     folder = Path(root).expanduser()

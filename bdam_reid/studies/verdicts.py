@@ -9,10 +9,11 @@ from typing import Literal, NamedTuple
 
 LEVEL = 0.95
 RULE = (
-    "A claim says that one row is better than another. The difference of their means over the seeds, the former less the "
-    "latter, has a 95% interval (Student's t, deviation pooled over both rows). The claim **holds** if all of the interval is above 0, **does not "
-    "hold** if all of it is below 0, and **cannot be told** otherwise, or from fewer than two seeds of each row. There "
-    "is no correction for the number of claims: of twenty true zeros one would be told from 0."
+    "A claim says that one row is better than another. The difference of their means over the seeds, the former less "
+    "the latter, has a 95% interval (Student's t, deviation pooled over both rows). The claim **holds** if all of the "
+    "interval is above 0, **does not hold** if all of it is below 0, and **cannot be told** otherwise, or from fewer "
+    "than two seeds of each row. There is no correction for the number of claims: of twenty true zeros one would be "
+    "told from 0."
 )
 
 

@@ -253,6 +253,15 @@ class BDAM(Network, Method):
         """Old runs have the weight of the clothing part alone."""
         return super().chosen_weights({"weights": _weights(best["beta"])} if "beta" in best else best)
 
+    def probed(self, images: Tensor) -> Mapping[str, Tensor]:
+        """images (B, 3, H, W) -> the parts of the embedding, and where nothing is decoupled the entangled feature that
+        both are read from, (B, D) by name."""
+        if self.config.decoupling.kind == "bdam":
+            return super().probed(images)
+        features = self.encode_image(images)
+        parts = {"identity": features.identity_embedding, "clothing": features.clothing_embedding}
+        return {**parts, "entangled": features.identity}
+
     def analyse(self, gallery: Iterable[tuple[Tensor, Sequence[Record]]]) -> Mapping[str, Mapping[str, Tensor]]:
         """The weights of the gates."""
         return gate_weights(self, self.tokenize, gallery)
