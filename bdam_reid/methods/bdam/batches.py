@@ -18,7 +18,7 @@ from bdam_reid.data.records import Record
 from bdam_reid.data.samplers import IdentitySampler
 from bdam_reid.data.tokens import Tokenize
 from bdam_reid.data.training import Batches, Item, TrainingSet
-from bdam_reid.processes import gather
+from bdam_reid.processes import Share, gather
 
 UNKNOWN = -1
 """Number of an outfit that nobody has told from others."""
@@ -47,6 +47,11 @@ class Tensors:
     def to(self: T, device: torch.device | str) -> T:
         """The same batch on a device."""
         return type(self)(*(getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)))
+
+    def parts(self: T, number: int) -> list[T]:
+        """So many equal parts of the batch. Raises: ValueError if it cannot be divided."""
+        shares = [Share(part, number) for part in range(number)]
+        return [type(self)(*(share.of(getattr(self, entry.name)) for entry in fields(self))) for share in shares]
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,8 @@ class OptimConfig:
     weight_decay: float = 1e-3
     decoupled_decay: bool = False
     """AdamW: the decay is a step of its own, and spares biases and norms."""
+    new_factor: float = 1.0
+    """Of the learning rate of all that is no published encoder: what starts at random may learn faster."""
     epochs: int = 60
     warmup_steps: Annotated[int, Range(0)] = 0
     clip_norm: float = 0.0

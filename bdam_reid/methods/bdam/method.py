@@ -43,6 +43,7 @@ from bdam_reid.methods.bdam.reranking import (
     words_of,
 )
 from bdam_reid.methods.method import Losses, Method, Stage
+from bdam_reid.methods.parts import in_parts
 from bdam_reid.methods.schedules import warm_up_and_anneal
 from bdam_reid.processes import gather, own_share
 
@@ -88,6 +89,7 @@ class BDAM(Network, Method):
         self.weights = _weights(0.5)
         self.reranks = config.rerank.top if self.matcher else 0
         self.gallery: Gallery | None = None
+        self.micro_batches = 1
 
     def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
         """Everything at once; and then the matcher alone, if it has a stage of its own."""
@@ -136,10 +138,23 @@ class BDAM(Network, Method):
         """All that is neither frozen nor trained later; a decoupled decay spares what has one dimension or none."""
         later = set(map(id, self._alone()))
         trained = [p for p in self.parameters() if p.requires_grad and id(p) not in later]
+        factor, published = self.config.optim.new_factor, self._published()
+        if factor == 1:
+            return self._decayed(trained)
+        new = [p for p in trained if id(p) not in published]
+        groups = self._decayed([p for p in trained if id(p) in published])
+        return [group for group in groups if group["params"]] + [g | {"factor": factor} for g in self._decayed(new)]
+
+    def _decayed(self, parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
         if not self.config.optim.decoupled_decay:
-            return [{"params": trained}]
-        spared = [p for p in trained if p.ndim < 2]
-        return [{"params": [p for p in trained if p.ndim > 1]}, {"params": spared, "weight_decay": 0.0}]
+            return [{"params": list(parameters)}]
+        spared = [p for p in parameters if p.ndim < 2]
+        return [{"params": [p for p in parameters if p.ndim > 1]}, {"params": spared, "weight_decay": 0.0}]
+
+    def _published(self) -> set[int]:
+        """The identities of the parameters that published encoders brought."""
+        encoders = ((self.image_encoder, self.config.image), (self.text_encoder, self.config.text))
+        return {id(p) for encoder, config in encoders if config.pretrained for p in encoder.parameters()}
 
     @property
     def device(self) -> torch.device:
@@ -152,7 +167,7 @@ class BDAM(Network, Method):
             found = self._match_frozen(batch)
             return Losses(found.loss, {"rerank": found.loss}, {"rerank/found": found.found})
         config = self.config.loss
-        image, text, fused, fusion_weights = self.features(batch)
+        image, text, fused, fusion_weights = in_parts(self.features, batch, self.micro_batches or 1)
         with torch.autocast(batch.images.device.type, enabled=False):
             # Once for all losses: their gradients add up in float32.
             image, text = of_all(full_precision(image)), of_all(full_precision(text))
