@@ -109,6 +109,25 @@ def test_any_number_of_processes_does_what_one_does(people: Path, tmp_path: Path
     same(tmp_path / "alone", tmp_path / "shared")
 
 
+def test_the_matchers_stage_of_two_processes_is_that_of_one(people: Path, tmp_path: Path) -> None:
+    more = "--method.rerank.kind simple --method.rerank.width 16 --method.rerank.dropout 0 --method.rerank.epochs 2"
+    alone, shared = (
+        tiny_demo(people, tmp_path / name, *more.split(), "--method.optim.epochs", "1") for name in ("alone", "shared")
+    )
+    assert train_in(1, alone) == [0]
+    assert train_in(2, shared) == [0, 0]
+    assert load_state(tmp_path / "shared" / "last")["progress"]["stage"] == 1
+    same(tmp_path / "alone", tmp_path / "shared")
+
+
+def test_what_one_process_cannot_start_with_ends_all_and_is_said_once(
+    people: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train_in(2, tiny(tmp_path / "nowhere", tmp_path / "run")) == [1, 1]
+    assert capfd.readouterr().err.count("error: ") == 1
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("shape", [(6, 4, 5, 3), (6, 4), (2, 4, 7)])
 def test_global_batch_norm_of_one_process_is_the_ordinary_one(shape: tuple[int, ...]) -> None:
     kinds: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}
