@@ -122,7 +122,8 @@ class Trainer:
         # itself: `_descend` averages gradients.
         self.model = accelerator.prepare_model(method, evaluation_mode=True)
         self.stages = method.stages(dataset, config.seed)
-        self._divide_batches()
+        with processes.main_first():
+            self._divide_batches()
         if self.engine.recompute:
             recompute(method)
         if self.engine.compile:

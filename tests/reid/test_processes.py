@@ -157,8 +157,9 @@ def test_shares_are_the_batch_in_order() -> None:
 def test_processes_that_cannot_divide_the_batch_are_refused(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def three() -> Share:
-        return Share(0, 3)
+    def first_of_three() -> None:
+        monkeypatch.setattr(processes, "own_share", lambda: Share(0, 3))
+        monkeypatch.setattr(processes, "highest", lambda number: number)
 
     with pytest.raises(ConfigError, match="a number that divides 8, the size of those of stage 'all', got 3"):
-        make_trainer(tiny(people, tmp_path), before=lambda: monkeypatch.setattr(processes, "own_share", three))
+        make_trainer(tiny(people, tmp_path), before=first_of_three)
