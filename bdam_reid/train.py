@@ -46,7 +46,7 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     precision = precision_on(device, config.engine)
     surroundings = environment(device)
     allow_missing = config.data.allow_missing
-    main = processes.is_main()
+    main, count = processes.is_main(), processes.own_share().count
     with ExitStack() as stack:
         with processes.main_first():
             dataset = load_dataset(config.data.root, hold_out=config.data.hold_out, allow_missing=allow_missing)
@@ -55,7 +55,7 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
                 surroundings |= {"precision": precision, "data": asdict(dataset.report)}
                 write_json(run / "environment.json", surroundings)
             log.info(
-                f"{run}: {dataset.name} at {config.data.root}, on {surroundings['processes']} x {device} "
+                f"{run}: {dataset.name} at {config.data.root}, on {f'{count} x ' * (count > 1)}{device} "
                 f"with kernels of backend {surroundings['backend']}\n{dataset.report}"
             )
             method = make_method(config, run, dataset)

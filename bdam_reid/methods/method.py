@@ -58,6 +58,9 @@ class Method(nn.Module, ABC):
     """Height and width, in pixels."""
     reranks: int = 0
     """How many of the best images of a ranking `rerank` orders anew; 0 is a method without such a part."""
+    micro_batches: int | None = None
+    """Parts in which `losses` computes the features of a batch (see `parts.in_parts`), for the engine to set; None is a
+    method that cannot."""
 
     @abstractmethod
     def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:

@@ -35,6 +35,7 @@ from bdam_reid.methods.bdam.reranking import (
 )
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.optim import main_stage, parameter_groups, published_parameters
+from bdam_reid.methods.parts import in_parts
 from bdam_reid.methods.preparation import tokenize_of
 from bdam_reid.methods.schedules import warm_up_and_anneal
 from bdam_reid.processes import gather, own_share
@@ -81,6 +82,7 @@ class BDAM(Network, Method):
         self.weights = _weights(0.5)
         self.reranks = config.rerank.top if self.matcher else 0
         self.gallery: Gallery | None = None
+        self.micro_batches = 1
 
     def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
         """Everything at once; and then the matcher alone, if it has a stage of its own."""
@@ -134,7 +136,7 @@ class BDAM(Network, Method):
             found = self._match_frozen(batch)
             return Losses(found.loss, {"rerank": found.loss}, {"rerank/found": found.found})
         config = self.config.loss
-        image, text, fused, fusion_weights = self.features(batch)
+        image, text, fused, fusion_weights = in_parts(self.features, batch, self.micro_batches or 1)
         with torch.autocast(batch.images.device.type, enabled=False):
             # Once for all losses: their gradients add up in float32.
             image, text = of_all(full_precision(image)), of_all(full_precision(text))
