@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from bdam_reid.encoders.pooling import Grids, PlacePooling, head_of
@@ -52,16 +52,8 @@ class PositionPooling(PlacePooling):
         head: of the tokens, those that attention reads; None for no attention.
     """
 
-    numbers: Tensor
-
     def __init__(self, width: int, config: DecouplingConfig, numbers: Tensor, head: slice | None) -> None:
-        super().__init__(width, len(numbers), config.slots, config.features, head)
-        self.register_buffer("numbers", numbers, persistent=False)
-        self.mixed = nn.Linear(config.width or width, config.slots)
-
-    def forward(self, tokens: Tensor, mixed: Tensor) -> Tensor:  # type: ignore[override]
-        """tokens (B, L, D) of the encoder, mixed (B, squares, D) of a stream -> (B, P)."""
-        return super().forward(tokens, self.mixed(mixed)[:, self.numbers])
+        super().__init__(width, config.slots, config.features, numbers, head, mixed=config.width or width)
 
 
 def neighbourhoods(grids: Grids, side: int) -> Tensor:

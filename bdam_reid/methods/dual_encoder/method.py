@@ -67,9 +67,9 @@ class DualEncoder(Method):
         self.image_pooling: PlacePooling | None = None
         if config.pooling == "position":
             grids = self.image_encoder.grids
-            places = sum(rows * columns for rows, columns in grids)
+            places = torch.arange(sum(rows * columns for rows, columns in grids))
             self.image_pooling = PlacePooling(
-                self.image_encoder.width, places, config.slots, config.features, head_of(grids)
+                self.image_encoder.width, config.slots, config.features, places, head_of(grids)
             )
         self.projection = self._projection(width)
         self.classifier = _classifier(width, persons) if config.loss.id_weight else None
