@@ -141,8 +141,14 @@ def parse_config(presets: Presets, arguments: Sequence[str] | None = None) -> Co
 
 def check_config(config: Config) -> None:
     """Raise ConfigError, naming the field and its value, if `config` cannot be run."""
-    for name, value, hint in _leaves(config):
-        if isinstance(value, bool | str):
+    check_ranges(config)
+    config.method.check(config.data)
+
+
+def check_ranges(options: Any) -> None:
+    """Raise ConfigError, naming the field and its value, if a number in a dataclass is out of its range."""
+    for name, value, hint in _leaves(options):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         default = Range(0 if isinstance(value, float) else 1)
         allowed = next((extra for extra in get_args(hint)[1:] if isinstance(extra, Range)), default)
@@ -152,7 +158,6 @@ def check_config(config: Config) -> None:
             too_high = value > allowed.greatest
             limit = f"at most {allowed.greatest}" if too_high else f"at least {allowed.least}"
             raise ConfigError(f"--{name} must be {limit}, got {value}")
-    config.method.check(config.data)
 
 
 def check_multiple(whole: tuple[str, int], part: tuple[str, int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,10 +25,11 @@ def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> 
 
 def train(config: Config, presets: Presets = PRESETS) -> Path:
     """Train, or go on training, to the end, and evaluate the best checkpoint, or the last one where there is no
-    validation; gives the run folder.
+    validation; gives the run folder. Of several processes, which `torchrun` starts, the first evaluates.
 
     Raises: ConfigError, DatasetError, CheckpointError, TrainingError; Interrupted after SIGINT, SIGTERM or SIGHUP.
     """
+    from bdam_reid import processes
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.engine.checkpoint import write_json
     from bdam_reid.engine.environment import environment, make_accelerator, precision_on
@@ -44,17 +46,24 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     precision = precision_on(device, config.engine)
     surroundings = environment(device)
     allow_missing = config.data.allow_missing
-    dataset = load_dataset(config.data.root, hold_out=config.data.hold_out, allow_missing=allow_missing)
-    with open_run(config, presets, dataset) as run:
-        surroundings |= {"precision": precision, "data": asdict(dataset.report)}
-        write_json(run / "environment.json", surroundings)
-        log.info(
-            f"{run}: {dataset.name} at {config.data.root}, on {device} "
-            f"with kernels of backend {surroundings['backend']}\n{dataset.report}"
-        )
-        method = make_method(config, run, dataset)
+    main = processes.is_main()
+    with ExitStack() as stack:
+        with processes.main_first():
+            dataset = load_dataset(config.data.root, hold_out=config.data.hold_out, allow_missing=allow_missing)
+            run = stack.enter_context(open_run(config, presets, dataset))
+            if main:
+                surroundings |= {"precision": precision, "data": asdict(dataset.report)}
+                write_json(run / "environment.json", surroundings)
+            log.info(
+                f"{run}: {dataset.name} at {config.data.root}, on {surroundings['processes']} x {device} "
+                f"with kernels of backend {surroundings['backend']}\n{dataset.report}"
+            )
+            method = make_method(config, run, dataset)
         validate = validator(dataset, device, precision, allow_missing)
         Trainer(config, run, method, dataset, accelerator, validate).fit()
+        processes.leave()
+        if not main:
+            return run
         best, state = load_best(run, config)
         embedder = Embedder(best.to(device), device, precision, allow_missing=allow_missing)
         found = evaluate(embedder, dataset, best.chosen_weights(state), run, reranks=state.get("reranks", ()))

@@ -239,8 +239,8 @@ def peers_section() -> list[str]:
     return [
         *blocks,
         "## The papers' efficiency comparison",
-        "The three fusions at the papers' sizes, which means one token. Accuracy is that of the preset "
-        "demo-icme on a synthetic set of an earlier version, all trained alike (`python -m bdam_reid.studies.fusion`); "
+        "The three fusions at the papers' sizes, which means one token. Accuracy is that of the preset demo-icme "
+        "on a synthetic set of an earlier version, all trained alike (`python -m bdam_reid.studies efficiency`); "
         "ranking does not read the fused feature, which only has a part in training the others. "
         "The picture is Fig. 5 of the longer draft: best / value of a cost, value / best of the others, times 100.",
         f"![Scores of the three fusions]({RADAR.name})",

@@ -72,7 +72,7 @@ class Run:
         """Every caption of some test images against these images."""
         with forced(self.backend):
             ranking = Embedder(self.trainer.method, self.trainer.accelerator.device).rank(self.test)
-        return list(ranking.similarity.values())
+        return list(ranking.similarity().values())
 
 
 def paper() -> Config:
@@ -151,12 +151,13 @@ def test_search(contest: Contest, shrink: Callable[[Sequence[int]], tuple[int, .
     )
     neighbours = NearestNeighbors(n_neighbors=min(10, images), metric="cosine", algorithm="brute").fit(joint_image)
 
-    def ranking() -> Ranking:
-        identity, clothing = (t @ i.T for t, i in zip(text, image, strict=True))
-        return Ranking(asked, records, {"identity": identity, "clothing": clothing})
+    ranking = Ranking(
+        asked, records, torch.cat(text, dim=1), torch.cat(image, dim=1),
+        {"identity": slice(0, 768), "clothing": slice(768, 2 * 768)},
+    )  # fmt: skip
 
     def first_ten() -> Tensor:
-        return ranking().scores({"identity": 1.0, "clothing": beta}).topk(min(10, images), dim=1).values
+        return ranking.scores({"identity": 1.0, "clothing": beta}).topk(min(10, images), dim=1).values
 
     def first_ten_by_sklearn() -> Tensor:
         distances = neighbours.kneighbors(joint_text)[0]

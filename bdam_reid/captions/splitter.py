@@ -13,7 +13,9 @@ from enum import Enum, auto
 from itertools import groupby
 
 
-class _Kind(Enum):
+class Kind(Enum):
+    """What a word is in an English description of a person."""
+
     IDENTITY = auto()
     """A head of the identity part: hair, man, beard."""
     TRAIT = auto()
@@ -31,12 +33,13 @@ class _Kind(Enum):
     OTHER = auto()
 
 
-def _words(text: str) -> frozenset[str]:
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text, separated by spaces, as a set: how the wing writes its vocabularies."""
     return frozenset(text.split())
 
 
 _VOCABULARY = {
-    _Kind.IDENTITY: _words(
+    Kind.IDENTITY: word_set(
         "man men male males guy guys gentleman boy boys lad fellow dude woman women female females lady "
         "ladies girl girls gal person pedestrian individual adult teenager teen kid child toddler youth "
         "senior student hair haired hairs hairstyle hairdo haircut hairline ponytail ponytails pigtail "
@@ -54,13 +57,13 @@ _VOCABULARY = {
         "teens years asian caucasian african american european hispanic indian features eyebrows eyes "
         "lips nose"
     ),
-    _Kind.TRAIT: _words(
+    Kind.TRAIT: word_set(
         "tall short slim thin slender skinny lean lanky petite fat chubby plump stout stocky heavy "
         "heavyset heavy-set overweight obese muscular athletic burly large young younger youthful old "
         "older elderly upright scrawny bony wiry gaunt gangly willowy svelte leggy beefy hefty portly rotund podgy "
         "tubby squat towering lofty diminutive tiny bronzed pallid"
     ),
-    _Kind.CLOTHING: _words(
+    Kind.CLOTHING: word_set(
         "shirt shirts t-shirt t-shirts tshirt tee polo blouse top tops tank vest layer camisole tunic sweater "
         "sweatshirt pullover jumper cardigan hoodie hoody hood hooded jacket jackets coat coats overcoat "
         "raincoat parka blazer suit tuxedo uniform windbreaker anorak gilet poncho dress gown robe skirt "
@@ -82,30 +85,30 @@ _VOCABULARY = {
         "neckerchief hoops lycra spots stripy "
         "frock chinos bermudas stilettos brogues jersey singlet shawl stole clutch tote toque bonnet tartan gingham"
     ),
-    _Kind.VERB: _words(
+    Kind.VERB: word_set(
         "wearing wears wore worn dressed clad carrying carries carried holding holds sporting sports donning dons"
     ),
-    _Kind.BODY: _words(
+    Kind.BODY: word_set(
         "shoulder shoulders hand hands arm arms back neck waist chest wrist wrists ankle ankles knee "
         "knees head ear ears leg legs foot feet thigh thighs side front forehead body"
     ),
-    _Kind.COPULA: _words("is are was were looks look appears seems being be"),
-    _Kind.FUNCTION: _words(
+    Kind.COPULA: word_set("is are was were looks look appears seems being be"),
+    Kind.FUNCTION: word_set(
         "a an the and or but with without in on over under of at by to from for his her their its he she "
         "they it this that these those who which has have had having also while as there pair"
     ),
 }
-FUNCTION_WORDS = frozenset().union(
-    *(_VOCABULARY[kind] for kind in (_Kind.FUNCTION, _Kind.COPULA, _Kind.VERB))
-) - _words("without he she his her")
+FUNCTION_WORDS = frozenset().union(*(_VOCABULARY[kind] for kind in (Kind.FUNCTION, Kind.COPULA, Kind.VERB))) - word_set(
+    "without he she his her"
+)
 """Words that join others and say nothing of a person themselves."""
 _KINDS = {word: kind for kind, words in _VOCABULARY.items() for word in words}
 # Of several words, which are of another kind together than the last one is alone.
 _TERMS = {
     tuple(term.split()): kind
     for kind, terms in {
-        _Kind.IDENTITY: ("crew cut", "buzz cut", "bowl cut", "pixie cut"),
-        _Kind.CLOTHING: (
+        Kind.IDENTITY: ("crew cut", "buzz cut", "bowl cut", "pixie cut"),
+        Kind.CLOTHING: (
             "hand bag",
             "hand bags",
             "face mask",
@@ -117,16 +120,17 @@ _TERMS = {
             "lip ring",
         ),
         # A way to stand or look.
-        _Kind.BODY: tuple(f"{word} the camera" for word in ("at", "facing", "from", "into", "to", "toward", "towards")),
+        Kind.BODY: tuple(f"{word} the camera" for word in ("at", "facing", "from", "into", "to", "toward", "towards")),
     }.items()
     for term in terms
 }
 
 _SENTENCE_END = re.compile(r"[.;!?\n]+")
-_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[,:]")
+WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[,:]")
+"""Finds the words of a sentence, and what divides it."""
 # Words that join a part to its neighbours, and mean nothing at its beginning or end.
-_LEADING = _words(", : and but or with who while also")
-_TRAILING = _LEADING | _words("is has in a an the his her")
+_LEADING = word_set(", : and but or with who while also")
+_TRAILING = _LEADING | word_set("is has in a an the his her")
 
 
 def split_caption(text: str) -> tuple[str, str]:
@@ -161,7 +165,7 @@ def phrases(text: str) -> tuple[str, str]:
 
 def _pieces(sentence: str) -> Iterator[tuple[bool, str]]:
     """The runs of a sentence that are about the person (True) or the clothes (False), in order."""
-    words = list(_WORD.finditer(sentence))
+    words = list(WORD.finditer(sentence))
     owners = _owners([match.group() for match in words])
     at = 0
     for owner, run in groupby(owners):
@@ -175,22 +179,23 @@ def _pieces(sentence: str) -> Iterator[tuple[bool, str]]:
             yield owner, sentence[words[first].start() : words[last].end()]
 
 
-def _kind(word: str) -> _Kind:
+def _kind(word: str) -> Kind:
     word = word.lower().replace("\u2019", "'").removesuffix("'s")
     if word in _KINDS:
         return _KINDS[word]
     # "Dark-haired", "light-skinned", "short-sleeved": the last part is the head.
-    return _KINDS.get(word.rsplit("-", 1)[-1], _Kind.OTHER)
+    return _KINDS.get(word.rsplit("-", 1)[-1], Kind.OTHER)
 
 
-def _kinds(words: Sequence[str]) -> list[_Kind]:
-    kinds = [_Kind.FUNCTION if word in ",:" else _kind(word) for word in words]
+def word_kinds(words: Sequence[str]) -> list[Kind]:
+    """The kind of each word of a sentence, as `WORD` finds them; of a term of several words the last one has it."""
+    kinds = [Kind.FUNCTION if word in ",:" else _kind(word) for word in words]
     lowered = [word.lower() for word in words]
     for end in range(2, len(words) + 1):
         for length in range(2, min(end, 3) + 1):
             term = _TERMS.get(tuple(lowered[end - length : end]))
             if term:
-                kinds[end - length : end] = [_Kind.OTHER] * (length - 1) + [term]
+                kinds[end - length : end] = [Kind.OTHER] * (length - 1) + [term]
     return kinds
 
 
@@ -199,7 +204,7 @@ def _owners(words: Sequence[str]) -> list[bool | None]:
 
     None for all if the sentence has no head.
     """
-    kinds = _kinds(words)
+    kinds = word_kinds(words)
     owners: list[bool | None] = [None] * len(words)
     heads = _heads(kinds)
     previous: bool | None = None
@@ -208,20 +213,20 @@ def _owners(words: Sequence[str]) -> list[bool | None]:
     for i, (word, kind) in enumerate(zip(words, kinds, strict=True)):
         owner = heads[i]
         if owner is not None:
-            predicate = predicate and kind is _Kind.TRAIT
-        elif kind is _Kind.BODY or (predicate and kind is _Kind.OTHER):
+            predicate = predicate and kind is Kind.TRAIT
+        elif kind is Kind.BODY or (predicate and kind is Kind.OTHER):
             owner = previous
         elif word == "," and verb:
             # "Wearing all black, a man ..." has no garment: the verb alone says what it is about.
             owner = False
-        elif word == "," and kinds[i + 1 : i + 2] == [_Kind.VERB]:
+        elif word == "," and kinds[i + 1 : i + 2] == [Kind.VERB]:
             # "... walks by, carrying a bag": what comes before the comma ends there.
             owner = previous
-        elif kind is _Kind.COPULA:
-            predicate = i + 1 < len(kinds) and kinds[i + 1] in (_Kind.OTHER, _Kind.TRAIT)
+        elif kind is Kind.COPULA:
+            predicate = i + 1 < len(kinds) and kinds[i + 1] in (Kind.OTHER, Kind.TRAIT)
         else:
             predicate = predicate and word.lower() == "and"
-            verb = verb or kind is _Kind.VERB
+            verb = verb or kind is Kind.VERB
         if owner is not None:
             owners[decided : i + 1] = [owner] * (i + 1 - decided)
             previous, decided, verb = owner, i + 1, False
@@ -229,18 +234,18 @@ def _owners(words: Sequence[str]) -> list[bool | None]:
     return owners
 
 
-def _heads(kinds: Sequence[_Kind]) -> list[bool | None]:
+def _heads(kinds: Sequence[Kind]) -> list[bool | None]:
     """Which words decide what their neighbours are about. A trait directly before a garment ("slim blue
     jeans") does not.
     """
     heads: list[bool | None] = [None] * len(kinds)
-    following: _Kind | None = None
+    following: Kind | None = None
     for i in range(len(kinds) - 1, -1, -1):
         kind = kinds[i]
-        if kind is _Kind.IDENTITY or (kind is _Kind.TRAIT and following is not _Kind.CLOTHING):
+        if kind is Kind.IDENTITY or (kind is Kind.TRAIT and following is not Kind.CLOTHING):
             heads[i] = True
-        elif kind is _Kind.CLOTHING:
+        elif kind is Kind.CLOTHING:
             heads[i] = False
-        if kind is not _Kind.OTHER and kind is not _Kind.TRAIT:
+        if kind is not Kind.OTHER and kind is not Kind.TRAIT:
             following = kind
     return heads

@@ -11,7 +11,8 @@ from bdam_reid.data.images import image_problem
 from bdam_reid.data.printable import shortened
 from bdam_reid.data.records import DatasetError, Findings, Protocol, Record
 
-CHUNK = 1024
+CHUNK, CELLS = 1024, 1 << 24
+"""Queries, and pairs of a query and an image, that are looked at at a time."""
 
 
 def check_images(splits: Mapping[str, Sequence[Record]], allow_missing: bool, findings: Findings) -> tuple[Record, ...]:
@@ -41,7 +42,7 @@ def check_images(splits: Mapping[str, Sequence[Record]], allow_missing: bool, fi
     for name, problems in bad.items():
         for problem, keys in problems.items():
             use = "not trained on" if name == "train" else "left out of the gallery"
-            findings.add(f"{name} images {problem} ({use})", keys)
+            findings.add(f"{name} images {problem} ({use})", keys, wrong=name != "train")
     gone = {key for keys in bad.get("train", {}).values() for key in keys}
     return tuple(record for record in splits["train"] if record.key not in gone)
 
@@ -62,8 +63,9 @@ def named(keys: Sequence[str]) -> str:
 def check_answers(protocol: Protocol) -> None:
     """Raise DatasetError if no query of a protocol has an image of its person to find."""
     identities = torch.tensor([record.identity for record in protocol.gallery])
-    for at in range(0, len(protocol.queries), CHUNK):
-        queries = protocol.queries[at : at + CHUNK]
+    at_once = min(CHUNK, max(1, CELLS // max(1, len(identities))))
+    for at in range(0, len(protocol.queries), at_once):
+        queries = protocol.queries[at : at + at_once]
         right = torch.tensor([query.identity for query in queries])[:, None] == identities
         if protocol.junk:
             right &= ~protocol.junk(queries, protocol.gallery)

@@ -89,6 +89,8 @@ class Finding:
     what: str
     count: int
     examples: tuple[str, ...]
+    wrong: bool = False
+    """Whether it makes results wrong, or is only to be known."""
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""
@@ -99,19 +101,19 @@ class Findings:
     """Collects findings while a set is read."""
 
     def __init__(self) -> None:
-        self._found: dict[str, list[str]] = defaultdict(list)
+        self._found: dict[tuple[str, bool], list[str]] = defaultdict(list)
 
-    def add(self, what: str, examples: Iterable[object]) -> None:
+    def add(self, what: str, examples: Iterable[object], *, wrong: bool = False) -> None:
         """Count entries with a fault, named by what they are; none adds nothing."""
         shown = [str(example) for example in examples]
         if shown:
-            self._found[what] += shown
+            self._found[what, wrong] += shown
 
     def listed(self) -> tuple[Finding, ...]:
         """All of them, in the order in which they were first found."""
         return tuple(
-            Finding(what, len(found), tuple(shortened(example) for example in found[:3]))
-            for what, found in self._found.items()
+            Finding(what, len(found), tuple(shortened(example) for example in found[:3]), wrong)
+            for (what, wrong), found in self._found.items()
         )
 
 

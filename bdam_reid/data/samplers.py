@@ -71,6 +71,11 @@ class IdentitySampler:
         rounds = [max(1, len(images) // self._k) for images in self._people]
         self._length = sum(sum(n > r for n in rounds) // self._p for r in range(max(rounds)))
 
+    @property
+    def size(self) -> int:
+        """Images in a batch."""
+        return self._p * self._k
+
     def __len__(self) -> int:
         """Batches in an epoch."""
         return self._length

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -23,6 +24,7 @@ from bdam_reid.data.checks import named
 from bdam_reid.data.images import ImageError, augment, decode_image, normalise
 from bdam_reid.data.records import DatasetError, Record
 from bdam_reid.data.samplers import Draw, IdentitySampler, indices_by_identity
+from bdam_reid.processes import WHOLE, Share
 
 log = logging.getLogger("bdam_reid")
 CACHE_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
@@ -150,12 +152,19 @@ class Source(Protocol):
     """Where a stage has its batches from: a function of the epoch and a batch's number in it, so that a run goes on
     anywhere with what it would have had."""
 
+    @property
+    def size(self) -> int:
+        """Items in a batch, of all processes together."""
+
     def __len__(self) -> int:
         """Batches in an epoch."""
 
-    def batches(self, epoch: int, start: int = 0, workers: int = 0) -> Iterator[Any]:
-        """The batches of an epoch from number `start` on, with so many worker processes if it has a use for them; the
-        random state of the caller is left alone. Each has `to(device)`."""
+    def batches(self, epoch: int, start: int = 0, workers: int = 0, share: Share = WHOLE) -> Iterator[Any]:
+        """A process's share of the batches of an epoch from number `start` on, with so many worker processes if it has
+        a use for them; the random state of the caller is left alone. Each has `to(device)`."""
+
+    def images(self, epoch: int, number: int) -> Sequence[Path]:
+        """The files that a batch is made of, all processes' shares: what a user looks at when it goes wrong."""
 
 
 @dataclass(frozen=True)
@@ -166,24 +175,33 @@ class Batches(Generic[D, B]):
     sampler: IdentitySampler
     collate: Callable[[Sequence[Item[D]]], B]
 
+    @property
+    def size(self) -> int:
+        """Items in a batch, of all processes together."""
+        return self.sampler.size
+
     def __len__(self) -> int:
         """Batches in an epoch."""
         return len(self.sampler)
 
-    def batches(self, epoch: int, start: int = 0, workers: int = 0) -> Iterator[B]:
-        """The batches of an epoch from number `start` on; the random state of the caller is left alone.
+    def images(self, epoch: int, number: int) -> list[Path]:
+        """The files that a batch is made of; that one stands in for another which cannot be read is not seen here."""
+        return [self.items.records[draw.index].path for draw in next(self.sampler.batches(epoch, number))]
+
+    def batches(self, epoch: int, start: int = 0, workers: int = 0, share: Share = WHOLE) -> Iterator[B]:
+        """A share of the batches of an epoch from number `start` on; the random state of the caller is left alone.
 
         Worker processes are worth it only where the images do not fit into memory decoded (see CACHE_BYTES): each
         keeps its own.
         """
-        draws = self.sampler.batches(epoch, start)
+        draws = (share.of(batch) for batch in self.sampler.batches(epoch, start))
         if workers == 0:
             yield from (self.collate([self.items[draw] for draw in batch]) for batch in draws)
             return
         # A loader draws a seed for its workers from torch's global generator unless it has its own.
         loader: DataLoader[Any] = DataLoader(
             self.items,
-            batch_sampler=list(draws),
+            batch_sampler=list(map(list, draws)),
             collate_fn=list,
             num_workers=workers,
             generator=torch.Generator(),

@@ -41,32 +41,25 @@ class PlacePooling(nn.Module):
 
     Args:
         width: of the tokens.
+        places: how many tokens there are.
         slots: channels that are kept of a token.
         features: width of the feature.
-        numbers: for each token which vector is mixed into its channels, (L,).
         head: of the tokens, those that attention reads; None for no attention.
-        mixed: width of these vectors; 0 if there are none.
+        mixed: width of other tokens that have a say in the channels, through a layer `mixed`; 0 for none.
     """
 
-    numbers: Tensor
-
-    def __init__(
-        self, width: int, slots: int, features: int, numbers: Tensor, head: slice | None, mixed: int = 0
-    ) -> None:
+    def __init__(self, width: int, places: int, slots: int, features: int, head: slice | None, mixed: int = 0) -> None:
         super().__init__()
-        self.register_buffer("numbers", numbers, persistent=False)
         self.own = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, slots))
         self.mixed = nn.Linear(mixed, slots) if mixed else None
         self.head, self.attention = head, AttentionPooling(width, HEAD_QUERIES) if head else None
-        flat = len(numbers) * slots + (HEAD_QUERIES * width if head else 0)
+        flat = places * slots + (HEAD_QUERIES * width if head else 0)
         self.out = nn.Sequential(nn.LayerNorm(flat), nn.Linear(flat, features), nn.GELU())
 
-    def forward(self, tokens: Tensor, mixed: Tensor | None = None) -> Tensor:
-        """tokens (B, L, D), what is mixed into them (B, squares, D') -> (B, features)."""
+    def forward(self, tokens: Tensor, added: Tensor | None = None) -> Tensor:
+        """tokens (B, L, D), what is added to their channels (B, L, slots) -> (B, features)."""
         slots = self.own(tokens)
-        if self.mixed is not None:
-            slots = slots + self.mixed(mixed)[:, self.numbers]
-        flat = F.gelu(slots).flatten(1)
+        flat = F.gelu(slots if added is None else slots + added).flatten(1)
         if self.attention is not None:
             flat = torch.cat((flat, self.attention(tokens[:, self.head])), dim=1)
         return self.out(flat)

@@ -8,33 +8,54 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
 
 import bdam_kernels
 from bdam_kernels import dispatch
+from bdam_reid import processes
 from bdam_reid.config import ConfigError, EngineConfig
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy")
+PATIENCE = timedelta(days=1)
+"""With other processes, which wait for the first one while it validates."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def make_accelerator(config: EngineConfig) -> Accelerator:
-    """Device and precision of training; on a CPU only algorithms that give the same bits every time.
+    """Device and precision of training; on a CPU only algorithms that give the same bits every time. A process that
+    `torchrun` or `accelerate launch` started joins the others.
 
-    Raises: ConfigError for a precision that the device has not, or several processes.
+    Raises: ConfigError for a precision that the device has not, or more processes than GPUs.
     """
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("--engine.mixed-precision fp16 needs a GPU: take bf16 or no")
-    accelerator = Accelerator(mixed_precision=precision_on(find_device("auto"), config))
-    if accelerator.num_processes > 1:
-        raise ConfigError(f"training runs in one process, got {accelerator.num_processes}: start it without a launcher")
+    _join_processes()
+    on_cpus = dist.is_initialized() and not torch.cuda.is_available()
+    accelerator = Accelerator(cpu=on_cpus, mixed_precision=precision_on(find_device("auto"), config))
     repeat_bits(accelerator.device)
     return accelerator
+
+
+def _join_processes() -> None:
+    """Where a launcher says that there are several processes: GPUs speak through NCCL, all else through gloo."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        number, gpus, backend = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count(), "cpu:gloo,cuda:nccl"
+        if number >= gpus:
+            raise ConfigError(
+                f"each process has a GPU of its own: start {gpus} on this machine, got a process {number}"
+            )
+        torch.cuda.set_device(number)
+    dist.init_process_group(backend, timeout=PATIENCE)
 
 
 def precision_on(device: torch.device, config: EngineConfig) -> str:
@@ -88,6 +109,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {name: _version(name) for name in PACKAGES} | {"bdam-kernels": bdam_kernels.__version__},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": processes.own_share().count,
         "threads": torch.get_num_threads(),
         "backend": chosen_backend(device),
         "backends": dispatch.backends(),

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 import torch
+import torch.distributed as dist
 
 from bdam_kernels import BackendUnavailable
 from bdam_reid.config import ConfigError
@@ -52,14 +53,22 @@ def user_errors(batch: str = "--data.identities-per-batch") -> Iterator[None]:
     except USER_ERRORS as error:
         _end(f"error: {error}", 1)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        _end(f"error: the device has too little memory: lower {batch}", 1)
+        if _is_out_of_memory(error):
+            _end(f"error: the device has too little memory: lower {batch}", 1)
+        if _has_lost_a_process(error):
+            _end("error: another process of this run has ended: see what it says", 1)
+        raise
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     # torch has no class of its own for memory of the CPU.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _has_lost_a_process(error: Exception) -> bool:
+    # gloo has no class of its own for it.
+    lost = ("Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, dist.DistError) or (dist.is_initialized() and any(words in str(error) for words in lost))
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from bdam_reid import processes
 from bdam_reid.config import Config, ConfigError, Presets, differences, from_dict
 from bdam_reid.data.records import Dataset
 from bdam_reid.engine.checkpoint import (
@@ -43,12 +44,16 @@ log.propagate = False
 @contextmanager
 def open_run(config: Config, presets: Presets, dataset: Dataset) -> Iterator[Path]:
     """Make the run folder of `config`, or take up the one that is there, without a killed process's rests; nobody else
-    trains in it meanwhile. A new one in which no step was done is removed again if an error ends it.
+    trains in it meanwhile. A new one in which no step was done is removed again if an error ends it. Of several
+    processes the first does so, and logs; the others call this after it, and are let in.
 
     Raises: ConfigError if the folder belongs to a run of another config or other data, to something else, or another
         process trains in it; CheckpointError if it is damaged.
     """
     run = Path(config.output)
+    if not processes.is_main():
+        yield run
+        return
     _check_folder(run, config, presets)
     made, new = not run.exists(), not (run / "config.json").exists()
     run.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,11 @@
 
 Everything that is random comes from the config's seed. A run that is killed, at any moment, goes on from its last
 checkpoint when the same command is given again, and on a CPU ends with the very same weights.
+
+Several processes divide every batch among them, and together do what one would: the batches are the same, and losses,
+statistics of batches and gradients are those of the whole batch (see `bdam_reid.processes`), so that runs differ by
+rounding, and by dropout, which each process draws of its own. Their number may change when a run goes on. The first of
+them validates and writes, and the others wait for it.
 """
 
 from __future__ import annotations
@@ -18,11 +23,13 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
-from bdam_reid.config import Config
+from bdam_reid import processes
+from bdam_reid.config import Config, ConfigError
 from bdam_reid.data.records import Clothes, Dataset
+from bdam_reid.engine.batch_norm import make_global
+from bdam_reid.engine.board import Board
 from bdam_reid.engine.checkpoint import (
     load_into,
     load_state,
@@ -31,11 +38,12 @@ from bdam_reid.engine.checkpoint import (
     readable_state,
     save_checkpoint,
     set_random_state,
+    write_json,
 )
 from bdam_reid.engine.errors import TrainingError
 from bdam_reid.engine.run import log
 from bdam_reid.engine.signals import Interrupted, Interruption, handled_by
-from bdam_reid.methods.method import Method, Stage
+from bdam_reid.methods.method import Losses, Method, Stage
 
 
 class Validation(NamedTuple):
@@ -87,6 +95,7 @@ class Trainer:
         dataset: to train on.
         accelerator: device and precision.
         validate: scores the method, which it leaves in evaluation mode; without it the latest checkpoint is the best.
+    Raises: ConfigError for a number of processes that does not divide the batches; CheckpointError.
     """
 
     def __init__(
@@ -98,11 +107,22 @@ class Trainer:
         accelerator: Accelerator,
         validate: Callable[[Method], Validation] | None,
     ) -> None:
-        self.engine, self.run, self.accelerator = config.engine, run, accelerator
+        self.engine, self.run, self.accelerator, self.seed = config.engine, run, accelerator, config.seed
+        self.share = processes.own_share()
         self.validate = validate or self._latest
         self.method = method
-        self.model = accelerator.prepare(method)
+        if self.share.count > 1:
+            make_global(method)
+        # Gradients are averaged here (`_average_gradients`): accelerate's wrapper for several processes knows neither
+        # stages nor the gradients that a method computes by itself.
+        self.model = accelerator.prepare_model(method, evaluation_mode=True)
         self.stages = method.stages(dataset, config.seed)
+        for stage in self.stages:
+            if stage.batches.size % self.share.count:
+                raise ConfigError(
+                    f"processes have equal shares of a batch: start a number that divides {stage.batches.size}, the "
+                    f"size of those of stage {stage.name!r}, got {self.share.count}"
+                )
         if not self.stages[-1].validates:
             raise ValueError(f"the last stage must validate, got the stage {self.stages[-1].name!r} that does not")
         self.progress = Progress()
@@ -126,8 +146,8 @@ class Trainer:
         steps, done = sum(map(steps_of, self.stages)), self.progress.step
         with (
             handled_by(self.signals),
-            SummaryWriter(str(self.run / "tensorboard"), purge_step=done + 1) as board,
-            tqdm(total=steps, initial=done, unit="step", disable=None, smoothing=0.05) as bar,
+            Board(self.run, done + 1) as board,
+            tqdm(total=steps, initial=done, unit="step", disable=self.share.number > 0 or None, smoothing=0.05) as bar,
         ):
             self._fit_stage(board, bar)
             while self.progress.stage + 1 < len(self.stages):
@@ -148,7 +168,7 @@ class Trainer:
         with self.accelerator.autocast():
             self.method.begin_stage(stage)
 
-    def _fit_stage(self, board: SummaryWriter, bar: tqdm) -> None:
+    def _fit_stage(self, board: Board, bar: tqdm) -> None:
         stage, progress = self.stage, self.progress
         while progress.epoch < stage.epochs:
             self._fit_epoch(board, bar)
@@ -158,20 +178,19 @@ class Trainer:
             progress.epoch, progress.batch = done, 0
             self._save(board)
 
-    def _fit_epoch(self, board: SummaryWriter, bar: tqdm) -> None:
+    def _fit_epoch(self, board: Board, bar: tqdm) -> None:
         stage, progress = self.stage, self.progress
         began, first, total = time.perf_counter(), progress.step, math.nan
         # A GPU outruns the decoding of images by one process; a CPU has no cores to spare for others.
         workers = min(8, os.cpu_count() or 1) if self.accelerator.device.type == "cuda" else 0
-        for batch in stage.batches.batches(progress.epoch, progress.batch, workers):
+        for batch in stage.batches.batches(progress.epoch, progress.batch, workers, self.share):
             scalars = self.step(batch.to(self.accelerator.device))
             total = scalars["loss/total"]
-            for name, value in scalars.items():
-                board.add_scalar(name, value, progress.step)
+            board.add(scalars, progress.step)
             bar.set_postfix(epoch=progress.epoch + 1, loss=f"{total:.3f}", refresh=False)
             bar.update()
-            if self.signals.came:
-                self._save_and_leave(board)
+            if signal := processes.highest(self.signals.number):
+                self._save_and_leave(board, signal)
             if self.engine.save_every and progress.step % self.engine.save_every == 0:
                 self._save(board)
         rate = (progress.step - first) / (time.perf_counter() - began)
@@ -189,16 +208,18 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
         self.model.train()
+        if self.share.number:
+            # What the first process draws is in its checkpoints; what the others draw depends on nothing before.
+            torch.manual_seed(random.Random(f"{self.seed}/{progress.step}/{self.share.number}").getrandbits(63))
         with self.accelerator.autocast():
             losses = self.model(batch, step)
         if not torch.isfinite(losses.total):
-            raise TrainingError(
-                f"the loss is {losses.total.item()} at step {progress.step} ("
-                + ", ".join(f"{name} {loss.item():.3g}" for name, loss in losses.parts.items())
-                + "): lower the learning rate or limit the gradient norm, with a new --output"
-            )
+            with processes.main_first():
+                raise self._no_number(losses)
         self.optimizer.zero_grad()
         self.accelerator.backward(losses.total)
+        parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        processes.average(parameter.grad for parameter in parameters if parameter.grad is not None)
         if stage.clip_norm:
             self.accelerator.clip_grad_norm_(self.model.parameters(), stage.clip_norm)
         self.optimizer.step()
@@ -209,19 +230,38 @@ class Trainer:
         values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
         return {"lr": rate, **dict(zip(scalars, values, strict=True))}
 
-    def _validate(self, board: SummaryWriter) -> None:
+    def _no_number(self, losses: Losses) -> TrainingError:
+        """What ends training with a loss that is no number; the last checkpoint is from before it."""
+        progress, report = self.progress, self.run / "failed_batch.json"
+        images = [str(path) for path in self.stage.batches.images(progress.epoch, progress.batch)]
+        parts = {name: str(loss.item()) for name, loss in losses.parts.items()}
+        write_json(report, {"step": progress.step, "losses": parts, "images": images})
+        return TrainingError(
+            f"the loss is {losses.total.item()} at step {progress.step} ("
+            + ", ".join(f"{name} {float(loss):.3g}" for name, loss in parts.items())
+            + f") on a batch of the images listed in {report}, {images[0]} the first of {len(images)}: look at them, "
+            "lower the learning rate or limit the gradient norm, with a new --output"
+        )
+
+    def _validate(self, board: Board) -> None:
         """Score the model, and keep its checkpoint if it is the best so far."""
+        signal = 0
+        with processes.main_first():
+            if processes.is_main():
+                try:
+                    with self.signals.awaited():
+                        found = self.validate(self.method)
+                    self._keep_if_best(found, board)
+                except Interrupted as interrupted:
+                    signal = interrupted.number
+        if signal := processes.highest(signal):
+            self._save_and_leave(board, signal)
+
+    def _keep_if_best(self, found: Validation, board: Board) -> None:
         progress = self.progress
-        try:
-            with self.signals.awaited():
-                found = self.validate(self.method)
-        except Interrupted:
-            self._save_and_leave(board)
-        for name, value in found.metrics.items():
-            board.add_scalar(f"val/{name}", value, progress.step)
+        board.add(found.metrics, progress.step, "val/")
         for clothes, weights in found.weights.items():
-            for name, value in weights.items():
-                board.add_scalar(f"part/{clothes}/{name}", value, progress.step)
+            board.add(weights, progress.step, f"part/{clothes}/")
         best = progress.best is None or list(found.score) > progress.best["score"]
         log.info(f"{found.words}{', best so far' * (best and bool(found.metrics))}")
         if best:
@@ -240,7 +280,9 @@ class Trainer:
         """Stands for validation where there is none."""
         return Validation((self.progress.step,), {}, method.default_weights(), "no validation, the latest is kept")
 
-    def _save(self, board: SummaryWriter) -> None:
+    def _save(self, board: Board) -> None:
+        if not processes.is_main():
+            return
         # TensorBoard's files reach the disk before the checkpoint: the curves of a resumed run have no gap.
         board.flush()
         scaler = self.accelerator.scaler
@@ -252,10 +294,11 @@ class Trainer:
         }
         save_checkpoint(self.run, "last", self.method.state_dict(), state)
 
-    def _save_and_leave(self, board: SummaryWriter) -> NoReturn:
+    def _save_and_leave(self, board: Board, signal: int) -> NoReturn:
         self._save(board)
         log.info(f"interrupted and saved at step {self.progress.step}/{sum(map(steps_of, self.stages))}")
-        raise Interrupted(self.signals.number)
+        processes.highest(0)  # A launcher ends the first process too when others leave before it has saved.
+        raise Interrupted(signal)
 
     def _resume(self) -> None:
         last = self.run / "last"

@@ -90,10 +90,10 @@ def evaluate(
 def measure(ranking: Ranking, weights: Mapping[Clothes, Mapping[str, float]]) -> dict[str, Any]:
     """What metrics.json says of a ranking: R-1 of a random one, what of the protocol could not be ranked, and the
     results at the weights for each question and with the first part alone, by its name."""
-    first = first_alone(ranking.similarity)
+    first = first_alone(ranking.parts)
     settings = {**{str(clothes): of for clothes, of in weights.items()}, next(iter(first)): first}
     distinct = {tuple(setting.values()): setting for setting in settings.values()}
-    rated = {values: asdict(ranking.metrics(setting)) for values, setting in distinct.items()}
+    rated = dict(zip(distinct, map(asdict, ranking.metrics_at(list(distinct.values()))), strict=True))
     return {
         "chance_r1": ranking.chance(),
         "missing_images": ranking.missing_images,

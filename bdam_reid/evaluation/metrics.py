@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -51,35 +52,49 @@ def retrieval(similarity: Tensor, query_ids: Tensor, gallery_ids: Tensor, junk: 
         )
     if junk is not None and junk.shape != similarity.shape:
         raise ValueError(f"junk must have the shape of similarity {tuple(similarity.shape)}, got {tuple(junk.shape)}")
-    if not len(gallery_ids):
-        raise ValueError("the gallery is empty: nothing can be retrieved")
-    if similarity.isnan().any():
-        raise ValueError("similarity must not be NaN: the features are broken")
     chunks = zip(
         similarity.split(CHUNK),
         query_ids.split(CHUNK),
         repeat(None) if junk is None else junk.split(CHUNK),
         strict=False,
     )
-    rates = torch.cat([_rates(scores, ids, gallery_ids, left_out) for scores, ids, left_out in chunks])
-    valid = ~rates.isnan().any(dim=1)
+    return average([rates(scores, ids, gallery_ids, left_out) for scores, ids, left_out in chunks], len(gallery_ids))
+
+
+def average(rated: Sequence[Tensor], gallery: int) -> Metrics:
+    """The metrics of all queries from what `rates` gives of some at a time, (q, 5) each, and the size of the gallery.
+
+    Raises: ValueError if no query has a positive.
+    """
+    each = torch.cat([*rated])
+    valid = ~each.isnan().any(dim=1)
     if not valid.any():
-        raise ValueError(f"none of the {len(query_ids)} queries has its identity in the gallery")
-    r1, r5, r10, mean_ap, minp = (100 * rates[valid].mean(dim=0)).tolist()
+        raise ValueError(f"none of the {len(each)} queries has its identity in the gallery")
+    r1, r5, r10, mean_ap, minp = (100 * each[valid].mean(dim=0)).tolist()
     return Metrics(
         r1=r1,
         r5=r5,
         r10=r10,
         map=mean_ap,
         minp=minp,
-        queries=len(query_ids),
-        gallery=len(gallery_ids),
+        queries=len(each),
+        gallery=gallery,
         queries_without_positive=int((~valid).sum()),
     )
 
 
-def _rates(similarity: Tensor, query_ids: Tensor, gallery_ids: Tensor, junk: Tensor | None) -> Tensor:
-    """R-1, R-5, R-10, AP and INP of each query, (Q, 5) float64; NaN for a query without a positive."""
+def rates(similarity: Tensor, query_ids: Tensor, gallery_ids: Tensor, junk: Tensor | None = None) -> Tensor:
+    """R-1, R-5, R-10, AP and INP of each query, (Q, 5) float64; NaN for a query without a positive. Each depends on
+    its own row alone. It takes about 50 bytes for a pair of query and gallery entry.
+
+    Args:
+        similarity, query_ids, gallery_ids, junk: as `retrieval` has them.
+    Raises: ValueError if a similarity is NaN, or the gallery is empty.
+    """
+    if not len(gallery_ids):
+        raise ValueError("the gallery is empty: nothing can be retrieved")
+    if similarity.isnan().any():
+        raise ValueError("similarity must not be NaN: the features are broken")
     order = similarity.argsort(dim=1, descending=True, stable=True)
     hits = gallery_ids[order] == query_ids[:, None]
     ranks = torch.arange(1, len(gallery_ids) + 1, device=hits.device)
@@ -93,5 +108,5 @@ def _rates(similarity: Tensor, query_ids: Tensor, gallery_ids: Tensor, junk: Ten
     within = [(hits & (ranks <= k)).any(dim=1).double() for k in (1, 5, 10)]
     precision = (found.double() / ranks).mul_(hits).sum(dim=1) / positives
     penalty = positives / (ranks * hits).amax(dim=1)
-    rates = torch.stack((*within, precision, penalty), dim=1)
-    return rates.where(positives[:, None] > 0, torch.nan)
+    each = torch.stack((*within, precision, penalty), dim=1)
+    return each.where(positives[:, None] > 0, torch.nan)

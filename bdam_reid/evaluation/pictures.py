@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG files: retrieved images, gates, training curves, probes."""
+"""Pictures of runs as PNG files: retrieved images, gates, training curves, probes, tables of several runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like, to_hex
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
@@ -198,7 +199,7 @@ def _smooth(values: Sequence[float]) -> np.ndarray:
 
 
 def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> None:
-    """Accuracy of probes, a panel for each group of attributes: bars of the network, diamonds of the linear probe.
+    """Balanced accuracy of probes, a panel for each group of attributes: bars of the network, diamonds of the linear.
 
     Args:
         scores: group -> attribute -> row, as `probes.Row`.
@@ -211,7 +212,7 @@ def draw_probes(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Pat
         )  # fmt: skip
         for axes, (group, rows) in zip(row[0], groups.items(), strict=True):
             _draw_bars(axes, rows)
-            axes.set(title=f"{group} attributes, accuracy in %", ylim=(0, 100))
+            axes.set(title=f"{group} attributes, balanced accuracy in %", ylim=(0, 100))
         handles, labels = row[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=5)
         _save(figure, path)
@@ -228,13 +229,13 @@ def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
         label = "" if number else "linear probes"
         axes.scatter(at, linear, 14, edgecolor=INK, marker="D", facecolor="white", label=label, zorder=3)
     chance = [row["chance"] for row in rows.values()]
-    axes.hlines(chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="always the majority class")
+    axes.hlines(chance, places - 0.42, places + 0.42, color=INK, linewidth=1.5, label="guessing")
     axes.set_xticks(places, [name.replace("_", " ") for name in rows], rotation=35, ha="right")
     axes.grid(False, axis="x")
 
 
 def draw_views(gains: Mapping[str, Mapping[str, float | None]], path: Path) -> None:
-    """A heat map of accuracy less chance, in percent: attributes in columns, viewpoints in rows.
+    """A heat map of balanced accuracy less chance, in percent: attributes in columns, viewpoints in rows.
 
     Args:
         gains: attribute -> viewpoint -> gain; None where there is none.
@@ -250,7 +251,83 @@ def draw_views(gains: Mapping[str, Mapping[str, float | None]], path: Path) -> N
         axes.set_xticks(range(len(gains)), [name.replace("_", " ") for name in gains], rotation=35, ha="right")
         axes.set_yticks(range(len(names)), names)
         axes.grid(False)
-        figure.colorbar(image, label="accuracy less chance, %")
+        figure.colorbar(image, label="balanced accuracy less chance, %")
+        _save(figure, path)
+
+
+def draw_rows(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str, path: Path) -> None:
+    """Bars of the rows of a table, a panel for each column: the mean of a row's values with a line of their standard
+    deviation to either side, and the values as dots.
+
+    Args:
+        panels: column -> row -> values, one or more, such as those of several seeds; a row may be in some columns only.
+    """
+    names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
+    with plt.rc_context(STYLE):
+        size = (WIDTH, 1.2 + 0.34 * len(names))
+        figure, row = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+        for axes, (column, rows), colour in zip(row[0], panels.items(), SERIES, strict=False):
+            for name, values in rows.items():
+                at, mean = names.index(name), float(np.mean(values))
+                axes.barh(at, mean, 0.62, color=colour, alpha=0.45)
+                if len(values) > 1:
+                    axes.errorbar(mean, at, xerr=np.std(values, ddof=1), color=INK, capsize=3, linewidth=1.2)
+                    axes.scatter(values, [at] * len(values), 9, color=colour, zorder=3)
+                axes.annotate(f"{mean:.1f}", (0.01, at), xycoords=("axes fraction", "data"), va="center", color=INK)
+            axes.set(title=column, xlabel="%", xlim=(0, None))
+            axes.grid(False, axis="y")
+        row[0, 0].set_yticks(range(len(names)), names)
+        row[0, 0].invert_yaxis()
+        figure.suptitle(title, x=0.01, ha="left", color=INK, weight="bold", size=11)
+        _save(figure, path)
+
+
+class Cloud(NamedTuple):
+    """Points of one kind in a panel."""
+
+    name: str
+    places: np.ndarray
+    """(N, 2)."""
+    colours: Sequence[str]
+    """Of each point; those in GREY lie behind the others."""
+
+
+def colours_of(labels: Sequence[str | None], most: int | None) -> list[str]:
+    """A colour for each label: its own where it names one, else one of a cycle; GREY without a label, and from the
+    label number `most` on."""
+    named = {label: at for at, label in enumerate(dict.fromkeys(label for label in labels if label is not None))}
+    cycle = [to_hex(plt.get_cmap("tab20")(number)) for number in (*range(0, 20, 2), *range(1, 20, 2))]
+    shown = {
+        label: f"xkcd:{label}" if is_color_like(f"xkcd:{label}") else cycle[at % len(cycle)]
+        for label, at in named.items()
+        if most is None or at < most
+    }
+    return [GREY if label is None else shown.get(label, GREY) for label in labels]
+
+
+def draw_clouds(panels: Mapping[str, Sequence[Cloud]], path: Path) -> None:
+    """Panels of points in a plane, two a row; the first cloud of a panel as dots, the second as crosses (long, Fig. 4).
+
+    Args:
+        panels: by title.
+    """
+    rows = math.ceil(len(panels) / 2)
+    with plt.rc_context(STYLE):
+        columns = min(2, len(panels))
+        figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 5.2 * rows), squeeze=False, layout="constrained")
+        for axes, (title, clouds) in zip(grid.flat, panels.items(), strict=False):
+            for cloud, marker in zip(clouds, "ox^s", strict=False):
+                behind = np.array([colour == GREY for colour in cloud.colours])
+                edge = {} if marker == "x" else {"edgecolors": INK, "linewidths": 0.3}
+                for chosen, size, alpha in ((behind, 9, 0.35), (~behind, 26, 1.0)):
+                    colours = [colour for colour, is_chosen in zip(cloud.colours, chosen, strict=True) if is_chosen]
+                    axes.scatter(*cloud.places[chosen].T, size, c=colours, marker=marker, alpha=alpha, **edge)
+                axes.scatter([], [], 26, c=INK, marker=marker, label=cloud.name)
+            axes.set(title=title, xticks=[], yticks=[], facecolor="#dfe4e8")
+            axes.grid(False)
+            axes.legend(loc="upper left")
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
         _save(figure, path)
 
 

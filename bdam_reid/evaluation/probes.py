@@ -1,6 +1,7 @@
 """Probes: how well an attribute can be read from a feature, the measure of disentanglement.
 
-Each attribute is read by a linear probe and by a small network, since what no line divides may still be there.
+Each attribute is read by a linear probe and by a small network, since what no line divides may still be there. They
+weigh all values of an attribute alike, and so do accuracies: always to say the most frequent one is to read nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 
 from bdam_reid.evaluation.attributes import Columns
 
 TRAIN_IMAGES = 4000
 """That probes learn from at most."""
 Row: TypeAlias = dict[str, Any]
-"""{"chance", "images", a probe: {a feature: accuracy}, ...}: accuracies in percent on some images of unseen persons."""
+"""{"chance", "images", a probe: {a feature: accuracy}, ...} of some images of unseen persons, in percent: balanced
+accuracies, the mean over the values of the share of each one's images that is read right, and what guessing gives."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,10 @@ class Answers:
 
     known: np.ndarray
     """Whether an image has the attribute, (N,) bool."""
-    usual: np.ndarray
-    """Whether the most frequent value of the images that the probes learnt from is right, (N,) bool."""
-    right: Mapping[str, Mapping[str, np.ndarray]]
-    """Whether a probe of a feature is right, (N,) bool."""
+    truth: np.ndarray
+    """Its value, (N,) texts."""
+    said: Mapping[str, Mapping[str, np.ndarray]]
+    """What a probe of a feature says, (N,) texts."""
 
     def row(self, among: np.ndarray | None = None) -> Row:
         """Accuracies over the images that have the attribute, among those of a mask (N,); no accuracies if there are
@@ -51,11 +54,12 @@ class Answers:
         chosen = self.known if among is None else self.known & among
         if not chosen.any():
             return {"images": 0}
+        truth = self.truth[chosen]
         return {
-            "chance": _percent(self.usual[chosen]),
+            "chance": 100 / len(set(truth)),
             **{
-                probe: {feature: _percent(right[chosen]) for feature, right in features.items()}
-                for probe, features in self.right.items()
+                probe: {feature: _balanced(truth, said[chosen]) for feature, said in features.items()}
+                for probe, features in self.said.items()
             },
             "images": int(chosen.sum()),
         }
@@ -85,14 +89,12 @@ def probe_attributes(train: Probed, unseen: Mapping[str, Probed]) -> dict[str, d
             probe: {feature: learn(values[learnt], labels) for feature, values in train.features.items()}
             for probe, learn in PROBES.items()
         }
-        classes, counts = np.unique(labels, return_counts=True)
         for name, group in groups.items():
-            truth = np.array(group.columns[attribute]).astype(str)
             answers[name][attribute] = Answers(
                 known=_known(group.columns[attribute]),
-                usual=truth == classes[counts.argmax()],
-                right={
-                    probe: {feature: tell(group.features[feature]) == truth for feature, tell in features.items()}
+                truth=np.array(group.columns[attribute]).astype(str),
+                said={
+                    probe: {feature: tell(group.features[feature]) for feature, tell in features.items()}
                     for probe, features in read.items()
                 },
             )
@@ -114,7 +116,8 @@ _Learn = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
 
 def _learn_linear(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(features, labels).predict
+    probe = LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced")
+    return make_pipeline(StandardScaler(), probe).fit(features, labels).predict
 
 
 def _learn_network(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -126,7 +129,10 @@ def _learn_network(features: np.ndarray, labels: np.ndarray) -> Callable[[np.nda
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 60 epochs are enough for a comparison
-        return make_pipeline(StandardScaler(), network).fit(features, labels).predict
+        weights = compute_sample_weight("balanced", labels)
+        return (
+            make_pipeline(StandardScaler(), network).fit(features, labels, mlpclassifier__sample_weight=weights).predict
+        )
 
 
 PROBES: Mapping[str, _Learn] = {"linear": _learn_linear, "mlp": _learn_network}
@@ -136,5 +142,5 @@ def _known(values: Sequence[str | None]) -> np.ndarray:
     return np.array([value is not None for value in values])
 
 
-def _percent(right: np.ndarray) -> float:
-    return float(100 * right.mean())
+def _balanced(truth: np.ndarray, said: np.ndarray) -> float:
+    return float(100 * np.mean([(said[truth == value] == value).mean() for value in np.unique(truth)]))

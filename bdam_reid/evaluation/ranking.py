@@ -5,37 +5,50 @@ A similarity is the inner product of two embeddings, part by part, weighted and 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import ceil
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from bdam_reid.data.checks import check_answers, missing_images, named
 from bdam_reid.data.images import ImageError, load_image
-from bdam_reid.data.records import DatasetError, Protocol, Query, Record
+from bdam_reid.data.records import DatasetError, Junk, Protocol, Query, Record
 from bdam_reid.engine.environment import inference
 from bdam_reid.engine.run import log
-from bdam_reid.evaluation.metrics import Metrics, retrieval
+from bdam_reid.evaluation.metrics import Metrics, average, rates
 from bdam_reid.methods.method import Method
 
 Gallery: TypeAlias = tuple[tuple[Record, ...], Tensor]
 """Records whose images could be read, and their embeddings."""
 
 
+BUDGET = 1 << 30
+"""Bytes in which a ranking is rated, about, besides the embeddings; more where LEAST queries take more."""
+LEAST = 16
+"""Queries at a time at least. Fewer are multiplied in another order, so that last bits would depend on their number."""
+
+
 @dataclass(frozen=True)
 class Ranking:
-    """Similarities of Q queries and the G gallery images that could be read."""
+    """Q queries and the G gallery images that could be read, embedded. Similarities are computed of some queries at a
+    time, so that nothing of the size Q x G is held of a large gallery."""
 
     queries: tuple[Query, ...]
     gallery: tuple[Record, ...]
-    similarity: Mapping[str, Tensor]
-    """Of each part, (Q, G) float32 on the CPU."""
-    junk: Tensor | None = None
-    """(Q, G) bool, True where an entry does not count for a query; None if all count."""
+    asked: Tensor
+    """Embeddings of the queries, (Q, E) float32 on the CPU."""
+    embeddings: Tensor
+    """Of the gallery, (G, E) float32 on the CPU."""
+    parts: Mapping[str, slice]
+    """Of an embedding, by name."""
+    junk: Junk | None = None
+    """Says which entries do not count for a query; None if all count."""
     missing_images: int = 0
     """Gallery images that could not be read and were left out."""
     queries_without_image: int = 0
@@ -51,29 +64,67 @@ class Ranking:
         """(G,)."""
         return torch.tensor([record.identity for record in self.gallery])
 
-    def scores(self, weights: Mapping[str, float]) -> Tensor:
-        """What the gallery is ranked by, (Q, G); a part that `weights` lacks has none."""
-        first, *others = ((weights.get(name, 0.0), part) for name, part in self.similarity.items())
-        total = first[0] * first[1]
-        for weight, part in others:
-            total = total + weight * part
-        return total
+    def chunks(self) -> Iterator[Sequence[int]]:
+        """The numbers of all queries in order, evenly divided, so many at a time that rating them fits the budget."""
+        pair = 56 + 4 * len(self.parts)  # bytes: similarities, junk, `rates`
+        at_once = max(LEAST, BUDGET // (pair * max(1, len(self.gallery))))
+        count = ceil(len(self.queries) / at_once)
+        edges = [len(self.queries) * number // count for number in range(count + 1)]
+        # A bar for what takes long.
+        bar = tqdm(pairwise(edges), "ranking", count, disable=True if count == 1 else None, leave=False)
+        yield from (range(first, end) for first, end in bar)
+
+    def similarity(self, queries: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Of each part, of q queries by their numbers, or of all, (q, G)."""
+        asked = self.asked if queries is None else self.asked[list(queries)]
+        return {name: asked[:, part].contiguous() @ self.embeddings[:, part].T for name, part in self.parts.items()}
+
+    def scores(self, weights: Mapping[str, float], queries: Sequence[int] | None = None) -> Tensor:
+        """What the gallery is ranked by, of q queries or of all, (q, G); a part that `weights` lacks has none."""
+        return _weighted(self.similarity(queries), weights)
+
+    def left_out(self, queries: Sequence[int]) -> Tensor | None:
+        """(q, G) bool, True where an entry does not count for a query; None if all count."""
+        return self.junk([self.queries[number] for number in queries], self.gallery) if self.junk else None
 
     def metrics(self, weights: Mapping[str, float]) -> Metrics:
         """Retrieval metrics at some weights of the parts."""
-        return retrieval(self.scores(weights), self.query_ids, self.gallery_ids, self.junk)
+        return self.metrics_at([weights])[0]
+
+    def metrics_at(self, settings: Sequence[Mapping[str, float]]) -> list[Metrics]:
+        """Retrieval metrics at each of several weights of the parts."""
+        query_ids, gallery_ids = self.query_ids, self.gallery_ids
+        rated: list[list[Tensor]] = [[] for _ in settings]
+        for queries in self.chunks():
+            similarity, junk = self.similarity(queries), self.left_out(queries)
+            for some, weights in zip(rated, settings, strict=True):
+                some.append(rates(_weighted(similarity, weights), query_ids[list(queries)], gallery_ids, junk))
+        return [average(some, len(self.gallery)) for some in rated]
 
     def chance(self) -> float:
         """R-1 of a random ranking, in percent, over the queries that have a positive."""
-        positive = self.query_ids[:, None] == self.gallery_ids
-        counts = torch.ones_like(positive) if self.junk is None else ~self.junk
-        shares = (positive & counts).float().sum(dim=1) / counts.sum(dim=1).clamp(min=1)
-        return float(100 * shares[shares > 0].mean())
+        query_ids, gallery_ids = self.query_ids, self.gallery_ids
+        shares = []
+        for queries in self.chunks():
+            positive = query_ids[list(queries)][:, None] == gallery_ids
+            junk = self.left_out(queries)
+            counts = torch.ones_like(positive) if junk is None else ~junk
+            shares.append((positive & counts).float().sum(dim=1) / counts.sum(dim=1).clamp(min=1))
+        each = torch.cat(shares)
+        return float(100 * each[each > 0].mean())
+
+
+def _weighted(similarity: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    first, *others = ((weights.get(name, 0.0), part) for name, part in similarity.items())
+    total = first[0] * first[1]
+    for weight, part in others:
+        total = total + weight * part
+    return total
 
 
 def choose_weights(ranking: Ranking, choices: Sequence[Mapping[str, float]]) -> tuple[Mapping[str, float], Metrics]:
     """Of some weights of the parts those of the best R-1, then mAP, on a validation split; the first of equals."""
-    rated = [(weights, ranking.metrics(weights)) for weights in choices]
+    rated = zip(choices, ranking.metrics_at(choices), strict=True)
     return max(rated, key=lambda pair: (pair[1].r1, pair[1].map))
 
 
@@ -91,33 +142,24 @@ class Embedder:
     the training split are left out of what is computed of them in any case."""
 
     def rank(self, protocol: Protocol, gallery: Gallery | None = None) -> Ranking:
-        """Similarities of all queries of a protocol to all of its gallery, which `gallery` gave if it is not to be
-        embedded anew.
+        """All queries of a protocol and all of its gallery, which `gallery` gave if it is not to be embedded anew.
 
         Raises: DatasetError if images cannot be read, or no query has an image of its person to find;
             QueryError.
         """
-        records, embeddings = gallery or self.gallery(protocol.gallery)
         asked, queries = self._asked(protocol)
+        records, embeddings = gallery or self.gallery(protocol.gallery)
         check_answers(replace(protocol, queries=asked, gallery=records))
-        lost = {record.path for record in protocol.gallery} - {record.path for record in records}
-        silent = len(protocol.queries) - len(asked) + sum(query.described in lost for query in asked)
-        if lost or silent:
+        missing, silent = len(protocol.gallery) - len(records), len(protocol.queries) - len(asked)
+        if missing:
+            lost = {record.path for record in protocol.gallery} - {record.path for record in records}
+            silent += sum(query.described in lost for query in asked)
+        if missing or silent:
             log.warning(
-                f"{protocol.name}: without {len(lost)} of {len(protocol.gallery)} gallery images, which cannot be "
+                f"{protocol.name}: without {missing} of {len(protocol.gallery)} gallery images, which cannot be "
                 f"read; {silent} of {len(protocol.queries)} queries lack their image"
             )
-        return Ranking(
-            queries=asked,
-            gallery=records,
-            similarity={
-                name: queries[:, part].contiguous() @ embeddings[:, part].contiguous().T
-                for name, part in self.method.parts.items()
-            },
-            junk=protocol.junk(asked, records) if protocol.junk else None,
-            missing_images=len(protocol.gallery) - len(records),
-            queries_without_image=silent,
-        )
+        return Ranking(asked, records, queries, embeddings, self.method.parts, protocol.junk, missing, silent)
 
     def gallery(self, records: Sequence[Record]) -> Gallery:
         """The G records whose images can be read, and their embeddings (G, E), float32 on the CPU."""
@@ -168,18 +210,22 @@ class Embedder:
         self, records: Sequence[Record], compute: Callable[[Tensor], Mapping[str, Tensor]]
     ) -> tuple[tuple[Record, ...], dict[str, Tensor]]:
         readable: list[Record] = []
-        kept: dict[str, list[Tensor]] = defaultdict(list)
+        kept: dict[str, Tensor] = {}
         with inference(self.method, self.device, self.precision):
             for images, of in self._batches(records):
-                readable += of
+                rows = slice(len(readable), len(readable) + len(of))
                 for name, value in compute(images).items():
-                    kept[name].append(value.float().cpu())
-        return tuple(readable), {name: torch.cat(values) for name, values in kept.items()}
+                    if name not in kept:  # a list of batches, put together at the end, would take twice as much
+                        kept[name] = torch.empty(len(records), *value.shape[1:])
+                    kept[name][rows] = value
+                readable += of
+        return tuple(readable), {name: values[: len(readable)] for name, values in kept.items()}
 
     def _batches(self, records: Sequence[Record]) -> Iterator[tuple[Tensor, list[Record]]]:
         """Images (B, 3, H, W) on the device, and their records, in order. Raises: DatasetError."""
         lost: list[str] = []
-        for at in range(0, len(records), self.batch_size):
+        starts = range(0, len(records), self.batch_size)
+        for at in tqdm(starts, "reading images", unit="batch", disable=None, leave=False):
             images, readable = [], []
             for record in records[at : at + self.batch_size]:
                 image = self._load(record.path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bdam_reid.evaluation.ranking import Ranking
 
@@ -42,19 +43,20 @@ class Retrieval:
 
 def retrievals(ranking: Ranking, weights: Mapping[str, float], count: int) -> list[Retrieval]:
     """What `count` queries find, evenly spread over all queries so that nobody chose them."""
-    places = torch.linspace(0, len(ranking.queries) - 1, min(count, len(ranking.queries))).round().long()
-    scores, ids = ranking.scores(weights), ranking.gallery_ids
+    places = torch.linspace(0, len(ranking.queries) - 1, min(count, len(ranking.queries))).round().long().tolist()
+    all_scores, junk, ids = ranking.scores(weights, places), ranking.left_out(places), ranking.gallery_ids
     shown = []
-    for place in places.tolist():
-        order = scores[place].argsort(descending=True, stable=True)
-        if ranking.junk is not None:
-            order = order[~ranking.junk[place][order]]
+    for row, place in enumerate(places):
+        scores = all_scores[row]
+        order = scores.argsort(descending=True, stable=True)
+        if junk is not None:
+            order = order[~junk[row][order]]
         query = ranking.queries[place]
         right = ids[order] == query.identity
 
-        def hit(at: int, place: int = place, order: torch.Tensor = order, right: torch.Tensor = right) -> Shown:
+        def hit(at: int, scores: Tensor = scores, order: Tensor = order, right: Tensor = right) -> Shown:
             index = int(order[at])
-            return Shown(ranking.gallery[index].path, at + 1, float(scores[place, index]), bool(right[at]))
+            return Shown(ranking.gallery[index].path, at + 1, float(scores[index]), bool(right[at]))
 
         shown.append(
             Retrieval(

@@ -117,9 +117,9 @@ def _probe_tables(probes: Mapping[str, Any]) -> Iterator[str]:
     *means, whole = probes["persons"]
     for split in means:
         yield _probe_table(
-            f"read of {split} persons, %", {group: {} for group in GROUPS}, probes["above_chance"][split]
+            f"read of {split} persons, balanced %", {group: {} for group in GROUPS}, probes["above_chance"][split]
         )
-    yield _probe_table(f"read of {whole} persons, %", probes["persons"][whole], probes["above_chance"][whole])
+    yield _probe_table(f"read of {whole} persons, balanced %", probes["persons"][whole], probes["above_chance"][whole])
     colours = probes["persons"].get("test", {}).get("outfit", {})
     said = [
         f"{name} {row['mlp'][first_feature(probes)]:.1f} (chance {row['chance']:.1f})"
@@ -135,7 +135,7 @@ def _probe_tables(probes: Mapping[str, Any]) -> Iterator[str]:
 def _probe_table(title: str, groups: Mapping[str, Mapping[str, Any]], above: Mapping[str, Any]) -> str:
     columns = [(probe, feature) for probe, of in above[GROUPS[0]].items() for feature in of]
     head = "".join(f"{name:>17}" for name in (f"{probe}, {feature}" for probe, feature in columns))
-    lines = [f"{title:<{_TITLE}}{'majority':>10}{head}{'images':>8}"]
+    lines = [f"{title:<{_TITLE}}{'chance':>10}{head}{'images':>8}"]
     for group, rows in groups.items():
         for name, row in rows.items():
             for words, part in (("", row), (", where visible", row.get("visible", {"images": 0}))):
@@ -167,8 +167,8 @@ def first_feature(probes: Mapping[str, Any]) -> str:
 
 
 def view_gains(probes: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Attribute -> viewpoint -> accuracy less chance of the network that reads the first feature, in percent; None
-    without images."""
+    """Attribute -> viewpoint -> balanced accuracy less chance of the network that reads the first feature, in percent;
+    None without images."""
     feature = first_feature(probes)
     return {
         attribute: {view: row["mlp"][feature] - row["chance"] if row["images"] else None for view, row in of.items()}

@@ -1,104 +1,82 @@
-"""Accuracy of the three fusions: `python -m bdam_reid.studies.fusion`.
-
-Trains the preset demo-icme with each kind of fusion at the drafts' sizes, with the same steps and seeds for all, and
-keeps what the official test split says of each run. Source: long, section 4.5 and Fig. 5.
-"""
+"""Fusion and its parts, where it can tell images apart, in re-ranking: icme Table III, long Table 2."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
-import tyro
-from tqdm.auto import tqdm
+from bdam_reid.config import Config
+from bdam_reid.methods.bdam.config import BDAMConfig, RerankConfig
+from bdam_reid.studies.budgets import Budget
+from bdam_reid.studies.grid import Setting
+from bdam_reid.studies.papers import FUSION
+from bdam_reid.studies.study import Study, command, run_folder
+from bdam_reid.studies.verdicts import Claim
 
-from bdam_reid.config import Config, ConfigError, DataConfig
-from bdam_reid.methods.bdam.config import BDAMConfig, FusionConfig, OptimConfig, demo_icme
-from bdam_reid.studies.grid import outcome
-
-FUSIONS: Mapping[str, FusionConfig] = {
-    "mamba": FusionConfig(kind="mamba", layers=2),
-    "transformer": FusionConfig(kind="transformer", layers=4),
-    "simple": FusionConfig(kind="simple"),
-}
-"""The drafts' fusion module and the two that it is compared with, at the drafts' sizes."""
+BASE = "without fusion"
 
 
-@dataclass(frozen=True)
-class Study:
-    """Train the preset demo-icme with each kind of fusion and several seeds; finished runs are not repeated."""
+def rows(budget: Budget) -> Sequence[Setting]:
+    """The drafts' fusion and its parts as matchers, and the two fusions that the longer draft compares it with."""
+    base = "demo" if budget.small else "bdam"
+    whole = f"{base} --method.rerank.kind mamba --method.rerank.gate True"
+    arguments = {
+        BASE: base,
+        "fusion": whole,
+        "without Mamba": f"{base} --method.rerank.kind sum --method.rerank.gate True",
+        "without fusion gate": f"{base} --method.rerank.kind mamba",
+        "without alignment": f"{whole} --method.rerank.alignment False",
+        "transformer": f"{base} --method.rerank.kind transformer --method.rerank.layers 4 --method.rerank.gate True",
+        "simple": f"{base} --method.rerank.kind simple --method.rerank.gate True",
+    }
+    return [Setting(name, line, FUSION.get(name)) for name, line in arguments.items()]
 
-    root: str = "data/synthetic"
-    """Folder of the data set."""
-    output: Path = Path("runs/fusion")
-    """Folder of the runs; a run that was killed goes on from its last checkpoint."""
-    results: Path = Path("benchmarks/results/fusion-accuracy.json")
-    """What is kept of the runs; those of another call are added to."""
-    epochs: int = 8
-    kinds: tuple[Literal["mamba", "transformer", "simple"], ...] = ("mamba", "transformer", "simple")
-    seeds: tuple[int, ...] = (0, 1, 2)
+
+_SOURCE = "icme IV-C.2, long 4.4"
+
+STUDY = Study(
+    name="fusion",
+    title="Fusion and its parts in re-ranking (icme Table III, long Table 2)",
+    note="The drafts' fused feature contains the text that it is matched with, so a ranking cannot use it: in the "
+    "drafts' place fusion has no part in ranking. It is measured where it can have one, as the matcher that orders the "
+    "best 20 images anew by words and patches read together: of each seed one model is trained without it, and each "
+    "matcher alone on the frozen weights of that model. Published rows are of another thing under the same name.",
+    rows=rows,
+    claims=[
+        Claim("fusion substantially outperforms the baseline", _SOURCE, "fusion", BASE),
+        Claim("Mamba's removal degrades", _SOURCE, "fusion", "without Mamba"),
+        Claim("the gate's removal degrades", _SOURCE, "fusion", "without fusion gate"),
+        Claim("the alignment layers' removal degrades", _SOURCE, "fusion", "without alignment"),
+        Claim("Mamba's removal costs more than the gate's", _SOURCE, "without fusion gate", "without Mamba"),
+        Claim("Mamba's removal costs more than the alignment's", _SOURCE, "without alignment", "without Mamba"),
+        Claim("a marked improvement over Simple", "long 4.5", "fusion", "simple"),
+    ],
+)
 
 
-def run_study(study: Study, base: Config) -> dict[str, Any]:
-    """Train what the results file lacks, each run kept as soon as it ends; gives the content of that file.
-
-    Args:
-        study: what to train.
-        base: a config of BDAM, that of all runs but for what the study sets.
-    Raises: ConfigError if the file is of another budget; and as `bdam_reid.train.train`.
-    """
-    from bdam_reid.engine.checkpoint import write_json
+def train_row(name: str, config: Config) -> Path:
+    """Train the model without a matcher, or a matcher on the weights of that model of the same seed, which is trained
+    first if it is not there."""
+    from bdam_reid.studies.rerank import transplant
     from bdam_reid.train import train
 
-    method = base.method
+    method = config.method
     assert isinstance(method, BDAMConfig)
-    optim = replace(method.optim, epochs=study.epochs)
-    base = replace(base, data=replace(base.data, root=study.root))
-    results = _open_results(study.results, base, optim)
-    wanted = [(kind, seed) for seed in study.seeds for kind in study.kinds]
-    with tqdm(wanted, unit="run", disable=None) as bar:
-        for kind, seed in bar:
-            bar.set_postfix(kind=kind, seed=seed)
-            if any((run["kind"], run["seed"]) == (kind, seed) for run in results["runs"]):
-                continue
-            fused = replace(method, optim=optim, fusion=FUSIONS[kind])
-            config = replace(base, output=str(study.output / f"{kind}-{seed}"), seed=seed, method=fused)
-            results["runs"].append({"kind": kind, "seed": seed, **outcome(train(config))})
-            write_json(study.results, results)
-    return results
-
-
-def _open_results(path: Path, base: Config, optim: OptimConfig) -> dict[str, Any]:
-    from bdam_reid.engine.checkpoint import read_json
-
-    budget: dict[str, Any] = {"preset": base.preset, "data": asdict(base.data), "optim": asdict(optim)}
-    results: dict[str, Any] = read_json(path) if path.exists() else {"budget": budget, "runs": []}
-    try:
-        same = _compared(results["budget"]) == _compared(budget)
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{path} holds no results of this study ({error}): give another --results") from error
-    if not same:
-        raise ConfigError(f"{path} holds runs of another budget, {results['budget']}: give another --results")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return results
-
-
-def _compared(budget: Mapping[str, Any]) -> tuple[str, DataConfig, OptimConfig]:
-    """What of a budget decides results. A field that an older file lacks has its default, as in a run's config."""
-    data = replace(DataConfig(**budget["data"]), root="", allow_missing=False)
-    return budget["preset"], data, OptimConfig(**budget["optim"])
+    if method.rerank.kind == "none":
+        return train(config)
+    base = run_folder(Path(config.output).parent, BASE, config.seed)
+    if not (base / "metrics.json").exists():
+        train(replace(config, output=str(base), method=replace(method, rerank=RerankConfig())))
+    # Only the last epoch is validated: what is rated is the matcher as it was trained to the end.
+    config = replace(config, engine=replace(config.engine, validate_every=method.rerank.epochs))
+    transplant(base, config)
+    return train(config)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    study = tyro.cli(Study, prog="python -m bdam_reid.studies.fusion", args=arguments)
-    # After the arguments, here and above: help, or word of a mistake in them, does not wait for torch.
-    from bdam_reid.engine.errors import user_errors
-
-    with user_errors():
-        run_study(study, demo_icme())
+    command(STUDY, arguments, train_row)
 
 
 if __name__ == "__main__":

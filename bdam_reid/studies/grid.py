@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from bdam_reid.config import ConfigError, parse_config
 from bdam_reid.methods import PRESETS
+from bdam_reid.studies.papers import Published
 
 
 class Setting(NamedTuple):
@@ -20,10 +21,12 @@ class Setting(NamedTuple):
     name: str
     arguments: str
     """What is trained, as on the command line of training: a preset and the fields that differ from it."""
+    published: Published | None = None
+    """What the drafts print of this row."""
 
 
-Figure = Callable[[Mapping[str, Any]], float]
-"""Reads a figure from the content of a metrics.json."""
+Figure = Callable[[Mapping[str, Any]], float | None]
+"""Reads a figure from the content of a metrics.json; None where it has none."""
 
 
 def run_grid(
@@ -115,13 +118,18 @@ def table(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
     for name in results["settings"]:
         runs = [run for run in results["runs"] if run["setting"] == name]
         if runs:
-            cells = [_spread([figure(run["metrics"]) for run in runs]) for figure in figures.values()]
-            seconds = fmean(run["seconds"] for run in runs)
-            lines.append(f"| {name} | {' | '.join(cells)} | {len(runs)} | {seconds:.0f} |")
+            found = ([figure(run["metrics"]) for run in runs] for figure in figures.values())
+            cells = [spread([value for value in values if value is not None]) for values in found]
+            seconds = [run["seconds"] for run in runs if "seconds" in run]  # Old files lack them.
+            spent = f"{fmean(seconds):.0f}" if seconds else "-"
+            lines.append(f"| {name} | {' | '.join(cells)} | {len(runs)} | {spent} |")
     return "\n".join(lines)
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation in words."""
+    if not values:
+        return "-"
     return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
@@ -130,5 +138,5 @@ def outcome(run: Path) -> dict[str, Any]:
     from bdam_reid.engine.checkpoint import read_json
 
     metrics, environment = read_json(run / "metrics.json"), read_json(run / "environment.json")
-    kept = ("commit", "packages", "device", "threads", "backend", "cpu_isa", "precision")
+    kept = ("commit", "packages", "device", "threads", "backend", "cpu_isa", "precision", "data")
     return {"metrics": metrics, "environment": {name: environment[name] for name in kept}}

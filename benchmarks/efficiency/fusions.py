@@ -22,7 +22,7 @@ from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.methods.bdam.config import BDAMConfig, DecouplingConfig, FusionConfig
 from bdam_reid.methods.bdam.fusion import Fusion
 from bdam_reid.methods.bdam.network import Network
-from bdam_reid.studies.fusion import FUSIONS
+from bdam_reid.studies.efficiency import FUSIONS
 from benchmarks.measure import DEVICE, Contender
 
 WIDTH = 768
@@ -93,35 +93,13 @@ def fusions(tokens: Literal["pooled", "pair", "sequence"]) -> dict[str, FusionCo
     return {kind: replace(config, tokens="pooled" if kind == "simple" else tokens) for kind, config in FUSIONS.items()}
 
 
-class _AsTheyAre(nn.Module):
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        return tokens
-
-
-class _EqualWeights(nn.Module):
-    def forward(self, features: Tensor) -> Tensor:
-        return features.new_zeros(len(features), 2)
-
-
-def variant(name: str) -> Fusion:
-    """The fusion module on pooled tokens without one of its parts, as in the ablation of the drafts.
-
-    "w/o Mamba": the gated sum is projected as it is. "w/o gate": image and text weigh the same. "w/o alignment":
-    one linear layer instead of an MLP brings each to the fusion's width.
-    """
-    module = fusion(FUSIONS["mamba"])
-    if name == "w/o Mamba":
-        module.mixer = _AsTheyAre()  # type: ignore[assignment]
-    elif name == "w/o gate":
-        module.gate = _EqualWeights()  # type: ignore[assignment]
-    elif name == "w/o alignment":
-        module.align_image, module.align_text = (  # type: ignore[assignment]
-            nn.Linear(WIDTH, module.config.width, device=DEVICE) for _ in range(2)
-        )
-    return module
-
-
-VARIANTS = ("full", "w/o Mamba", "w/o gate", "w/o alignment")
+VARIANTS = {
+    "full": FUSIONS["mamba"],
+    "w/o Mamba": replace(FUSIONS["mamba"], kind="sum"),
+    "w/o gate": replace(FUSIONS["mamba"], gate=False),
+    "w/o alignment": replace(FUSIONS["mamba"], alignment=False),
+}
+"""The fusion module on pooled tokens, whole and without one of its parts, as in the ablation of the drafts."""
 
 
 def whole_model(small: bool) -> Network:

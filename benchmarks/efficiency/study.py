@@ -21,7 +21,7 @@ Row = Mapping[str, float]
 
 def accuracy(runs: Sequence[Mapping[str, Any]], kind: str, metric: str = "map") -> tuple[float, float, int]:
     """Mean and standard deviation of a metric of the test split over the seeds, in percent, and their number."""
-    values = [run["metrics"]["protocols"]["test"]["results"]["same"][metric] for run in runs if run["kind"] == kind]
+    values = [run["metrics"]["protocols"]["test"]["results"]["same"][metric] for run in runs if run["setting"] == kind]
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values)
 
 

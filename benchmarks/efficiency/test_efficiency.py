@@ -18,7 +18,6 @@ from benchmarks.efficiency.fusions import (
     fusions,
     parameters,
     trained,
-    variant,
     whole_model,
     whole_model_parts,
 )
@@ -55,7 +54,8 @@ def test_fusion_length(contest: Contest, small: bool, length: int) -> None:
 
 def test_fusion_variants(contest: Contest) -> None:
     inputs = fusion_inputs(fusions("pooled")["mamba"], Size(16))
-    measure(contest, {name: (variant(name), inputs) for name in VARIANTS}, op="fusion variants", size="pooled, B = 16")
+    modules = {name: (fusion(config), inputs) for name, config in VARIANTS.items()}
+    measure(contest, modules, op="fusion variants", size="pooled, B = 16")
 
 
 def test_whole_model(contest: Contest, small: bool) -> None:

@@ -119,5 +119,5 @@ def test_work_grows_linearly(piece: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(splitter, "_kind", counting)
     caption = "a tall man" + piece * 10_000
     identity, clothing = split_caption(caption)
-    assert looked_at <= len(splitter._WORD.findall(caption))
+    assert looked_at <= len(splitter.WORD.findall(caption))
     assert len(identity) + len(clothing) <= 2 * len(caption) + 2

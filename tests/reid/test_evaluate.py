@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rankings import ranking_of
 from tiny_run import tiny, train_alone, write_people
 
 from bdam_reid.data.datasets import load_dataset
@@ -43,7 +44,7 @@ def make_ranking(identity: torch.Tensor, clothing: torch.Tensor) -> Ranking:
     people = range(len(identity))
     records = tuple(Record(Path(f"{i}.jpg"), f"{i}.jpg", i, "test") for i in people)
     queries = tuple(Query(text=f"caption {i}", identity=i) for i in people)
-    return Ranking(queries, records, {"identity": identity, "clothing": clothing})
+    return ranking_of(queries, records, {"identity": identity, "clothing": clothing})
 
 
 def evaluate(run: Path, **options: Any) -> dict[str, Any]:
@@ -208,14 +209,14 @@ def test_the_first_of_the_best_weights_is_chosen() -> None:
 
 def test_a_part_without_a_weight_has_none() -> None:
     ranking = make_ranking(torch.eye(3), torch.rand(3, 3))
-    assert torch.equal(ranking.scores({"clothing": 2.0}), 2 * ranking.similarity["clothing"])
+    assert torch.equal(ranking.scores({"clothing": 2.0}), 2 * ranking.similarity()["clothing"])
 
 
 def test_junk_counts_neither_in_the_metrics_nor_in_what_is_shown() -> None:
     records = tuple(Record(Path(f"{i}.jpg"), f"{i}", i // 2, "test", camera=i % 2) for i in range(4))
     queries = tuple(Query(image=r.path, identity=r.identity, camera=r.camera) for r in records)
     similarity = torch.tensor([[1.0, 0.5, 0.6, 0.1]] * 4)
-    ranking = Ranking(queries, records, {"all": similarity}, same_camera(queries, records))
+    ranking = ranking_of(queries, records, {"all": similarity}, same_camera)
     assert ranking.metrics({"all": 1.0}).r1 == 25
     assert ranking.chance() == pytest.approx(100 / 3)
     first = retrievals(ranking, {"all": 1.0}, 1)[0]
@@ -301,14 +302,23 @@ def test_probes_find_what_is_in_the_features_and_only_that() -> None:
     assert probe_attributes(made_up(600, 0), others)["test"]["bent"].row() == bent
 
 
-def test_chance_of_a_probe_is_the_majority_it_learnt() -> None:
+def test_a_probe_that_always_says_the_most_frequent_value_reads_nothing() -> None:
     train, test = (Probed({"all": np.zeros((n, 2))}, {}) for n in (10, 5))
-    train.columns["a"] = ["x"] * 6 + ["y"] * 4
-    test.columns["a"] = ["x"] * 2 + ["y"] * 3
+    train.columns["a"] = ["x"] * 9 + ["y"]
+    test.columns["a"] = ["x"] * 4 + ["y"]
     answers = probe_attributes(train, {"test": test})["test"]["a"]
-    assert answers.row() == {"chance": 40, "linear": {"all": 40}, "mlp": {"all": 40}, "images": 5}
-    assert answers.row(np.array([True, False, False, False, True]))["chance"] == 50
+    assert answers.row() == {"chance": 50, "linear": {"all": 50}, "mlp": {"all": 50}, "images": 5}
+    assert answers.row(np.array([True, False, False, False, False]))["chance"] == 100
     assert answers.row(np.zeros(5, bool)) == {"images": 0}
+
+
+def test_probes_find_what_is_rare() -> None:
+    rng = np.random.default_rng(0)
+    has = rng.random(600) < 0.1
+    images = Probed({"all": rng.normal(size=(600, 4)) + has[:, None]}, {"beard": [str(value) for value in has]})
+    row = probe_attributes(images, {"test": images})["test"]["beard"].row()
+    assert row["chance"] == 50
+    assert min(row["linear"]["all"], row["mlp"]["all"]) > 75
 
 
 def test_above_chance_is_0_at_chance_and_100_at_best() -> None:

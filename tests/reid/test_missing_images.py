@@ -264,5 +264,5 @@ def test_a_query_by_an_image_that_cannot_be_read_is_left_out_and_counted(tmp_pat
     ):
         embedder.rank(protocol)
     ranking = replace(embedder, allow_missing=True).rank(protocol)
-    assert ranking.query_ids.tolist() == [0, 2] and ranking.similarity["all"].shape == (2, 3)
+    assert ranking.query_ids.tolist() == [0, 2] and ranking.similarity()["all"].shape == (2, 3)
     assert (ranking.missing_images, ranking.queries_without_image) == (0, 1)

@@ -26,6 +26,8 @@ from bdam_reid.engine.checkpoint import load_state, load_weights
 from bdam_reid.engine.run import load_best, load_config
 from bdam_reid.engine.trainer import Trainer, make_method
 from bdam_reid.evaluate import Options, evaluate_run
+from bdam_reid.evaluation import ranking as ranked
+from bdam_reid.evaluation import reranking as evaluated
 from bdam_reid.evaluation.ranking import Embedder
 from bdam_reid.evaluation.reranking import rerank
 from bdam_reid.evaluation.tables import describe
@@ -317,7 +319,9 @@ def grey(folder: Path) -> tuple[tuple[Query, ...], tuple[Record, ...]]:
     return tuple(Query(image=record.path, identity=record.identity) for record in records[:4]), tuple(records)
 
 
-def test_the_best_are_ordered_anew_and_the_others_stay_behind_them(tmp_path: Path) -> None:
+def test_the_best_are_ordered_anew_and_the_others_stay_behind_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     queries, records = grey(tmp_path)
     embedder = Embedder(Wrong(), torch.device("cpu"), batch_size=4)
     ranking = embedder.rank(Protocol("val", queries, records, split="val"))
@@ -329,8 +333,12 @@ def test_the_best_are_ordered_anew_and_the_others_stay_behind_them(tmp_path: Pat
     assert found.pair_ms > 0 and found.query_ms > 0
     junk = torch.zeros(4, 5, dtype=torch.bool)
     junk[2:, 0] = True
-    spared = rerank(embedder, replace(ranking, junk=junk), {"all": 1.0}, "same").metrics
+    spared = rerank(embedder, replace(ranking, junk=lambda *_: junk), {"all": 1.0}, "same").metrics
     assert spared.map == pytest.approx(100 * (1 + 1 + 1 + 1 / 3) / 4)
+    # A gallery that fits no memory: some queries at a time, and images are read again for each.
+    for module, name, value in ((evaluated, "PATCHES", 0), (ranked, "BUDGET", 1), (ranked, "LEAST", 2)):
+        monkeypatch.setattr(module, name, value)
+    assert rerank(embedder, ranking, {"all": 1.0}, "same").metrics == found.metrics
 
 
 @pytest.mark.parametrize("pays", [True, False])

@@ -6,52 +6,40 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_run import arguments, tiny, write_people
+from tiny_run import arguments
 
 from bdam_reid.config import ConfigError, check_config, parse_config
 from bdam_reid.engine.checkpoint import load_weights
 from bdam_reid.methods import PRESETS
-from bdam_reid.methods.bdam.config import demo_icme
-from bdam_reid.studies import clothes, grid, rerank
-from bdam_reid.studies.fusion import FUSIONS, Study, run_study
+from bdam_reid.methods.bdam.config import BDAMConfig
+from bdam_reid.studies import clothes, efficiency, grid, rerank
 from bdam_reid.studies.grid import table
 
 
-def test_every_fusion_is_trained_alike_and_once(tmp_path: Path) -> None:
-    people = write_people(tmp_path / "people")
-    base = replace(tiny(people, tmp_path / "unused"), output="")
-    study = Study(str(people), tmp_path / "runs", tmp_path / "results.json", epochs=1, seeds=(0,))
-    some = run_study(replace(study, kinds=("simple",)), base)
-    assert [run["kind"] for run in some["runs"]] == ["simple"]
-    changed = (tmp_path / "runs" / "simple-0" / "log.txt").stat().st_mtime_ns
-    results = run_study(study, base)
-    assert (tmp_path / "runs" / "simple-0" / "log.txt").stat().st_mtime_ns == changed
-    assert json.loads((tmp_path / "results.json").read_text()) == results
-    assert sorted(run["kind"] for run in results["runs"]) == sorted(FUSIONS)
-    configs = [json.loads((tmp_path / "runs" / f"{kind}-0" / "config.json").read_text()) for kind in FUSIONS]
-    for config in configs:
-        assert config["method"].pop("fusion")["width"] == 256
-        assert config.pop("output")
-    assert configs[0] == configs[1] == configs[2]
-    for run in results["runs"]:
-        assert run["metrics"] == json.loads((tmp_path / "runs" / f"{run['kind']}-0" / "metrics.json").read_text())
-    with pytest.raises(ConfigError, match="holds runs of another budget"):
-        run_study(replace(study, epochs=2), base)
+def test_the_rows_of_the_three_fusions_are_those_at_the_drafts_sizes() -> None:
+    base = PRESETS["demo-icme"]().method
+    assert isinstance(base, BDAMConfig)
+    for setting in efficiency.SETTINGS:
+        method = parse_config(PRESETS, setting.arguments.split()).method
+        assert method == replace(base, fusion=efficiency.FUSIONS[setting.name])
 
 
-def test_the_committed_results_are_those_of_this_study(tmp_path: Path) -> None:
-    """Whatever fields configs got since, and wherever the data lies: nothing is left to train."""
+def test_the_committed_results_of_the_three_fusions_are_whole(tmp_path: Path, capsys: Any) -> None:
+    """Whatever fields configs got since: nothing is left to train."""
     kept = Path(__file__).parents[2] / "benchmarks" / "results" / "fusion-accuracy.json"
     shutil.copy(kept, tmp_path / "results.json")
-    study = Study(str(tmp_path / "elsewhere"), tmp_path / "runs", tmp_path / "results.json")
-    assert run_study(study, demo_icme()) == json.loads(kept.read_text())
+    options = ["--output", str(tmp_path / "runs"), "--results", str(tmp_path / "results.json")]
+    efficiency.main(options)
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(kept.read_text())
     assert not (tmp_path / "runs").exists()
-    (tmp_path / "results.json").write_text('{"budget": {"data": {"what": 1}}, "runs": []}')
-    with pytest.raises(ConfigError, match="holds no results of this study"):
-        run_study(study, demo_icme())
+    assert "| mamba | 34.3 ± 2.5 | 34.9 ± 0.6 | 3 | - |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        efficiency.main([*options, "--epochs", "9"])
+    assert "holds results of another study or budget" in capsys.readouterr().err
 
 
 def test_matchers_are_trained_alone_on_the_weights_of_a_run(finished: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from image_search import Brightness
+from rankings import ranking_of
 
 from bdam_kernels import cka_matrix
 from bdam_reid.data.records import Clothes, Dataset, Findings, Protocol, Query, Record, Report
@@ -36,7 +37,7 @@ def validate(monkeypatch: pytest.MonkeyPatch, *protocols: Protocol) -> Validatio
         identity, found = torch.eye(4), torch.eye(4)
         identity[:2, :2] = torch.tensor([[0.55, 1.0], [1.0, 0.55]])
         clothing = {"same": found, "other": 1 - found}[protocol.clothes]
-        return Ranking(protocol.queries, protocol.gallery, {"identity": identity, "clothing": clothing})
+        return ranking_of(protocol.queries, protocol.gallery, {"identity": identity, "clothing": clothing})
 
     monkeypatch.setattr(Embedder, "rank", rank)
     monkeypatch.setattr(Embedder, "gallery", lambda *_: (RECORDS, torch.arange(9.0)[:, None].expand(9, 2)))

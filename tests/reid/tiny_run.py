@@ -75,12 +75,17 @@ def train_alone(config: Config) -> Path:
         return train(config)
 
 
-def start(config: Config) -> Any:
-    """Train in a process that is forked from one that has everything imported, and never trained itself."""
+def forkserver() -> Any:
+    """Where processes are forked from one that has everything imported, and never trained itself."""
     context = multiprocessing.get_context("forkserver")
-    modules = ("engine.trainer", "evaluation.evaluator", "methods.bdam.method")
-    context.set_forkserver_preload([f"bdam_reid.{module}" for module in modules])
-    process = context.Process(target=train_alone, args=(config,))
+    modules = ("engine.trainer", "evaluation.evaluator", "methods.bdam.method", "captions.writing", "engine.errors")
+    context.set_forkserver_preload(["openai", *(f"bdam_reid.{module}" for module in modules)])
+    return context
+
+
+def start(config: Config) -> Any:
+    """Train in a process of its own."""
+    process = forkserver().Process(target=train_alone, args=(config,))
     process.start()
     return process
 

@@ -19,6 +19,7 @@ from bdam_reid.data.samplers import IdentitySampler
 from bdam_reid.data.tokens import Tokenize
 from bdam_reid.data.training import Batches, Item, TrainingSet
 from bdam_reid.methods.batches import Tensors
+from bdam_reid.processes import gather
 
 UNKNOWN = -1
 """Number of an outfit that nobody has told from others."""
@@ -50,6 +51,20 @@ class Batch(Tensors):
     identity_mask: Tensor
     clothing_ids: Tensor
     clothing_mask: Tensor
+
+
+class Shown(NamedTuple):
+    """Whom the images of a batch show, those of all processes, and in which clothes."""
+
+    identities: Tensor
+    """Class indices, (B,)."""
+    outfits: Tensor
+    """(B,), by their number among those of the person or UNKNOWN."""
+
+
+def shown(batch: Batch) -> Shown:
+    """What is known of a batch of which each process has a share."""
+    return Shown(gather(batch.identities), gather(batch.outfits))
 
 
 def make_batches(

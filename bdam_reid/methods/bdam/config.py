@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 class DecouplingConfig:
     """Bidirectional decoupled alignment module (icme section III-B, long section 3.2)."""
 
+    kind: Literal["bdam", "none"] = "bdam"
+    """none: the drafts' baseline, in which one entangled feature of an image is read for identity and clothing both;
+    of the fields below it has those of pooling."""
     self_layers: Annotated[int, Range(0)] = 6
     cross_layers: Annotated[int, Range(0)] = 3
     heads: int = 12
@@ -52,6 +55,8 @@ class DecouplingConfig:
 
     def check(self) -> None:
         """Raise ConfigError if values do not fit each other."""
+        if self.pooled_last and self.kind == "none":
+            raise ConfigError("--method.decoupling.pooled-last needs --method.decoupling.kind bdam, got none")
         if self.pooled_last and self.cross_layers == 0:
             raise ConfigError(
                 "--method.decoupling.pooled-last needs a cross-attention layer, got --method.decoupling.cross-layers 0"
@@ -77,13 +82,18 @@ class MixerConfig:
     d_state: int = 16
     d_conv: int = 4
     dropout: Annotated[float, Range(0, 0.99)] = 0.1
+    alignment: bool = True
+    """Whether an MLP brings image and text to the width; else it is one linear layer each (an ablation)."""
 
 
 @dataclass(frozen=True)
 class FusionConfig(MixerConfig):
     """Fusion module (icme section III-D, long section 3.4)."""
 
-    kind: Literal["mamba", "transformer", "simple", "none"] = "mamba"
+    kind: Literal["mamba", "transformer", "simple", "sum", "none"] = "mamba"
+    """simple: both features side by side through a linear layer; sum: the gated sum as it is (without Mamba)."""
+    gate: bool = True
+    """Whether image and text have weights of their own for each pair; else they weigh the same (an ablation)."""
     tokens: Literal["pooled", "pair", "sequence"] = "pooled"
     """pooled: the gated sum as one token (the literal reading); pair: image and text token; sequence: patches
     and words."""
@@ -94,7 +104,10 @@ class RerankConfig(MixerConfig):
     """Re-ranking of the best images of a search by the words of the query and the patches of each image, read together
     (ours: the drafts' fusion in the one place where it can tell images apart)."""
 
-    kind: Literal["mamba", "transformer", "simple", "none"] = "none"
+    kind: Literal["mamba", "transformer", "simple", "sum", "none"] = "none"
+    """As in fusion."""
+    gate: bool = False
+    """As in fusion, which has it."""
     training: Literal["frozen", "joint"] = "frozen"
     """frozen: in a stage of its own after the others, on the best training images for each caption, with everything
     else as it is; joint: with everything else, on the best images of each batch."""
@@ -116,16 +129,18 @@ class LossConfig:
     query: Literal["identity", "fused", "both"] = "identity"
     """InfoNCE's v: the image identity feature (long); the fused feature (icme), which already contains the
     text and does not train the image embedding that the ranking uses; or both, the mean of the two losses."""
-    clothing: Literal["alignment", "adversarial"] = "alignment"
-    """alignment: icme Eq. 1; adversarial: long Eq. 1. They pull opposite ways, so a run has one of them."""
+    clothing: Literal["alignment", "adversarial", "both"] = "alignment"
+    """alignment: icme Eq. 1; adversarial: long Eq. 1. They pull opposite ways, so presets have one of them; both: the
+    sum, which is least at a probability of one half."""
     symmetric: bool = False
     """InfoNCE and the alignment from texts to images too, as retrieval goes."""
     temperature: Annotated[float, Range(1e-3)] = 0.07
     learnt_temperature: bool = False
     """Whether training changes the temperatures, one of each contrastive loss, from `temperature` on."""
     margin: float = 0.3
-    triplet_weight: float = 1.0
+    info_weight: float = 1.0
     """A weight of 0 leaves its loss out."""
+    triplet_weight: float = 1.0
     clothing_weight: float = 1.0
     decouple_weight: float = 1.0
     contrast_weight: float = 0.0
@@ -145,6 +160,14 @@ class LossConfig:
     gradnorm_every: Annotated[int, Range(0)] = 1
     """Update the task weights every so many steps; 0 leaves them at 1."""
 
+    def check(self) -> None:
+        """Raise ConfigError if nothing is left to train."""
+        if not any((self.info_weight, self.triplet_weight, self.clothing_weight, self.decouple_weight)):
+            raise ConfigError(
+                "one of --method.loss.info-weight, triplet-weight, clothing-weight and decouple-weight must be above "
+                "0, got 0 for all"
+            )
+
 
 @dataclass(frozen=True)
 class BDAMConfig(MethodConfig):
@@ -163,6 +186,12 @@ class BDAMConfig(MethodConfig):
         self.image.check_image("method.image", data)
         self.text.check("method.text")
         self.decoupling.check()
+        self.loss.check()
+        if self.decoupling.kind == "none" and self.loss.decouple_weight:
+            raise ConfigError(
+                "--method.decoupling.kind none has one feature, which nothing decouples from itself: use "
+                f"--method.loss.decouple-weight 0, got {self.loss.decouple_weight}"
+            )
         heads = ("method.decoupling.heads", self.decoupling.heads)
         if self.decoupling.width:
             check_multiple(("method.decoupling.width", self.decoupling.width), heads)

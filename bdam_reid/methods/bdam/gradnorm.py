@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bdam_reid.methods.bdam.config import LossConfig
+from bdam_reid.processes import average
 
 MIN_WEIGHT, MAX_WEIGHT = 1e-4, 10.0
 MAX_RATIO = 10.0
@@ -119,9 +120,14 @@ def gradient_shares(losses: Mapping[str, Tensor], shared: Iterable[nn.Parameter]
 
 
 def _gradient_norm(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Of the gradient that the step would have, the mean over processes."""
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     reached = [gradient.detach().flatten() for gradient in gradients if gradient is not None]
-    return torch.cat(reached).norm() if reached else loss.detach().new_zeros(())
+    if not reached:
+        return loss.detach().new_zeros(())
+    whole = torch.cat(reached)
+    average([whole])
+    return whole.norm()
 
 
 def _keep_what_is_absent(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -12,7 +12,7 @@ from bdam_kernels import hsic
 from bdam_reid.losses.info_nce import contrastive, info_nce
 from bdam_reid.losses.temperatures import LossTemperatures
 from bdam_reid.losses.triplet import triplet_loss
-from bdam_reid.methods.bdam.batches import UNKNOWN, Batch
+from bdam_reid.methods.bdam.batches import UNKNOWN, Shown
 from bdam_reid.methods.bdam.config import LossConfig
 from bdam_reid.methods.bdam.gradnorm import GradNorm
 from bdam_reid.methods.bdam.network import ImageFeatures, TextFeatures
@@ -118,9 +118,9 @@ class Temperatures(LossTemperatures):
 
 
 def loss_weights(config: LossConfig) -> dict[str, float]:
-    """Weights of the losses by name, InfoNCE (GradNorm's reference) first; what has none is left out."""
+    """Weights of the losses by name, GradNorm's reference first (InfoNCE, if it has one); what has none is left out."""
     weights = {
-        "info": 1.0,
+        "info": config.info_weight,
         "triplet": config.triplet_weight,
         "clothing": config.clothing_weight,
         "decouple": config.decouple_weight,
@@ -140,7 +140,7 @@ def unweighted_losses(
     image: ImageFeatures,
     text: TextFeatures,
     fused: Tensor | None,
-    batch: Batch,
+    batch: Shown,
     temperatures: Temperatures,
 ) -> dict[str, Tensor]:
     """The losses of one batch, unweighted, by name.
@@ -193,12 +193,15 @@ def _matching(
 
 def _clothing(config: LossConfig, image: Tensor, text: Tensor, temperatures: Temperatures, differ: Tensor) -> Tensor:
     temperature = temperatures["clothing"]
-    if config.clothing == "adversarial":
-        return clothing_adversary(image, text, temperature)
-    losses = [clothing_alignment(image, text, temperature, differ)]
-    if config.symmetric:
-        losses.append(clothing_alignment(text, image, temperature, differ.T))
-    return torch.stack(losses).mean()
+    losses = []
+    if config.clothing != "adversarial":
+        losses.append(clothing_alignment(image, text, temperature, differ))
+        if config.symmetric:
+            backward = clothing_alignment(text, image, temperature, differ.T)
+            losses[0] = (losses[0] + backward) / 2
+    if config.clothing != "alignment":
+        losses.append(clothing_adversary(image, text, temperature))
+    return torch.stack(losses).sum()
 
 
 def weighted_losses(config: LossConfig, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bdam_reid.encoders.text import masked_mean
 from bdam_reid.methods.bdam.config import RerankConfig
-from bdam_reid.methods.bdam.mixers import make_aligner, make_mixer
+from bdam_reid.methods.bdam.mixers import make_aligner, make_mixer, modality_weights
 
 
 class Words(NamedTuple):
@@ -32,10 +32,12 @@ def join_words(*texts: Words) -> Words:
 class Matcher(nn.Module):
     """A number for each pair of a query and a candidate image, 0 before it is trained.
 
-    A learnt vector is added to the patches of each place; patches and words are brought to one width. By `config.kind`
+    A learnt vector is added to the patches of each place; patches and words are brought to one width, and weighed by a
+    gate on their means if `config.gate`. By `config.kind`
     - "mamba", "transformer": the patches, then the words, as one sequence through the layers, and the mean of the
       words, which have seen the patches (a causal scan reads them last);
-    - "simple": the means of the patches and of the words side by side, a linear layer, LayerNorm, GELU.
+    - "simple": the means of the patches and of the words side by side, a linear layer, LayerNorm, GELU;
+    - "sum": the sum of these means (the drafts' fusion without Mamba).
     LayerNorm and a linear layer make a number of it. Nothing of one candidate reaches the number of another.
 
     Args:
@@ -51,9 +53,10 @@ class Matcher(nn.Module):
         self.align_image = make_aligner(image_width, config)
         self.align_text = make_aligner(text_width, config)
         self.places = nn.Parameter(0.02 * torch.randn(places, image_width))
-        self.mixer = None if config.kind == "simple" else make_mixer(config)
+        self.gate = nn.Linear(2 * config.width, 2) if config.gate else None
+        self.mixer = None if config.kind in ("simple", "sum") else make_mixer(config)
         self.pair = None
-        if self.mixer is None:
+        if config.kind == "simple":
             self.pair = nn.Sequential(
                 nn.Linear(2 * config.width, config.width), nn.LayerNorm(config.width), nn.GELU()
             )  # fmt: skip
@@ -72,9 +75,12 @@ class Matcher(nn.Module):
 
     def _mixed(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         """image (P, L, W), text (P, M, W) and its mask (P, M) of P pairs -> (P, W)."""
-        if self.pair is not None:
-            return self.pair(torch.cat((image.mean(dim=1), masked_mean(text, mask)), dim=-1))
-        assert self.mixer is not None
+        if self.gate is not None:
+            weights = modality_weights(self.gate, image.mean(dim=1), masked_mean(text, mask))
+            image, text = weights[:, :1, None] * image, weights[:, 1:, None] * text
+        if self.mixer is None:
+            image, text = image.mean(dim=1), masked_mean(text, mask)
+            return image + text if self.pair is None else self.pair(torch.cat((image, text), dim=-1))
         whole = torch.cat((mask.new_ones(image.shape[:2]), mask), dim=1)
         mixed = self.mixer(torch.cat((image, text), dim=1), whole)
         return masked_mean(mixed[:, image.shape[1] :], mask)

@@ -15,12 +15,12 @@ from bdam_reid.captions.splitter import split_caption
 from bdam_reid.config import ConfigError, DataConfig
 from bdam_reid.data.records import Clothes, Dataset, Query, QueryError, Record
 from bdam_reid.data.tokens import Tokenize
-from bdam_reid.methods.bdam.batches import UNKNOWN, Batch, make_batches
+from bdam_reid.methods.bdam.batches import UNKNOWN, Batch, Shown, make_batches, shown
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.gates import gate_weights
 from bdam_reid.methods.bdam.gradnorm import GradNorm, gradient_shares
 from bdam_reid.methods.bdam.losses import Temperatures, task_names, total_loss, unweighted_losses, weighted_losses
-from bdam_reid.methods.bdam.network import ImageFeatures, Network, TextFeatures, full_precision
+from bdam_reid.methods.bdam.network import ImageFeatures, Network, TextFeatures, full_precision, of_all
 from bdam_reid.methods.bdam.reranking import (
     Gallery,
     Matching,
@@ -37,6 +37,7 @@ from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.optim import main_stage, parameter_groups, published_parameters
 from bdam_reid.methods.preparation import tokenize_of
 from bdam_reid.methods.schedules import warm_up_and_anneal
+from bdam_reid.processes import gather, own_share
 
 SHARES_EVERY = 50
 """Steps between looks at the share of each loss in the gradient."""
@@ -136,9 +137,11 @@ class BDAM(Network, Method):
         image, text, fused, fusion_weights = self.features(batch)
         with torch.autocast(batch.images.device.type, enabled=False):
             # Once for all losses: their gradients add up in float32.
-            image, text = full_precision(image), full_precision(text)
-            fused = None if fused is None else fused.to(image.identity.dtype)
-            parts = unweighted_losses(config, image, text, fused, batch, self.temperatures)
+            image, text = of_all(full_precision(image)), of_all(full_precision(text))
+            fused = None if fused is None else gather(fused.to(image.identity.dtype))
+            fusion_weights = None if fusion_weights is None else gather(fusion_weights)
+            who = shown(batch)
+            parts = unweighted_losses(config, image, text, fused, who, self.temperatures)
             weighted = weighted_losses(config, parts)
             if config.gradnorm_every and step % config.gradnorm_every == 0:
                 self.gradnorm.update(weighted, self.shared_parameters())
@@ -146,7 +149,7 @@ class BDAM(Network, Method):
             scalars = self._scalars(image, fusion_weights, weighted, step)
         if self.matcher is None or self._alone():
             return Losses(total, parts, scalars)
-        found = self._match_jointly(image, text, batch)
+        found = self._match_jointly(image, text, batch, who)
         return Losses(total + found.loss, {**parts, "rerank": found.loss}, {**scalars, "rerank/found": found.found})
 
     def _match_frozen(self, batch: Questions) -> Matching:
@@ -160,18 +163,19 @@ class BDAM(Network, Method):
             )  # fmt: skip
         return self._match(text, batch, self.gallery)
 
-    def _match_jointly(self, image: ImageFeatures, text: TextFeatures, batch: Batch) -> Matching:
-        """The texts of a batch with the best of its images: every second one, if its outfit is known, asks for other
-        clothes. The matcher trains the encoders; their own scores have losses of their own."""
-        number = torch.arange(len(batch.images), device=batch.images.device)
+    def _match_jointly(self, image: ImageFeatures, text: TextFeatures, batch: Batch, who: Shown) -> Matching:
+        """The texts of this process's batch with the best of all images: every second one, if its outfit is known, asks
+        for other clothes. The matcher trains the encoders; their own scores have losses of their own."""
+        size = len(batch.images)
+        own = slice(own_share().number * size, (own_share().number + 1) * size)
+        number = torch.arange(own.start, own.stop, device=batch.images.device)
         all_said = torch.ones_like(number, dtype=torch.bool)
         texts = (batch.identity_ids, batch.identity_mask, batch.clothing_ids, batch.clothing_mask)
         other = (number % 2 == 1) & (batch.outfits != UNKNOWN)
         questions = Questions(batch.identities, batch.outfits, other, *texts, all_said, all_said)
-        gallery = Gallery(
-            image.identity_embedding, image.clothing_embedding, image.patches, batch.identities, batch.outfits
-        )  # fmt: skip
-        return self._match(text, questions, gallery)
+        gallery = Gallery(image.identity_embedding, image.clothing_embedding, gather(image.patches), *who)
+        embeddings = {name: getattr(text, name)[own] for name in ("identity_embedding", "clothing_embedding")}
+        return self._match(text._replace(**embeddings), questions, gallery)
 
     def _match(self, text: TextFeatures, batch: Questions, gallery: Gallery) -> Matching:
         assert self.matcher is not None
@@ -248,6 +252,15 @@ class BDAM(Network, Method):
     def chosen_weights(self, best: Mapping[str, Any]) -> Mapping[Clothes, Mapping[str, float]]:
         """Old runs have the weight of the clothing part alone."""
         return super().chosen_weights({"weights": _weights(best["beta"])} if "beta" in best else best)
+
+    def probed(self, images: Tensor) -> Mapping[str, Tensor]:
+        """images (B, 3, H, W) -> the parts of the embedding, and where nothing is decoupled the entangled feature that
+        both are read from, (B, D) by name."""
+        if self.config.decoupling.kind == "bdam":
+            return super().probed(images)
+        features = self.encode_image(images)
+        parts = {"identity": features.identity_embedding, "clothing": features.clothing_embedding}
+        return {**parts, "entangled": features.identity}
 
     def analyse(self, gallery: Iterable[tuple[Tensor, Sequence[Record]]]) -> Mapping[str, Mapping[str, Tensor]]:
         """The weights of the gates."""

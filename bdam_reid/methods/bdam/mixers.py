@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from bdam_kernels import Mamba
@@ -49,9 +50,18 @@ def make_mixer(config: FusionConfig | RerankConfig) -> MambaStack | TransformerS
 
 def make_aligner(width: int, config: MixerConfig) -> nn.Sequential:
     """(..., width) -> (..., config.width)."""
+    if not config.alignment:
+        return nn.Sequential(nn.Linear(width, config.width))
     return nn.Sequential(
         nn.Linear(width, config.width),
         nn.GELU(),
         nn.Dropout(config.dropout),
         nn.Linear(config.width, config.width),
     )
+
+
+def modality_weights(gate: nn.Linear | None, image: Tensor, text: Tensor) -> Tensor:
+    """w = softmax(W [f_img; f_txt]) of image (B, D) and text (B, D), (B, 2); the same for both without a gate."""
+    if gate is None:
+        return image.new_full((len(image), 2), 0.5)
+    return gate(torch.cat((image, text), dim=-1)).softmax(dim=-1)

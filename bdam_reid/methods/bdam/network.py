@@ -12,15 +12,17 @@ from torch.nn import functional as F
 from bdam_reid.config import DataConfig
 from bdam_reid.encoders.base import Encoded
 from bdam_reid.encoders.image import image_encoder
-from bdam_reid.encoders.pooling import AttentionPooling
+from bdam_reid.encoders.pooling import AttentionPooling, Grids
 from bdam_reid.encoders.text import TextEncoder, masked_mean
 from bdam_reid.methods.bdam.batches import Batch
-from bdam_reid.methods.bdam.config import BDAMConfig
+from bdam_reid.methods.bdam.config import BDAMConfig, DecouplingConfig
 from bdam_reid.methods.bdam.decoupling import Decoupling
+from bdam_reid.methods.bdam.entangled import Entangled
 from bdam_reid.methods.bdam.fusion import Fusion
 from bdam_reid.methods.bdam.matcher import Matcher
 from bdam_reid.methods.bdam.pooling import PositionalDecoupling
 from bdam_reid.methods.preparation import IMAGE, TEXT, architecture
+from bdam_reid.processes import gather
 
 
 class ImageFeatures(NamedTuple):
@@ -97,11 +99,7 @@ class Network(nn.Module):
         self.text_encoder = TextEncoder(config.text, vocab_size, data.max_tokens, text, pad_id)
         image_width, text_width = self.image_encoder.width, self.text_encoder.width
         # Its name in checkpoints since the first version.
-        self.bdam = (
-            Decoupling(image_width, config.decoupling)
-            if config.decoupling.pooling == "mean"
-            else PositionalDecoupling(image_width, config.decoupling, self.image_encoder.grids)
-        )
+        self.bdam = _decoupling(image_width, config.decoupling, self.image_encoder.grids)
         self.identity_projection = nn.Linear(self.bdam.features, text_width)
         self.clothing_projection = nn.Linear(self.bdam.features, text_width)
         attends, self.own_pooling = config.text.pooling == "attention", config.text.pooling == "own"
@@ -180,8 +178,21 @@ class Network(nn.Module):
         return self.bdam.shared_parameters()
 
 
+def _decoupling(width: int, config: DecouplingConfig, grids: Grids) -> Decoupling | Entangled:
+    if config.kind == "none":
+        return Entangled(width, config, grids)
+    return Decoupling(width, config) if config.pooling == "mean" else PositionalDecoupling(width, config, grids)
+
+
 def full_precision(features: Features) -> Features:
     """Features with what is in half precision as float32."""
     halves = (torch.float16, torch.bfloat16)
     values = features._asdict().items()
     return features._replace(**{name: x.float() for name, x in values if x is not None and x.dtype in halves})
+
+
+def of_all(features: Features) -> Features:
+    """Features of the images or texts of all processes; but tokens and what belongs to them only of this one's."""
+    own = ("patches", "tokens", "identity_tokens", "identity_mask", "clothing_tokens", "clothing_mask")
+    values = features._asdict().items()
+    return features._replace(**{name: gather(x) for name, x in values if x is not None and name not in own})

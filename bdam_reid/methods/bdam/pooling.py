@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bdam_reid.encoders.pooling import Grids, PlacePooling, head_of
@@ -29,8 +29,7 @@ class PositionalDecoupling(Decoupling):
     def __init__(self, width: int, config: DecouplingConfig, grids: Grids) -> None:
         super().__init__(width, config, config.width or None, config.features)
         numbers = neighbourhoods(grids, config.merge)
-        members = F.one_hot(numbers).T.float()
-        self.register_buffer("means", members / members.sum(dim=1, keepdim=True), persistent=False)
+        self.register_buffer("means", means_of(numbers), persistent=False)
         self.identity_pooling = PositionPooling(width, config, numbers, head_of(grids))
         self.clothing_pooling = PositionPooling(width, config, numbers, None)
 
@@ -52,8 +51,16 @@ class PositionPooling(PlacePooling):
         head: of the tokens, those that attention reads; None for no attention.
     """
 
+    numbers: Tensor
+    mixed: nn.Linear
+
     def __init__(self, width: int, config: DecouplingConfig, numbers: Tensor, head: slice | None) -> None:
-        super().__init__(width, config.slots, config.features, numbers, head, mixed=config.width or width)
+        super().__init__(width, len(numbers), config.slots, config.features, head, config.width or width)
+        self.register_buffer("numbers", numbers, persistent=False)
+
+    def forward(self, tokens: Tensor, mixed: Tensor) -> Tensor:  # type: ignore[override]
+        """tokens (B, L, D) of the encoder, mixed (B, squares, D) of a stream -> (B, P)."""
+        return super().forward(tokens, self.mixed(mixed)[:, self.numbers])
 
 
 def neighbourhoods(grids: Grids, side: int) -> Tensor:
@@ -66,3 +73,9 @@ def neighbourhoods(grids: Grids, side: int) -> Tensor:
         numbers.append(square.flatten() + first)
         first += -(-rows // side) * wide
     return torch.cat(numbers)
+
+
+def means_of(numbers: Tensor) -> Tensor:
+    """What makes the means of squares of tokens, (squares, L), by the number of each token's square, (L,)."""
+    members = F.one_hot(numbers).T.float()
+    return members / members.sum(dim=1, keepdim=True)

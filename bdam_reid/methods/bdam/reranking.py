@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from bdam_reid.methods.batches import Tensors
 from bdam_reid.methods.bdam.batches import UNKNOWN, outfit_of
 from bdam_reid.methods.bdam.matcher import Matcher, Words, join_words
 from bdam_reid.methods.bdam.network import Network, TextFeatures
+from bdam_reid.processes import WHOLE, Share, gather
 
 QUERIES = 8
 """In a batch."""
@@ -53,6 +55,17 @@ class Questions(Tensors):
     says_clothing: Tensor
 
 
+class Asked(NamedTuple):
+    """What is drawn of a person."""
+
+    record: Record
+    """Which image is described."""
+    caption: str
+    """How."""
+    other: bool
+    """Whether other clothes are looked for."""
+
+
 class QuestionBatches:
     """Every training person is asked for once an epoch, by a caption of one of their images, in batches of QUERIES.
     Half of those with several known outfits are asked for in another one.
@@ -73,17 +86,33 @@ class QuestionBatches:
         """Batches in an epoch; what does not fill one is left out."""
         return max(1, len(self._people) // QUERIES)
 
-    def batches(self, epoch: int, start: int = 0, workers: int = 0) -> Iterator[Questions]:
-        """The batches of an epoch from number `start` on. There is nothing to do for worker processes."""
-        order = Random(f"{self._seed}/{epoch}/questions").sample(self._people, len(self._people))
-        for number in range(start, len(self)):
-            rng = Random(f"{self._seed}/{epoch}/{number}/questions")
-            yield self._batch(order[number * QUERIES : (number + 1) * QUERIES], rng)
+    @property
+    def size(self) -> int:
+        """Queries in a batch."""
+        return min(QUERIES, len(self._people))
 
-    def _batch(self, people: Sequence[Sequence[Record]], rng: Random) -> Questions:
+    def batches(self, epoch: int, start: int = 0, workers: int = 0, share: Share = WHOLE) -> Iterator[Questions]:
+        """A share of the batches of an epoch from number `start` on. There is nothing to do for worker processes."""
+        for number in range(start, len(self)):
+            yield self._batch(share.of(self._asked(epoch, number)))
+
+    def images(self, epoch: int, number: int) -> list[Path]:
+        """The files of the images that the queries of a batch describe."""
+        return [asked.record.path for asked in self._asked(epoch, number)]
+
+    def _asked(self, epoch: int, number: int) -> list[Asked]:
+        order = Random(f"{self._seed}/{epoch}/questions").sample(self._people, len(self._people))
+        people, rng = (
+            order[number * QUERIES : (number + 1) * QUERIES],
+            Random(f"{self._seed}/{epoch}/{number}/questions"),
+        )
         described = [rng.choice(own) for own in people]
         captions = [rng.choice(record.captions) for record in described]
         change = [rng.random() < 0.5 and _changes(own) for own in people]
+        return list(map(Asked, described, captions, change))
+
+    def _batch(self, asked: Sequence[Asked]) -> Questions:
+        described, captions, change = zip(*asked, strict=True)
         identity, clothing = zip(*map(split_caption, captions), strict=True)
         says_identity, says_clothing = zip(*map(said, captions), strict=True)
         return Questions(
@@ -213,11 +242,11 @@ class Matching(NamedTuple):
 def matching(
     matcher: Matcher, words: Words, patches: Tensor, best: Best, weight: float, temperature: Tensor
 ) -> Matching:
-    """The loss of the corrected scores.
+    """The loss of the corrected scores, those of all processes.
 
     Args:
         matcher: that corrects them.
-        words: of the Q queries.
+        words: of the Q queries of this process.
         patches: (Q, K, L, D) of `best.images`.
         best: as `find_best` gives it.
         weight: of the correction.
@@ -225,10 +254,9 @@ def matching(
     """
     corrections = matcher(patches, words)
     with torch.autocast(patches.device.type, enabled=False):
-        scores = best.scores + weight * corrections.to(best.scores.dtype)
-        return Matching(
-            contrastive(scores / temperature, best.right, best.counts), best.right.any(dim=1).float().mean()
-        )
+        scores = gather(best.scores + weight * corrections.to(best.scores.dtype))
+        right, counts = gather(best.right), gather(best.counts)
+        return Matching(contrastive(scores / temperature, right, counts), right.any(dim=1).float().mean())
 
 
 def said(text: str) -> tuple[bool, bool]:

@@ -1,0 +1,37 @@
+"""What the papers' tables show of a run, read from its metrics.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bdam_reid.studies.grid import Figure
+
+
+def _rate(clothes: str, rate: str) -> Figure:
+    def read(metrics: Mapping[str, Any]) -> float | None:
+        asked = [found["results"] for found in metrics["protocols"].values() if found["clothes"] == clothes]
+        return asked[0].get("reranked", asked[0][clothes])[rate] if asked else None
+
+    return read
+
+
+def _top_colour(metrics: Mapping[str, Any]) -> float | None:
+    """Of the first part of the embedding, which stands for the person."""
+    columns = metrics.get("probes", {}).get("persons", {}).get("test", {}).get("outfit", {})
+    return next(iter(columns["top colour"]["linear"].values())) if "top colour" in columns else None
+
+
+MEASURES: Mapping[str, Figure] = {
+    "mAP": _rate("same", "map"),
+    "R-1": _rate("same", "r1"),
+    "R-5": _rate("same", "r5"),
+    "R-10": _rate("same", "r10"),
+    "mAP, other clothes": _rate("other", "map"),
+    "R-1, other clothes": _rate("other", "r1"),
+    "top colour read from the first part": _top_colour,
+}
+"""The drafts' four, in percent, which search for persons in the clothes that are described, re-ranked where a row
+re-ranks; and what only ground truth can say: search in other clothes, and a linear probe's accuracy."""
+JUDGED = ("mAP", "mAP, other clothes")
+"""By which claims are judged: it moves less from seed to seed than the rates of single ranks."""

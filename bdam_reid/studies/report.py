@@ -1,0 +1,144 @@
+"""What a study found: a table in Markdown and CSV, the drafts' claims with a verdict each, and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from bdam_reid.evaluation.pictures import draw_rows
+from bdam_reid.studies.grid import Setting, spread
+from bdam_reid.studies.measures import JUDGED, MEASURES
+from bdam_reid.studies.papers import SET, Published
+from bdam_reid.studies.study import Study
+from bdam_reid.studies.verdicts import RULE, Claim, judge
+
+RATES = {"map": "mAP", "r1": "R-1", "r5": "R-5", "r10": "R-10"}
+Values = Mapping[str, Mapping[str, Sequence[float]]]
+"""Measure -> row -> a value for each seed; rows that were not run and measures that no row has are left out."""
+
+
+def write_report(study: Study, settings: Sequence[Setting], results: Mapping[str, Any], output: Path) -> str:
+    """Write NAME.md, NAME.csv and NAME.png for the content of a results file; gives the Markdown."""
+    values = values_of(results)
+    text = markdown(study, settings, results, values)
+    for suffix, content in ((".md", text), (".csv", comma_separated(settings, values))):
+        draft = output / f"{study.name}{suffix}.tmp"
+        draft.write_text(content, encoding="utf-8")
+        draft.replace(draft.with_suffix(""))
+    panels = {f"{name}, {results['set']}": values[name] for name in JUDGED if name in values}
+    published: dict[str, Sequence[float]] = {
+        row.name: [row.published.map] for row in settings if row.published and row.published.map
+    }
+    if published:
+        panels[f"mAP, published, {SET}"] = published
+    draw_rows(panels, study.title, output / f"{study.name}.png")
+    return text
+
+
+def values_of(results: Mapping[str, Any]) -> Values:
+    """What the runs of a results file say, by measure and row."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in results["settings"]:
+        for run in results["runs"]:
+            if run["setting"] == name:
+                for measure, read in MEASURES.items():
+                    if (value := read(run["metrics"])) is not None:
+                        found.setdefault(measure, {}).setdefault(name, []).append(value)
+    return {measure: dict(found[measure]) for measure in MEASURES if measure in found}
+
+
+def markdown(study: Study, settings: Sequence[Setting], results: Mapping[str, Any], values: Values) -> str:
+    """The whole page."""
+    parts = [
+        f"# {study.title}",
+        study.note,
+        _measured(results),
+        _table(settings, values),
+        f"![The rows]({study.name}.png)",
+    ]
+    if study.claims:
+        parts += ["## The drafts' claims", RULE, _claims(study.claims, settings, values)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _measured(results: Mapping[str, Any]) -> str:
+    runs = results["runs"]
+    seeds, commits = (
+        sorted({run["seed"] for run in runs}),
+        sorted({run["environment"]["commit"] or "?" for run in runs}),
+    )
+    persons = next((run["environment"]["data"]["identities"]["train"] for run in runs), 0)
+    seconds = fmean(run["seconds"] for run in runs) if runs else 0
+    smoke = " Of so few persons and steps no figure says anything." if results["budget"] == "smoke" else ""
+    kind = "the synthetic set, drawn persons" if results["set"] == "synthetic" else results["set"]
+    return (
+        f"Measured on {kind} ({persons:,} to train on), budget {results['budget']}, seeds "
+        f"{', '.join(map(str, seeds))}, {seconds:.0f} processor seconds a run, commit {', '.join(commits)}: mean ± "
+        f"standard deviation over the seeds, %. Published figures are the drafts', on {SET}, and of no run here.{smoke}"
+    )
+
+
+def _table(settings: Sequence[Setting], values: Values) -> str:
+    published = any(row.published for row in settings)
+    head = ["row", *values, "seeds", *(f"published {words}, {SET}" for words in RATES.values() if published)]
+    lines = [_line(head), "|---|" + "---:|" * (len(head) - 1)]
+    for row in settings:
+        ours = [values[measure].get(row.name, []) for measure in values]
+        cells = [spread(of) for of in ours] + [str(max(map(len, ours), default=0))]
+        lines.append(_line([row.name, *cells, *(_published(row.published) if published else [])]))
+    return "\n".join(lines)
+
+
+def _published(row: Published | None) -> list[str]:
+    figures = [getattr(row, rate, None) for rate in RATES]
+    return ["-" if figure is None else f"{figure:.2f}" for figure in figures]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _claims(claims: Sequence[Claim], settings: Sequence[Setting], values: Values) -> str:
+    judged = [name for name in JUDGED if name in values]
+    rows = {row.name: row.published for row in settings}
+    head = ["claim", "source", f"published mAP, {SET}", *(cell for name in judged for cell in (name, "verdict"))]
+    lines = [_line(head), "|---|---|---:|" + "---:|---|" * len(judged)]
+    for claim in claims:
+        cells = [claim.text, claim.source, _difference(rows.get(claim.better), rows.get(claim.worse))]
+        for name in judged:
+            cells += _verdict(values[name].get(claim.better), values[name].get(claim.worse))
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def _difference(better: Published | None, worse: Published | None) -> str:
+    figures = [None if row is None else row.map for row in (better, worse)]
+    return "-" if figures[0] is None or figures[1] is None else f"{figures[0] - figures[1]:+.2f}"
+
+
+def _verdict(better: Sequence[float] | None, worse: Sequence[float] | None) -> list[str]:
+    if not better or not worse:
+        return ["-", "not measured"]
+    verdict = judge(better, worse)
+    interval = "" if verdict.margin is None else f" ± {verdict.margin:.1f}"
+    return [f"{verdict.difference:+.1f}{interval}", f"**{verdict.word}**"]
+
+
+def comma_separated(settings: Sequence[Setting], values: Values) -> str:
+    """A line for each row: mean, standard deviation and number of seeds of each measure, and what is published."""
+    columns = [f"{name} {what}" for name in values for what in ("mean", "std", "seeds")]
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(["row", *columns, *(f"published {words}, {SET}" for words in RATES.values()), "arguments"])
+    for row in settings:
+        cells: list[Any] = []
+        for measure in values:
+            found = values[measure].get(row.name, [])
+            cells += [fmean(found) if found else "", stdev(found) if len(found) > 1 else "", len(found)]
+        published = [getattr(row.published, rate, None) for rate in RATES]
+        writer.writerow([row.name, *cells, *("" if x is None else x for x in published), row.arguments])
+    return written.getvalue()
