@@ -78,13 +78,15 @@ def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
 def load_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder (one of `train_wordpiece`, or of a pre-trained encoder) or a hub name.
 
-    Raises: ValueError if there is none, it is damaged, or it cannot pad.
+    Raises: ValueError if there is none, it is damaged, it cannot pad, or a package that it takes is not installed.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(source))
     except Exception as error:
         # Of damaged files the library raises anything, Exception itself among it.
         reason = str(error).strip() or type(error).__name__
+        if isinstance(error, ImportError) and "sentencepiece" in reason.lower():
+            reason = "it takes the package sentencepiece: pip install -e '.[pretrained]'"
         raise ValueError(reason.splitlines()[0].rstrip(".")) from error
     if tokenizer.pad_token_id is None:
         raise ValueError("it has no token for padding")

@@ -41,7 +41,7 @@ def write_clip(folder: Path, projection: int = 24) -> Path:
 
 
 def write_siglip(folder: Path) -> Path:
-    """A SigLIP, without a tokenizer."""
+    """A SigLIP, without a tokenizer; width 16 in the shared space."""
     torch.manual_seed(1)
     config = transformers.SiglipConfig(
         vision_config=VISION, text_config=SIZES | {"vocab_size": 40, "max_position_embeddings": 12}
@@ -53,3 +53,21 @@ def write_siglip(folder: Path) -> Path:
 
 def write_processor(folder: Path, mean: list[float], std: list[float]) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": list(mean), "image_std": list(std)}))
+
+
+def write_sentencepiece(folder: Path) -> Path:
+    """SigLIP's kind of tokenizer, with a few word pieces; padding is the end of a text. Needs sentencepiece."""
+    from sentencepiece import SentencePieceTrainer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    learnt_from = ["the man in a red coat", "a woman with blue jeans", "the boy wears a green shirt and a hat"]
+    with (folder / "spiece.model").open("wb") as file:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(50 * learnt_from), model_writer=file, vocab_size=40, hard_vocab_limit=False,
+            pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+        )  # fmt: skip
+    special = {"pad_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "SiglipTokenizer", "model_max_length": 12} | special)
+    )
+    return folder

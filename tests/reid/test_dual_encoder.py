@@ -32,7 +32,7 @@ from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.method import BDAM
 from bdam_reid.methods.dual_encoder.config import DualEncoderConfig
-from bdam_reid.methods.dual_encoder.method import DualEncoder
+from bdam_reid.methods.dual_encoder.method import DualEncoder, identity_loss, matching_loss
 from bdam_reid.methods.method import Method
 
 SMALL = """
@@ -154,6 +154,27 @@ def test_a_few_steps_lower_the_loss(preset: str, people: Path, dataset: Dataset,
     assert last < 0.8 * first
     learns = sum(parameter.numel() for parameter in method.parameters() if parameter.grad is not None)
     assert learns == sum(parameter.numel() for parameter in method.parameters())
+
+
+@pytest.mark.parametrize("preset", ["itc-demo", "irra-demo", "rde-demo"])
+def test_losses_are_those_of_the_batches_of_all_processes(
+    preset: str, people: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process has the same samples in another order."""
+    method = make_method(config_of(preset, people, tmp_path, SMALL), tmp_path, dataset).eval()
+    assert isinstance(method, DualEncoder)
+    batch = next(iter(method.stages(dataset, 0)[0].batches.batches(0)))
+
+    def whole(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((x, x.roll(3, dims=0)))
+
+    image, text = whole(method.encode_image(batch.images)), whole(method.encode_text(batch.ids, batch.mask))
+    loss, people_of_all = method.config.loss, whole(batch.identities)
+    expected = matching_loss(loss, image, text, people_of_all, loss.temperature)
+    if method.classifier is not None:
+        expected = expected + loss.id_weight * identity_loss(method.classifier, image, text, people_of_all)
+    monkeypatch.setattr("bdam_reid.methods.dual_encoder.method.gather", whole)
+    close(method.losses(batch, 0).total, expected)
 
 
 @pytest.fixture(scope="module")

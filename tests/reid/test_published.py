@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from naive import close
-from published import SIZES, write_clip, write_siglip
+from published import SIZES, write_clip, write_sentencepiece, write_siglip
 from torch import Tensor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
@@ -168,6 +168,31 @@ def test_siglips_texts_are_padded_to_their_full_length(saved: Path, projected: b
     close(pooled, output.pooler_output)
     alone = encoder.encode(ids[7:8, :1], mask[7:8, :1])
     close(alone.pooled[0], pooled[7])
+
+
+def test_siglips_own_tokenizer_fills_texts_up_with_their_end(saved: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    folder = write_sentencepiece(shutil.copytree(saved / "siglip", tmp_path / "siglip"))
+    tokenizer = load_tokenizer(folder)
+    tokenize = Tokenize(tokenizer, 12)
+    sentences = ["the man", "A hat!", "the boy wears a green shirt"]
+    assert tokenize.pad_id == tokenizer.eos_token_id == 1
+    read = tokenizer(sentences, padding="max_length", truncation=True, max_length=12, return_tensors="pt")
+    config = TextEncoderConfig(pretrained=str(folder), projected=True)
+    encoder = TextEncoder(config, tokenize.vocab_size, 12, pad_id=tokenize.pad_id).eval()
+    close(
+        encoder.encode(*tokenize(sentences)).pooled,
+        whole(saved, "siglip").get_text_features(read.input_ids).pooler_output,
+    )
+
+
+def test_a_tokenizer_that_takes_a_missing_package_names_the_extra(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(source: str) -> None:
+        raise ImportError("it requires the SentencePiece library")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", missing)
+    with pytest.raises(ValueError, match=r"sentencepiece: pip install -e '.\[pretrained\]'"):
+        load_tokenizer(saved / "siglip")
 
 
 @pytest.mark.parametrize("name", IMAGE_KINDS)

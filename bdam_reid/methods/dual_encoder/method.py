@@ -26,6 +26,7 @@ from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.optim import main_stage, parameter_groups, published_parameters
 from bdam_reid.methods.preparation import IMAGE, TEXT, architecture, tokenize_of
 from bdam_reid.methods.preparation import prepare as prepare_encoders
+from bdam_reid.processes import gather
 
 PERSONS = "persons"
 """File of a run folder: how many training persons the identity loss tells apart."""
@@ -118,11 +119,11 @@ class DualEncoder(Method):
         image, text = self.encode_image(batch.images), self.encode_text(batch.ids, batch.mask)
         loss = self.config.loss
         with torch.autocast(batch.images.device.type, enabled=False):
-            image, text = image.float(), text.float()
-            total = matching_loss(loss, image, text, batch.identities, self.temperatures[loss.kind])
+            image, text, identities = gather(image.float()), gather(text.float()), gather(batch.identities)
+            total = matching_loss(loss, image, text, identities, self.temperatures[loss.kind])
             parts: dict[str, Tensor] = {loss.kind: total}
             if self.classifier is not None:
-                parts["id"] = identity_loss(self.classifier, image, text, batch.identities)
+                parts["id"] = identity_loss(self.classifier, image, text, identities)
                 total = total + loss.id_weight * parts["id"]
         scalars = {f"temperature/{name}": s.exp() for name, s in self.temperatures.logarithms.items()}
         return Losses(total, parts, scalars)
