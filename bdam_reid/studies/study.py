@@ -30,6 +30,8 @@ class Study(NamedTuple):
     rows: Callable[[Budget], Sequence[Setting]]
     """By the names that published rows have, where there are such."""
     claims: Sequence[Claim]
+    paired: bool = False
+    """Whether the rows of a seed share a model, so that they are compared seed by seed."""
 
 
 @dataclass(frozen=True)
