@@ -70,10 +70,8 @@ def markdown(study: Study, settings: Sequence[Setting], results: Mapping[str, An
 
 def _measured(results: Mapping[str, Any]) -> str:
     runs = results["runs"]
-    seeds, commits = (
-        sorted({run["seed"] for run in runs}),
-        sorted({run["environment"]["commit"] or "?" for run in runs}),
-    )
+    seeds = sorted({run["seed"] for run in runs})
+    commits = sorted({run["environment"]["commit"] or "?" for run in runs})
     persons = next((run["environment"]["data"]["identities"]["train"] for run in runs), 0)
     seconds = fmean(run["seconds"] for run in runs) if runs else 0
     smoke = " Of so few persons and steps no figure says anything." if results["budget"] == "smoke" else ""
