@@ -46,7 +46,7 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     allow_missing = config.data.allow_missing
     dataset = load_dataset(config.data.root, hold_out=config.data.hold_out, allow_missing=allow_missing)
     with open_run(config, presets, dataset) as run:
-        surroundings |= {"precision": precision, "data": asdict(dataset.report)}
+        surroundings |= {"precision": precision, "dataset": dataset.name, "data": asdict(dataset.report)}
         write_json(run / "environment.json", surroundings)
         log.info(
             f"{run}: {dataset.name} at {config.data.root}, on {device} "
