@@ -29,6 +29,7 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     Raises: ConfigError, DatasetError, CheckpointError, TrainingError; Interrupted after SIGINT, SIGTERM or SIGHUP.
     """
     from bdam_reid.data.datasets import load_dataset
+    from bdam_reid.data.records import DatasetError
     from bdam_reid.engine.checkpoint import write_json
     from bdam_reid.engine.environment import environment, make_accelerator, precision_on
     from bdam_reid.engine.run import load_best, log, open_run
@@ -45,6 +46,11 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     surroundings = environment(device)
     allow_missing = config.data.allow_missing
     dataset = load_dataset(config.data.root, hold_out=config.data.hold_out, allow_missing=allow_missing)
+    if not dataset.train:
+        raise DatasetError(
+            f"expected training images, got {dataset.name} at {dataset.root}, which is for evaluation only: give "
+            "--data.root another set, and this one to `python -m bdam_reid.evaluate RUN --root`"
+        )
     with open_run(config, presets, dataset) as run:
         surroundings |= {"precision": precision, "dataset": dataset.name, "data": asdict(dataset.report)}
         write_json(run / "environment.json", surroundings)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bdam_reid.config import ConfigError
-from bdam_reid.data.records import Clothes, Dataset, Record
+from bdam_reid.data.records import Clothes, Dataset, QueryError, Record
 from bdam_reid.engine.checkpoint import write_json
 from bdam_reid.engine.run import log
 from bdam_reid.evaluation.disentanglement import probe
@@ -78,7 +78,10 @@ def evaluate(
     }
     if method.reranks:
         for name, ranking in rankings.items():
-            add_reranked(metrics["protocols"][name], embedder, ranking, weights, reranks)
+            try:
+                add_reranked(metrics["protocols"][name], embedder, ranking, weights, reranks)
+            except QueryError as error:
+                log.info(f"{name} is not re-ranked: {error}")
     for name in neighbours:
         found = metrics["protocols"][name]
         found["results"]["k_reciprocal"] = asdict(k_reciprocal(rankings[name], weights[found["clothes"]]))
