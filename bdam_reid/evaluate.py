@@ -60,8 +60,8 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     """
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.data.records import CLOTHES
-    from bdam_reid.engine.environment import find_device, precision_on, repeat_bits
-    from bdam_reid.engine.run import load_best, load_config, log, start_log
+    from bdam_reid.engine.environment import repeat_bits
+    from bdam_reid.engine.run import log, open_best, start_log
     from bdam_reid.evaluation.evaluator import evaluate
     from bdam_reid.evaluation.page import draw_page
     from bdam_reid.evaluation.ranking import Embedder
@@ -72,17 +72,14 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     run, output = options.run, options.output or options.run
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output must be a folder, got the file {output}")
-    config = load_config(run, presets)
-    device = find_device(options.device)
+    config, method, best, device, precision = open_best(run, presets, options.device)
     repeat_bits(device)
-    method, best = load_best(run, config)
     root, allow_missing = options.root or config.data.root, options.allow_missing or config.data.allow_missing
     dataset = load_dataset(root, hold_out=config.data.hold_out, allow_missing=allow_missing)
     output.mkdir(parents=True, exist_ok=True)
     start_log(output)
     log.info(f"{run}: {dataset.name} at {root}, on {device}\n{dataset.report}")
-    precision = precision_on(device, config.engine)
-    embedder = Embedder(method.to(device), device, precision, options.batch_size, allow_missing)
+    embedder = Embedder(method, device, precision, options.batch_size, allow_missing)
     weights = dict.fromkeys(CLOTHES, options.weights) if options.weights else method.chosen_weights(best)
     found = evaluate(embedder, dataset, weights, output, options.split, best.get("reranks", ()))
     log.info(f"{checkpoint_text(best)}\n{describe(found.metrics)}")

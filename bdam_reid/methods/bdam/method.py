@@ -35,6 +35,7 @@ from bdam_reid.methods.bdam.reranking import (
     said,
     words_of,
 )
+from bdam_reid.methods.bdam.text_tower import SplitTextTower
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.schedules import warm_up_and_anneal
 
@@ -230,6 +231,15 @@ class BDAM(Network, Method):
             (sentences.says_identity[:, None] * identity, sentences.says_clothing[:, None] * clothing), dim=1
         )
 
+    def text_tower(self) -> SplitTextTower:
+        """Identity text and clothing text -> (B, 2 E)."""
+        return SplitTextTower(self, self.tokenize.vocab_size, self.data.max_tokens, _left_out(self.config))
+
+    def strip(self) -> None:
+        """Drop the balance of the losses, and the fusion, which has no part in ranking."""
+        del self.gradnorm, self.temperatures
+        self.fusion = None
+
     def candidates(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> tokens of the encoder, (B, L, D)."""
         return self.image_encoder(images)
@@ -298,9 +308,8 @@ def build(config: BDAMConfig, data: DataConfig, folder: Path, *, fresh: bool) ->
     """The model of a prepared run folder. Raises: ConfigError if it cannot be built."""
     if not (folder / "tokenizer").is_dir():
         raise ConfigError(f"{folder} has no folder tokenizer, which training writes: copy the run with all its folders")
-    left_out = frozenset() if config.text.function_words else FUNCTION_WORDS
     try:
-        tokenize = Tokenize(load_tokenizer(folder / "tokenizer"), data.max_tokens, left_out)
+        tokenize = Tokenize(load_tokenizer(folder / "tokenizer"), data.max_tokens, _left_out(config))
     except ValueError as error:
         raise ConfigError(
             f"{folder / 'tokenizer'} must hold the tokenizer of the run, got: {error}. Delete that folder and give the "
@@ -310,6 +319,11 @@ def build(config: BDAMConfig, data: DataConfig, folder: Path, *, fresh: bool) ->
         return BDAM(config, data, tokenize, None if fresh else folder)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _left_out(config: BDAMConfig) -> frozenset[str]:
+    """Words that are not read."""
+    return frozenset() if config.text.function_words else FUNCTION_WORDS
 
 
 def _pretrained_tokenizer(name: str, field: str = "pretrained") -> PreTrainedTokenizerBase:
