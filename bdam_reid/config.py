@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from inspect import getdoc
 from math import inf, isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -94,6 +94,9 @@ class EngineConfig:
 
 class MethodConfig(ABC):
     """What a method is made from; the config of each method is a frozen dataclass of this kind."""
+
+    prepared: ClassVar[tuple[str, ...]] = ()
+    """Names in a run folder of what `prepare` may write there."""
 
     @abstractmethod
     def check(self, data: DataConfig) -> None:

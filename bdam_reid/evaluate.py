@@ -66,8 +66,8 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     """
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.data.records import CLOTHES
-    from bdam_reid.engine.environment import find_device, precision_on, repeat_bits
-    from bdam_reid.engine.run import load_best, load_config, log, start_log
+    from bdam_reid.engine.environment import repeat_bits
+    from bdam_reid.engine.run import log, open_best, start_log
     from bdam_reid.evaluation.cache import FeatureCache
     from bdam_reid.evaluation.evaluator import evaluate
     from bdam_reid.evaluation.page import draw_page
@@ -81,18 +81,15 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
         raise ConfigError(f"--output must be a folder, got the file {output}")
     if options.cache and options.cache.exists() and not options.cache.is_dir():
         raise ConfigError(f"--cache must be a folder, got the file {options.cache}")
-    config = load_config(run, presets)
-    device = find_device(options.device)
+    config, method, best, device, precision = open_best(run, presets, options.device)
     repeat_bits(device)
-    method, best = load_best(run, config)
     root, allow_missing = options.root or config.data.root, options.allow_missing or config.data.allow_missing
     dataset = load_dataset(root, hold_out=config.data.hold_out, allow_missing=allow_missing)
     output.mkdir(parents=True, exist_ok=True)
     start_log(output)
     log.info(f"{run}: {dataset.name} at {root}, on {device}\n{dataset.report}")
-    precision = precision_on(device, config.engine)
     cache = FeatureCache(options.cache, config) if options.cache else None
-    embedder = Embedder(method.to(device), device, precision, options.batch_size, allow_missing, cache)
+    embedder = Embedder(method, device, precision, options.batch_size, allow_missing, cache)
     weights = dict.fromkeys(CLOTHES, options.weights) if options.weights else method.chosen_weights(best)
     trained_on = _trained_on(run, config, dataset) if options.root else ""
     reranks = best.get("reranks", ())

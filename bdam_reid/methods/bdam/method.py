@@ -35,10 +35,11 @@ from bdam_reid.methods.bdam.reranking import (
     said,
     words_of,
 )
+from bdam_reid.methods.bdam.text_tower import SplitTextTower
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.optim import main_stage, parameter_groups, published_parameters
 from bdam_reid.methods.parts import in_parts
-from bdam_reid.methods.preparation import tokenize_of
+from bdam_reid.methods.preparation import tokenize_of, words_left_out
 from bdam_reid.methods.schedules import warm_up_and_anneal
 from bdam_reid.processes import gather, own_share
 
@@ -242,6 +243,15 @@ class BDAM(Network, Method):
         return torch.cat(
             (sentences.says_identity[:, None] * identity, sentences.says_clothing[:, None] * clothing), dim=1
         )
+
+    def text_tower(self) -> SplitTextTower:
+        """Identity text and clothing text -> (B, 2 E)."""
+        return SplitTextTower(self, self.tokenize.vocab_size, self.data.max_tokens, words_left_out(self.config.text))
+
+    def strip(self) -> None:
+        """Drop the balance of the losses, and the fusion, which has no part in ranking."""
+        del self.gradnorm, self.temperatures
+        self.fusion = None
 
     def candidates(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> tokens of the encoder, (B, L, D)."""
