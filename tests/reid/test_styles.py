@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -18,11 +17,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from bdam_reid.captions import __main__ as command
-from bdam_reid.captions import style_picture
+from bdam_reid.captions import stand_in, style_picture
 from bdam_reid.captions.clustering import NEIGHBOURS, Clustering, cluster, eps_of
 from bdam_reid.captions.masking import mask
 from bdam_reid.captions.splitter import split_caption
-from bdam_reid.captions.stand_in import chosen_texts
 from bdam_reid.captions.style_vectors import style_vectors
 from bdam_reid.captions.styles import caption_styles, cluster_captions, read_styles, styles_of
 from bdam_reid.config import ConfigError
@@ -211,21 +209,23 @@ def test_a_file_without_styles_is_refused(content: str, tmp_path: Path) -> None:
         read_styles(tmp_path / "styles.json")
 
 
-def test_the_stand_in_takes_peoples_captions_and_evens_out_their_styles() -> None:
-    """Nine captions in ten are of one manner; taken are as many of the rare one as there are."""
-    captions, manners = drawn(1200)
-    common = [caption for caption, manner in zip(captions, manners, strict=True) if manner == 0]
-    rare = [caption for caption, manner in zip(captions, manners, strict=True) if manner == 1]
-    offered = {f"{n}.jpg": (common[2 * n], rare[n] if n % 5 == 0 else common[2 * n + 1]) for n in range(100)}
-    texts = chosen_texts(offered, "kmeans", clusters=2)
-    possible = {key: {split_caption(caption) for caption in own} for key, own in offered.items()}
-    assert list(texts) == list(offered)
-    assert all((entry["identity"], entry["clothing"]) in possible[key] for key, entry in texts.items())
-    assert sorted(Counter(entry["style"] for entry in texts.values()).values()) == [20, 80]
-    by_lot = chosen_texts(offered, "none")
-    assert {entry["style"] for entry in by_lot.values()} == {"none-0"}
-    second = [
-        (by_lot[key]["identity"], by_lot[key]["clothing"]) == split_caption(own[1]) for key, own in offered.items()
-    ]
-    assert 30 < sum(second) < 70
-    assert texts == chosen_texts(offered, "kmeans", clusters=2)
+def test_the_stand_in_takes_peoples_captions_and_evens_out_their_styles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine captions in ten are in one style; the others are all taken."""
+    monkeypatch.setattr(
+        stand_in, "caption_styles", lambda captions, *_: [int("rare" in caption) for caption in captions]
+    )
+    offered = {
+        f"{n}.jpg": (f"A man {n}.", f"A {'rare' if n % 5 == 0 else 'tall'} man in a coat {n}.") for n in range(100)
+    }
+    texts = stand_in.chosen_texts(offered, "kmeans")
+    assert list(texts) == list(offered) and texts == stand_in.chosen_texts(offered, "kmeans")
+    for (key, own), entry in zip(offered.items(), texts.values(), strict=True):
+        assert (entry["identity"], entry["clothing"]) in map(split_caption, own)
+        assert entry["style"] == ("kmeans-1" if int(key[:-4]) % 5 == 0 else "kmeans-0")
+
+
+def test_the_stand_in_draws_lots_without_styles() -> None:
+    offered = {f"{n}.jpg": (f"A man {n}.", f"A man {n} in a coat.") for n in range(100)}
+    texts = stand_in.chosen_texts(offered, "none")
+    assert 30 < sum("coat" in entry["clothing"] for entry in texts.values()) < 70
+    assert texts != stand_in.chosen_texts(offered, "none", seed=1)

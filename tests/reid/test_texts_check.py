@@ -11,7 +11,7 @@ from caption_server import FAULTY, GOOD, caption_server
 from tiny_run import tiny, train_alone
 
 from bdam_reid.captions import __main__ as command
-from bdam_reid.captions.prompts import PARTS, digest, instruction, style_of
+from bdam_reid.captions.prompts import PARTS, digest, instruction, messages, style_of
 from bdam_reid.captions.styles import read_styles
 from bdam_reid.captions.validation import faults, read_answer
 from bdam_reid.data.datasets import load_dataset
@@ -165,3 +165,8 @@ def test_help(subcommand: list[str], capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as stop:
         command.main([*subcommand, "--help"])
     assert stop.value.code == 0 and "python -m bdam_reid.captions" in capsys.readouterr().out
+
+
+def test_what_a_model_answered_can_always_be_sent_back() -> None:
+    sent = messages("identity", None, "", ('{"description": "\ud800"}', "it has halves of characters"))
+    assert json.dumps(sent, ensure_ascii=False).encode() and len(sent) == 4
