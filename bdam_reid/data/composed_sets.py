@@ -57,14 +57,19 @@ def load_itcpr(root: Path, allow_missing: bool) -> Dataset:
             f"{len(asked)} and {len(gallery)}: download or write them again"
         )
     _check_instances(root, [*asked, *gallery])
-    records = {"train": (), "query": [e.record for e in asked], "test": [e.record for e in gallery]}
+    records: dict[str, list[Record]] = {
+        "train": [],
+        "query": [e.record for e in asked],
+        "test": [e.record for e in gallery],
+    }
     check_images(records, allow_missing, findings)
     queries = tuple(Query(text=e.caption, image=e.record.path, identity=e.record.identity) for e in asked)
     protocol = Protocol("test", queries, tuple(entry.record for entry in gallery))
     files = {entry.record.path for entry in (*asked, *gallery)}
     persons = {entry.person for entry in (*asked, *gallery)} - {_DISTRACTOR}
-    counts = [{"train": 0, "val": 0, "test": number} for number in (len(files), len(persons), len(asked))]
-    return Dataset("itcpr", root, (), {"test": protocol}, Report(*counts, findings.listed()))
+    images, identities, captions = ({"train": 0, "val": 0, "test": n} for n in (len(files), len(persons), len(asked)))
+    report = Report(images, identities, captions, findings.listed())
+    return Dataset("itcpr", root, (), {"test": protocol}, report)
 
 
 def _read(root: Path, file: str, findings: Findings) -> Iterator[_Entry]:

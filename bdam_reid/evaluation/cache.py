@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 class FeatureCache:
     """What a method computes of galleries, in a folder, a file each, named by the digest of all that it depends on:
-    weights, config, image files by path, size and time of change, device, precision, batch size, versions. So nothing
-    stale is ever found; what a killed process or a bad disk left is told by its digest, and computed anew.
+    weights, config, image files by path, size and time of change, their texts, device, precision, batch size, versions.
+    So nothing stale is ever found; what a killed process or a bad disk left is told by its digest, and computed anew.
 
     Args:
         folder: is made when something is kept. Its files may be deleted at any time.
@@ -54,24 +54,26 @@ class FeatureCache:
 
     def _key(self, embedder: Embedder, records: Sequence[Record]) -> str:
         self._weights = self._weights or _digest(embedder.method.state_dict())
-        digest = hashlib.sha256()
+        digest, config = hashlib.sha256(), asdict(self._config)
         for value in (
             self._weights,
-            [asdict(self._config.method), asdict(self._config.data)],
+            [config["method"], config["data"]],
             [embedder.device.type, embedder.precision, embedder.batch_size, embedder.allow_missing],
             [bdam_kernels.__version__, torch.__version__, torch.get_num_threads()],
-            *map(_of_file, (record.path for record in records)),
+            *map(_of_record, records),
         ):
             digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 
 
-def _of_file(path: Path) -> list[Any]:
+def _of_record(record: Record) -> list[Any]:
+    """What a method may read of it: the image file as it is now, and its texts."""
+    said = [str(record.path.absolute()), record.captions, record.texts]
     try:
-        found = os.stat(path)
-        return [str(path.absolute()), found.st_size, found.st_mtime_ns]
+        found = os.stat(record.path)
     except (OSError, ValueError):  # a missing file, or a name that no file has
-        return [str(path.absolute())]
+        return said
+    return [*said, found.st_size, found.st_mtime_ns]
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -79,7 +81,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -197,7 +197,7 @@ class Embedder:
 
         analysed: dict[str, dict[str, Tensor]] = {}
         for both, values in self._kept("analysis", records, compute).items():
-            group, name = both.split("/")
+            group, name = both.split("/", 1)
             analysed.setdefault(group, {})[name] = values
         return analysed
 

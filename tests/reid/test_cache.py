@@ -84,6 +84,8 @@ def test_what_has_changed_is_embedded_again(embedder: Embedder, records: list[Re
     os.utime(records[1].path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     assert embedded(again(embedder), records) == 4
     assert embedded(replace(embedder, batch_size=4), records) == 4
+    described = [replace(record, captions=("A man.",)) for record in records]
+    assert embedded(again(embedder), described) == 4
     changed = again(embedder)
     with torch.no_grad():
         changed.method.factor += 1  # type: ignore[operator]
