@@ -10,7 +10,7 @@ from bdam_reid.evaluation.tables import CLOTHES_WORDS, weights_text
 _CARD = """\
 # {name}
 
-Finds persons in photographs by a sentence: the {checkpoint} of a run of preset `{preset}` of `bdam_reid`.
+Finds persons in photographs by a sentence. A model of `bdam_reid`, preset `{preset}`: {checkpoint}.
 
 ```python
 import bdam_reid
@@ -72,9 +72,9 @@ tokenizer.enable_padding()
 def tokens(parts):
     kept = [[word for word in part.split() if word.lower().strip(",.;:") not in text["left_out"]] for part in parts]
     encoded = tokenizer.encode_batch([" ".join(words) or part for words, part in zip(kept, parts)])
-    mask = np.array([tokens.attention_mask for tokens in encoded], dtype=bool)
+    mask = np.array([one.attention_mask for one in encoded], dtype=bool)
     mask[[not part for part in parts]] = False  # a sentence without words for this part
-    return np.array([tokens.ids for tokens in encoded]), mask
+    return np.array([one.ids for one in encoded]), mask
 
 
 def embed_texts(sentences):

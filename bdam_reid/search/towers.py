@@ -114,19 +114,19 @@ def check_graph(tower: Tower, path: Path) -> float:
     """
     import onnxruntime
 
-    differences = []
+    with torch.no_grad():
+        expected = [tower.module(*inputs) for inputs in tower.samples]
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        for inputs in tower.samples:
-            with torch.no_grad():
-                expected = tower.module(*inputs)
-            given = {name: tensor.numpy() for name, tensor in zip(tower.axes, inputs, strict=True)}
-            (found,) = session.run([OUTPUT], given)
-            differences.append(float((torch.from_numpy(found) - expected).abs().max()))
+        found = [
+            session.run([OUTPUT], {name: tensor.numpy() for name, tensor in zip(tower.axes, inputs, strict=True)})[0]
+            for inputs in tower.samples
+        ]
     except Exception as error:  # which onnxruntime raises in classes of its own, one for each status
         raise ExportError(f"onnxruntime cannot run the graph of the {tower.name}: {_first_line(error)}") from error
-    largest = max(differences)
-    # The comparison is false for NaN.
+    gaps = [(own - torch.from_numpy(other)).abs().max() for own, other in zip(expected, found, strict=True)]
+    largest = float(torch.stack(gaps).max())
+    # Which is false for NaN.
     if not largest <= BOUND:
         raise ExportError(
             f"the graph of the {tower.name} gives other embeddings in onnxruntime: they differ by {largest:.1e}, "

@@ -15,17 +15,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+import transformers
+from PIL import ExifTags, Image
 from safetensors import safe_open
 from tiny_run import tiny, tiny_demo
 
 import bdam_reid
-from bdam_reid.config import ConfigError
+from bdam_reid.config import Config, ConfigError
 from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.tokens import train_wordpiece
 from bdam_reid.encoders import hub
 from bdam_reid.encoders.hub import PACKAGES
 from bdam_reid.engine.checkpoint import CheckpointError, load_weights, save_checkpoint, write_json
+from bdam_reid.engine.exported import portable
 from bdam_reid.engine.run import open_best
 from bdam_reid.evaluation.ranking import Embedder
 from bdam_reid.export import main
@@ -65,21 +70,24 @@ def pictures(people: Path) -> list[Path]:
     return sorted((people / "imgs").rglob("*.jpg"))[:9]
 
 
-@pytest.fixture(scope="module")
-def run(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the demo's own architecture, convolutions and attention, with published words where they are installed; as it
-    is before training."""
-    options = ["--engine.mixed-precision", "no"]
-    if hub.find_spec(PACKAGES[WORDS]):
-        options += ["--method.text.words", WORDS]
-    run = tmp_path_factory.mktemp("demo") / "run"
-    config = tiny_demo(people, run, *options)
-    config.method.prepare(config.data, load_dataset(people), run)
+def untrained(config: Config) -> Path:
+    """A run as it is before training."""
+    run = Path(config.output)
+    config.method.prepare(config.data, load_dataset(config.data.root), run)
     method = config.method.build(config.data, run, fresh=True)
     weights = {"same": {"identity": 1.0, "clothing": 0.3}, "other": {"identity": 1.0, "clothing": 0.0}}
     save_checkpoint(run, "best", method.state_dict(), {"epoch": 1, "metrics": {}, "weights": weights, "reranks": []})
     write_json(run / "config.json", asdict(config))
     return run
+
+
+@pytest.fixture(scope="module")
+def run(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the demo's own architecture, convolutions and attention, with published words where they are installed."""
+    options = ["--engine.mixed-precision", "no"]
+    if hub.find_spec(PACKAGES[WORDS]):
+        options += ["--method.text.words", WORDS]
+    return untrained(tiny_demo(people, tmp_path_factory.mktemp("demo") / "run", *options))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +113,45 @@ def test_a_copy_embeds_as_the_run_to_the_bit(
     assert torch.equal(expected.embed_images(pictures), found.embed_images(pictures))
     assert torch.equal(expected.embed_texts(SENTENCES), found.embed_texts(SENTENCES))
     assert (expected.parts, expected.weights) == (found.parts, found.weights)
+
+
+def test_published_encoders_are_not_needed_again(people: Path, tmp_path: Path, pictures: list[Path]) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    published = tmp_path / "published"
+    vit = transformers.ViTConfig(**sizes, image_size=32, patch_size=8)
+    transformers.ViTModel(vit).save_pretrained(published / "vit")
+    bert = transformers.BertConfig(**sizes, vocab_size=200, max_position_embeddings=24)
+    transformers.BertModel(bert).save_pretrained(published / "bert")
+    train_wordpiece(["a man in a red shirt"], 200, tmp_path / "tokenizer")
+    shutil.copytree(tmp_path / "tokenizer", published / "bert", dirs_exist_ok=True)
+    options = ["--method.image.pretrained", str(published / "vit"), "--method.text.pretrained", str(published / "bert")]
+    run = untrained(tiny(people, tmp_path / "run", *options))
+    expected = bdam_reid.load(run)
+    out = export(run, tmp_path / "out")
+    shutil.rmtree(published)
+    shutil.rmtree(run)
+    found = bdam_reid.load(out)
+    assert torch.equal(expected.embed_images(pictures), found.embed_images(pictures))
+    assert torch.equal(expected.embed_texts(SENTENCES), found.embed_texts(SENTENCES))
+    assert str(tmp_path) not in (out / "config.json").read_text()
+
+
+def test_names_on_a_hub_stay_and_folders_lose_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models/bert").mkdir(parents=True)
+    for given, kept in (
+        ("google/vit-base-patch16-224", "google/vit-base-patch16-224"),
+        ("bert-base-uncased", "bert-base-uncased"),
+        ("/home/me/vit", "vit"),
+        ("~/vit", "vit"),
+        ("../vit", "vit"),
+        ("models/bert", "bert"),
+        ("a/b/vit", "vit"),
+        ("", ""),
+    ):
+        config = portable(tiny(Path("data/people"), Path("runs/x"), "--method.image.pretrained", given))
+        assert config["method"]["image"]["pretrained"] == kept
+        assert (config["output"], config["data"]["root"]) == ("x", "people")
 
 
 def test_only_what_embeds_is_in_it(finished: Path, plain: Path) -> None:
@@ -158,7 +205,6 @@ def test_an_export_ranks_and_is_analysed_as_its_run(finished: Path, plain: Path,
 
 
 def test_the_graphs_have_plain_operations_and_open_sizes(exported: Path) -> None:
-    onnx = pytest.importorskip("onnx")
     shapes = {}
     for name in ("image_encoder", "text_encoder"):
         graph = onnx.load(exported / f"{name}.onnx")
@@ -181,8 +227,13 @@ def test_the_graphs_have_plain_operations_and_open_sizes(exported: Path) -> None
 def test_the_program_of_the_card_embeds_without_torch_as_the_run_does(
     run: Path, exported: Path, pictures: list[Path], tmp_path: Path
 ) -> None:
-    """In the folder, where this package is not."""
-    folder = shutil.copytree(exported, tmp_path / "copy")
+    """In the folder, where this package is not; one picture is large and lies on its side."""
+    folder, turned = shutil.copytree(exported, tmp_path / "copy"), tmp_path / "turned.jpg"
+    with Image.open(pictures[0]) as picture:
+        exif = picture.getexif()
+        exif[ExifTags.Base.Orientation] = 6
+        picture.resize((1201, 700)).save(turned, exif=exif)
+    pictures = [*pictures, turned]
     _, program = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     (folder / "program.py").write_text(f"""{program}
 import sys
@@ -205,7 +256,6 @@ assert not {{"torch", "transformers", "bdam_reid"}} & set(sys.modules)
 
 def test_a_transformer_has_a_graph(finished: Path, tmp_path: Path) -> None:
     """Of patches; what comes after it is in the demo's graph too."""
-    pytest.importorskip("onnxruntime")
     encoder = open_best(finished, PRESETS, "cpu").method.get_submodule("image_encoder").eval()
     images: list[tuple[torch.Tensor, ...]] = [(torch.randn(batch, 3, 32, 16),) for batch in (2, 1, 9)]
     tower = towers.Tower("image_encoder", encoder, {"images": {0: torch.export.Dim("batch")}}, images)
