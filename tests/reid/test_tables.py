@@ -222,8 +222,13 @@ def test_figures_of_finished_runs(finished: Path, tmp_path: Path, capsys: Any) -
     # The images of other clothes too are looked at.
     assert abs(found["gates"]["gate"]["identity"]["mean"] - measured) < 0.1
     assert found["gates"].keys() == {"gate", "fusion"}
-    (of,) = found["silhouettes"].values()
-    assert of.keys() == {"identity", "clothing"} and all(-1 <= row["person"] <= 1 for row in of.values())
+    assert found["silhouettes"].keys() == {"entangled", "disentangled"}
+    of = found["silhouettes"]["disentangled"]
+    assert (
+        of == found["silhouettes"]["entangled"]
+        and of.keys() == {"identity", "clothing"}
+        and all(-1 <= row["person"] <= 1 for row in of.values())
+    )
     assert "identity feature: silhouette" in capsys.readouterr().out
     for name in ("gates.png", "tsne.png"):
         with Image.open(tmp_path / name) as picture:
