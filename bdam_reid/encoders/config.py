@@ -10,6 +10,9 @@ from bdam_reid.config import ConfigError, DataConfig, Range, check_multiple
 EFFICIENTNET = "efficientnet-lite0"
 """Name of the published image encoder that is no transformer."""
 
+PREPARED = ("tokenizer", "image_encoder", "text_encoder")
+"""Folders that a run keeps of its encoders besides their weights, as far as there are any."""
+
 
 @dataclass(frozen=True)
 class EncoderConfig:

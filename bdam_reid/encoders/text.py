@@ -83,11 +83,12 @@ class TextEncoder(Encoder):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids (B, L), mask (B, L) bool, True = real token, padded on the right -> tokens (B, L, width).
 
-        A CPU, which would compute the padding too, reads texts of about one length together.
+        A CPU, which would compute the padding too, reads texts of about one length together; a graph, which depends on
+        no lengths, does not.
         """
         if isinstance(self.model, SiglipTextModel):
             return self._read_padded(ids).tokens
-        if ids.device.type != "cpu" or len(ids) < 2 * GROUPS:
+        if torch.compiler.is_exporting() or ids.device.type != "cpu" or len(ids) < 2 * GROUPS:
             return self._read(ids, mask)
         lengths, width = mask.sum(dim=1), ids.shape[1]
         order = lengths.argsort(stable=True)

@@ -12,12 +12,11 @@ from bdam_reid.config import ConfigError, DataConfig
 from bdam_reid.data.records import Dataset, DatasetError
 from bdam_reid.data.tokens import Tokenize, load_tokenizer, save_tokenizer, train_wordpiece
 from bdam_reid.encoders.base import save_architecture
-from bdam_reid.encoders.config import EFFICIENTNET, ImageEncoderConfig, TextEncoderConfig
+from bdam_reid.encoders.config import EFFICIENTNET, PREPARED, ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.encoders.efficientnet import save_efficientnet
 from bdam_reid.encoders.hub import hub_or_cache
 
-TOKENIZER, IMAGE, TEXT = "tokenizer", "image_encoder", "text_encoder"
-"""Folders in a run folder."""
+TOKENIZER, IMAGE, TEXT = PREPARED
 
 
 def prepare(

@@ -25,9 +25,10 @@ from bdam_reid.data.records import Dataset, Query, QueryError
 from bdam_reid.encoders.config import EFFICIENTNET
 from bdam_reid.encoders.efficientnet import PACKAGE
 from bdam_reid.engine.checkpoint import load_weights
-from bdam_reid.engine.run import read_curves
+from bdam_reid.engine.run import open_best, read_curves
 from bdam_reid.engine.trainer import make_method
 from bdam_reid.evaluate import main as evaluate
+from bdam_reid.export import main as export
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.method import BDAM
@@ -59,6 +60,23 @@ def dataset(people: Path) -> Dataset:
 def run(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with both losses of IRRA."""
     return train_alone(config_of("irra-demo", people, tmp_path_factory.mktemp("runs") / "run", SMALL))
+
+
+def test_its_export_embeds_as_the_run_and_reads_sentences_as_a_whole(run: Path, tmp_path: Path) -> None:
+    export([str(run), str(tmp_path / "out")])
+    sentences = ["A woman in a red coat.", "An old man with white hair and a bag."]
+    ours, theirs = bdam_reid.load(run, device="cpu"), bdam_reid.load(tmp_path / "out", device="cpu")
+    wanted = ours.embed_texts(sentences)
+    assert theirs.embed_texts(sentences).equal(wanted)
+    method = open_best(tmp_path / "out", PRESETS, "cpu").method.eval()
+    assert isinstance(method, DualEncoder) and method.classifier is None
+    tower = method.text_tower()
+    ids, mask = method.tokenize(sentences)
+    with torch.no_grad():
+        close(tower(ids, mask), wanted)
+        mask[0] = False
+        assert tower(ids, mask)[0].count_nonzero() == 0
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["text"]["texts"] == ["sentence"]
 
 
 def test_its_run_has_one_part_and_both_losses(run: Path) -> None:

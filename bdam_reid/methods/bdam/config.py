@@ -17,7 +17,7 @@ from bdam_reid.config import (
     Range,
     check_multiple,
 )
-from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
+from bdam_reid.encoders.config import PREPARED, ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.methods.optim import OptimConfig
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class BDAMConfig(MethodConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
 
-    prepared: ClassVar[tuple[str, ...]] = ("tokenizer", "image_encoder", "text_encoder")
+    prepared: ClassVar[tuple[str, ...]] = PREPARED
 
     def check(self, data: DataConfig) -> None:
         """Raise ConfigError if values do not fit each other."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bdam_reid.captions import splitter
-from bdam_reid.encoders.text import TextEncoder
 from bdam_reid.methods.bdam.network import Network
 from bdam_reid.methods.text_tower import TextTower
 
@@ -42,21 +40,10 @@ class SplitTextTower(TextTower):
         """identity_ids, identity_mask (B, L), clothing_ids, clothing_mask (B, M) -> (B, 2 E)."""
         identity_ids, identity_mask, clothing_ids, clothing_mask = tokens
         has_identity, has_clothing = (mask.any(dim=1, keepdim=True) for mask in (identity_mask, clothing_mask))
-        with _read_together(self.network.text_encoder):
-            # Attention to no token at all would be NaN, which stays so if it is multiplied by zero.
-            features = self.network.encode_text(
-                identity_ids, identity_mask | ~has_identity, clothing_ids, clothing_mask | ~has_clothing
-            )
+        # Attention to no token at all would be NaN, which stays so if it is multiplied by zero.
+        features = self.network.encode_text(
+            identity_ids, identity_mask | ~has_identity, clothing_ids, clothing_mask | ~has_clothing
+        )
         return torch.cat(
             (has_identity * features.identity_embedding, has_clothing * features.clothing_embedding), dim=1
         )
-
-
-@contextmanager
-def _read_together(encoder: TextEncoder) -> Iterator[None]:
-    """Lets an encoder read all texts of a batch at once: a CPU's groups by length cannot stand in a graph."""
-    encoder.forward = encoder._read  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del encoder.forward

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from bdam_reid.config import Config, ConfigError, DataConfig, MethodConfig, Presets, Range
-from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
+from bdam_reid.encoders.config import PREPARED, ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.methods.bdam import config as bdam
 from bdam_reid.methods.optim import OptimConfig
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bdam_reid.methods.dual_encoder.method import DualEncoder
 
 CLIP = "openai/clip-vit-base-patch16"
+PERSONS = "persons"
+"""File of a run folder: how many training persons the identity loss tells apart."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class DualEncoderConfig(MethodConfig):
     """Width of the feature of position pooling."""
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    prepared: ClassVar[tuple[str, ...]] = (*PREPARED, PERSONS)
 
     @property
     def pair(self) -> bool:

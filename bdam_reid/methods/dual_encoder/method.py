@@ -21,15 +21,13 @@ from bdam_reid.losses.sdm import similarity_distribution_matching
 from bdam_reid.losses.tal import triplet_alignment_loss
 from bdam_reid.losses.temperatures import LossTemperatures
 from bdam_reid.methods.dual_encoder.batches import Batch, make_batches
-from bdam_reid.methods.dual_encoder.config import DualEncoderConfig, LossConfig
+from bdam_reid.methods.dual_encoder.config import PERSONS, DualEncoderConfig, LossConfig
+from bdam_reid.methods.dual_encoder.text_tower import WholeTextTower
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.optim import main_stage, parameter_groups, published_parameters
-from bdam_reid.methods.preparation import IMAGE, TEXT, architecture, tokenize_of
+from bdam_reid.methods.preparation import IMAGE, TEXT, architecture, tokenize_of, words_left_out
 from bdam_reid.methods.preparation import prepare as prepare_encoders
 from bdam_reid.processes import gather
-
-PERSONS = "persons"
-"""File of a run folder: how many training persons the identity loss tells apart."""
 
 
 class DualEncoder(Method):
@@ -139,6 +137,17 @@ class DualEncoder(Method):
             raise QueryError("a dual encoder searches by a sentence alone, got a query with an image or without a text")
         device = next(self.parameters()).device
         return F.normalize(self.encode_text(*(x.to(device) for x in self.tokenize(texts))), dim=1)
+
+    def text_tower(self) -> WholeTextTower:
+        """Reads a sentence as a whole."""
+        return WholeTextTower(
+            self, self.tokenize.vocab_size, self.data.max_tokens, words_left_out(self.config.text)
+        )  # fmt: skip
+
+    def strip(self) -> None:
+        """Drop the classifier and the temperatures."""
+        del self.temperatures
+        self.classifier = None
 
 
 def matching_loss(
