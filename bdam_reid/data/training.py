@@ -226,7 +226,7 @@ class Batches(Generic[D, B]):
         loader: DataLoader[Any] = DataLoader(
             self.items,
             batch_sampler=list(map(list, draws)),
-            collate_fn=list,
+            collate_fn=_packed,
             num_workers=workers,
             generator=torch.Generator(),
             worker_init_fn=_leave_group,
@@ -236,7 +236,8 @@ class Batches(Generic[D, B]):
         loaded = iter(loader)
         readers = sorted(set(active_children()) - before, key=lambda reader: reader.pid or 0)
         try:
-            for items in loaded:
+            for packed in loaded:
+                items: list[Item[D]] = _unpacked(*packed)
                 self.items.skip(key for item in items for key in item.skipped)
                 yield self.collate(items)
         except DatasetError as error:
@@ -252,6 +253,15 @@ class Batches(Generic[D, B]):
             ) from error
 
 
+def _packed(items: Sequence[Item[D]]) -> tuple[Tensor, list[tuple[Any, ...]]]:
+    """Items as a worker sends them, with one tensor: to send one takes longer than to decode an image."""
+    return torch.stack([item.image for item in items]), [(i.identity, i.description, i.skipped) for i in items]
+
+
+def _unpacked(images: Tensor, others: Sequence[tuple[Any, ...]]) -> list[Item[Any]]:
+    return [Item(image, *other) for image, other in zip(images, others, strict=True)]
+
+
 def _leave_group(worker: int) -> None:
     """Terminals and launchers send signals to a whole group of processes; that which trains ends its workers itself,
     when it has saved."""
@@ -261,5 +271,8 @@ def _leave_group(worker: int) -> None:
 def _how_it_ended(number: int, reader: BaseProcess) -> str:
     code = reader.exitcode or 0
     how = f"exited with code {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
-    memory = ", as a system does that runs out of memory" * (code == -signal.SIGKILL)
-    return f"number {number} (pid {reader.pid}) {how}{memory}"
+    reasons = {
+        -signal.SIGKILL: ", as a system does that runs out of memory",
+        -signal.SIGBUS: ", as it happens where /dev/shm has too little room",
+    }
+    return f"number {number} (pid {reader.pid}) {how}{reasons.get(code, '')}"
