@@ -230,12 +230,12 @@ class BDAM(Network, Method):
         if not shown:
             return self._embed_texts(queries)
         images = [load_image(query.image, self.image_size) for query in queries if query.image is not None]
-        seen = torch.zeros(len(queries), self.parts["clothing"].stop, device=self.device)
-        seen[shown] = self.embed_images(torch.stack(images).to(self.device)).to(seen)
-        said = torch.zeros_like(seen)
+        of_images = torch.zeros(len(queries), self.parts["clothing"].stop, device=self.device)
+        of_images[shown] = self.embed_images(torch.stack(images).to(self.device)).to(of_images)
+        of_texts = torch.zeros_like(of_images)
         if told:
-            said[told] = self._embed_texts([queries[number] for number in told]).to(said)
-        return _composed(said, seen, self.parts)
+            of_texts[told] = self._embed_texts([queries[number] for number in told]).to(of_texts)
+        return _composed(of_texts, of_images, self.parts)
 
     def _embed_texts(self, queries: Sequence[Query]) -> Tensor:
         sentences = self._read(queries)
@@ -297,13 +297,13 @@ class BDAM(Network, Method):
         return gate_weights(self, self.tokenize, gallery)
 
 
-def _composed(said: Tensor, seen: Tensor, parts: Mapping[str, slice]) -> Tensor:
+def _composed(of_texts: Tensor, of_images: Tensor, parts: Mapping[str, slice]) -> Tensor:
     """Embeddings of queries from those of their texts and of their images, (B, 2 E) each, zero where there is none."""
-    (identity, other_identity), (clothing, other_clothing) = ((said[:, part], seen[:, part]) for part in parts.values())
-    total = identity + other_identity
-    both = identity.any(dim=1, keepdim=True) & other_identity.any(dim=1, keepdim=True)
-    clothing = torch.where(clothing.any(dim=1, keepdim=True), clothing, other_clothing)
-    return torch.cat((torch.where(both, F.normalize(total, dim=1), total), clothing), dim=1)
+    told, shown = ([of[:, part] for part in parts.values()] for of in (of_texts, of_images))
+    told_any, shown_any = ([part.any(dim=1, keepdim=True) for part in of] for of in (told, shown))
+    total = told[0] + shown[0]
+    identity = torch.where(told_any[0] & shown_any[0], F.normalize(total, dim=1), total)
+    return torch.cat((identity, torch.where(told_any[1], told[1], shown[1])), dim=1)
 
 
 def _weights(beta: float) -> dict[str, float]:
