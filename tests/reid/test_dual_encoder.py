@@ -31,6 +31,7 @@ from bdam_reid.evaluate import main as evaluate
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.method import BDAM
+from bdam_reid.methods.dual_encoder import method as dual_encoder
 from bdam_reid.methods.dual_encoder.config import DualEncoderConfig
 from bdam_reid.methods.dual_encoder.method import DualEncoder, identity_loss, matching_loss
 from bdam_reid.methods.method import Method
@@ -173,7 +174,7 @@ def test_losses_are_those_of_the_batches_of_all_processes(
     expected = matching_loss(loss, image, text, people_of_all, loss.temperature)
     if method.classifier is not None:
         expected = expected + loss.id_weight * identity_loss(method.classifier, image, text, people_of_all)
-    monkeypatch.setattr("bdam_reid.methods.dual_encoder.method.gather", whole)
+    monkeypatch.setattr(dual_encoder, "gather", whole)
     close(method.losses(batch, 0).total, expected)
 
 
