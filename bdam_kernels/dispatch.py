@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache, lru_cache
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.autograd import forward_ad
@@ -161,6 +161,24 @@ def asked(requested: str | None) -> str | None:
     return requested or _THREAD.backend or _OF_PROCESS
 
 
+Answer = TypeVar("Answer")
+
+
+def remembered(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    """The function, with its answers kept: every call asks it, for facts such as dtypes and sizes."""
+    kept = lru_cache(4096)(function)
+
+    def call(*facts: Hashable) -> Answer:
+        if torch.compiler.is_compiling():
+            return function(*facts)
+        try:
+            return kept(*facts)
+        except TypeError:  # a symbolic size, which has no hash
+            return function(*facts)
+
+    return call
+
+
 Rule = Callable[..., Mapping[str, str]]
 
 
@@ -178,12 +196,7 @@ def choose(requested: str | None, device: torch.device, rule: Rule, *facts: Hash
     name = asked(requested)
     if name is not None or forward_mode():
         return _named(name, requested, device.type, rule(*facts))
-    if torch.compiler.is_compiling():
-        return _best(device.type, rule, *facts)
-    try:
-        return _remembered_best(device.type, rule, *facts)
-    except TypeError:  # a symbolic size, which has no hash
-        return _best(device.type, rule, *facts)
+    return _best(device.type, rule, *facts)
 
 
 def best(device: torch.device) -> str:
@@ -210,15 +223,13 @@ def dtype_reason(*dtypes: torch.dtype | None) -> str:
     return ""
 
 
+@remembered
 def _best(device: str, rule: Rule, *facts: Hashable) -> str:
     kernels = rule(*facts)
     for name in kernels:
         if not _reason(name, device, kernels):
             return name
     return "reference"
-
-
-_remembered_best = lru_cache(4096)(_best)
 
 
 def _named(name: str | None, requested: str | None, device: str, kernels: Mapping[str, str]) -> str:

@@ -21,13 +21,14 @@ __all__ = ["load"]
 
 
 def load(run: Path | str, *, device: str = "auto", presets: Presets | None = None) -> Retriever:
-    """Open a run folder to search with its best checkpoint; needs neither the data set nor a network.
+    """Open a run folder, or an export, to search with its best checkpoint; needs neither the data set nor a network.
 
     Args:
-        run: folder that training wrote.
+        run: folder that training or `python -m bdam_reid.export` wrote.
         device: as torch names it; "auto" is the GPU where there is one.
         presets: where the run's preset is looked up; those of this package by default.
-    Raises: CheckpointError, ConfigError if the folder is no run, or of something that this version does not know.
+    Raises: CheckpointError, ConfigError if the folder is no run, or damaged, or of something that this version does not
+        know.
     """
     from bdam_reid.methods import PRESETS
     from bdam_reid.search.retriever import open_retriever

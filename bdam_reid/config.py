@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from inspect import getdoc
 from math import inf, isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -77,10 +77,26 @@ class EngineConfig:
     """Epochs between validations, each of which saves the best checkpoint if it is better than all before."""
     save_every: Annotated[int, Range(0)] = 200
     """Steps between saves of the last checkpoint within an epoch; 0 saves after epochs only."""
+    average: Annotated[float, Range(0, 0.99999)] = 0.0
+    """Decay of a moving average of the weights (EMA), which is what is validated and kept as the best checkpoint; 0 is
+    none."""
+    micro_batches: int = 1
+    """Parts in which the features of a batch are computed, one after the other. Losses are still those of the whole
+    batch; it takes the memory of one part, and a second forward pass."""
+    recompute: bool = False
+    """Whether layers keep their inputs alone, and compute the rest again for their gradients (activation
+    checkpointing): less memory, a second forward pass."""
+    compile: bool = False
+    """Whether torch.compile compiles the layers of the encoders and of the method; the first steps wait for it."""
+    workers: Annotated[int, Range(-1)] = -1
+    """Processes that read images for each process that trains; -1: none on a CPU, up to 8 of its cores on a GPU."""
 
 
 class MethodConfig(ABC):
     """What a method is made from; the config of each method is a frozen dataclass of this kind."""
+
+    prepared: ClassVar[tuple[str, ...]] = ()
+    """Names in a run folder of what `prepare` may write there."""
 
     @abstractmethod
     def check(self, data: DataConfig) -> None:
@@ -124,7 +140,7 @@ class Config:
 Presets: TypeAlias = Mapping[str, Callable[[], Config]]
 """By name, functions that give a config; their docstrings are what the command line says of them."""
 
-FREE_FIELDS = ("output", "engine.save-every", "data.root", "data.allow-missing")
+FREE_FIELDS = ("output", "engine.save-every", "engine.workers", "data.root", "data.allow-missing")
 """Fields in which a resumed run may differ from its beginning: they change no result, or say that they did. The root
 says where the data is; that it is the same, the run checks by itself."""
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from bdam_reid.config import ConfigError, Presets
+from bdam_reid.config import Config, ConfigError, Presets
 from bdam_reid.engine.signals import handled_by, leave
 from bdam_reid.methods import PRESETS
 
 if TYPE_CHECKING:
+    from bdam_reid.data.records import Dataset
     from bdam_reid.evaluation.evaluator import Evaluation
 
 
@@ -40,6 +41,11 @@ class Options:
     allow_missing: bool = False
     """Leave out and count images that are missing or unreadable, which are an error otherwise; a run that was trained
     with --data.allow-missing True always does."""
+    cache: Path | None = None
+    """Folder where embeddings of galleries are kept for the next evaluation of the same weights and images; it may be
+    deleted at any time. Nothing is kept if it is not given."""
+    k_reciprocal: bool = False
+    """Report k-reciprocal re-ranking (Zhong et al. 2017) beside the results, where queries are images."""
 
 
 def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:
@@ -60,8 +66,9 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     """
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.data.records import CLOTHES
-    from bdam_reid.engine.environment import find_device, precision_on, repeat_bits
-    from bdam_reid.engine.run import load_best, load_config, log, start_log
+    from bdam_reid.engine.environment import repeat_bits
+    from bdam_reid.engine.run import log, open_best, start_log
+    from bdam_reid.evaluation.cache import FeatureCache
     from bdam_reid.evaluation.evaluator import evaluate
     from bdam_reid.evaluation.page import draw_page
     from bdam_reid.evaluation.ranking import Embedder
@@ -72,23 +79,39 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     run, output = options.run, options.output or options.run
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output must be a folder, got the file {output}")
-    config = load_config(run, presets)
-    device = find_device(options.device)
+    if options.cache and options.cache.exists() and not options.cache.is_dir():
+        raise ConfigError(f"--cache must be a folder, got the file {options.cache}")
+    config, method, best, device, precision = open_best(run, presets, options.device)
     repeat_bits(device)
-    method, best = load_best(run, config)
     root, allow_missing = options.root or config.data.root, options.allow_missing or config.data.allow_missing
     dataset = load_dataset(root, hold_out=config.data.hold_out, allow_missing=allow_missing)
     output.mkdir(parents=True, exist_ok=True)
     start_log(output)
     log.info(f"{run}: {dataset.name} at {root}, on {device}\n{dataset.report}")
-    precision = precision_on(device, config.engine)
-    embedder = Embedder(method.to(device), device, precision, options.batch_size, allow_missing)
+    cache = FeatureCache(options.cache, config) if options.cache else None
+    embedder = Embedder(method, device, precision, options.batch_size, allow_missing, cache)
     weights = dict.fromkeys(CLOTHES, options.weights) if options.weights else method.chosen_weights(best)
-    found = evaluate(embedder, dataset, weights, output, options.split, best.get("reranks", ()))
+    trained_on = _trained_on(run, config, dataset) if options.root else ""
+    reranks = best.get("reranks", ())
+    found = evaluate(embedder, dataset, weights, output, options.split, reranks, trained_on, options.k_reciprocal)
     log.info(f"{checkpoint_text(best)}\n{describe(found.metrics)}")
     page = draw_page(run, output, found)
     log.info(f"figures in {output / 'metrics.json'}, pictures in {page.parent}: open {page}")
     return found
+
+
+def _trained_on(run: Path, config: Config, dataset: Dataset) -> str:
+    """The data set that a run was trained on, if it is another than this one, wherever it lies."""
+    from bdam_reid.engine.checkpoint import read_json
+    from bdam_reid.engine.fingerprint import changes, fingerprint
+    from bdam_reid.engine.run import DATA
+
+    if (run / DATA).exists() and not changes(read_json(run / DATA), fingerprint(dataset)):
+        return ""
+    environment = run / "environment.json"
+    # Runs of older versions do not say what layout it had.
+    name = read_json(environment).get("dataset", "a set") if environment.exists() else "a set"
+    return f"{name} at {config.data.root}"
 
 
 if __name__ == "__main__":

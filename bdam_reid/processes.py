@@ -68,8 +68,16 @@ def average(tensors: Iterable[Tensor]) -> None:
     with torch.no_grad():
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat)
-        parts = (flat / count).split([tensor.numel() for tensor in tensors])
-        torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
+        parts = flat.div_(count).split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def take_over(tensors: Iterable[Tensor]) -> None:
+    """Make each tensor that of process 0, in place."""
+    if own_share().count > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def highest(number: int) -> int:

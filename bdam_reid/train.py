@@ -31,6 +31,7 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     """
     from bdam_reid import processes
     from bdam_reid.data.datasets import load_dataset
+    from bdam_reid.data.records import DatasetError
     from bdam_reid.engine.checkpoint import write_json
     from bdam_reid.engine.environment import environment, make_accelerator, precision_on
     from bdam_reid.engine.run import load_best, log, open_run
@@ -46,16 +47,21 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     precision = precision_on(device, config.engine)
     surroundings = environment(device)
     allow_missing = config.data.allow_missing
-    main = processes.is_main()
+    main, count = processes.is_main(), processes.own_share().count
     with ExitStack() as stack:
         with processes.main_first():
             dataset = load_dataset(config.data.root, hold_out=config.data.hold_out, allow_missing=allow_missing)
+            if not dataset.train:
+                raise DatasetError(
+                    f"expected training images, got {dataset.name} at {dataset.root}, which is for evaluation only: "
+                    "give --data.root another set, and this one to `python -m bdam_reid.evaluate RUN --root`"
+                )
             run = stack.enter_context(open_run(config, presets, dataset))
             if main:
-                surroundings |= {"precision": precision, "data": asdict(dataset.report)}
+                surroundings |= {"precision": precision, "dataset": dataset.name, "data": asdict(dataset.report)}
                 write_json(run / "environment.json", surroundings)
             log.info(
-                f"{run}: {dataset.name} at {config.data.root}, on {surroundings['processes']} x {device} "
+                f"{run}: {dataset.name} at {config.data.root}, on {f'{count} x ' * (count > 1)}{device} "
                 f"with kernels of backend {surroundings['backend']}\n{dataset.report}"
             )
             method = make_method(config, run, dataset)

@@ -146,7 +146,8 @@ def test_import_takes_nothing_heavy_along() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["bdam_reid.train", "bdam_reid.evaluate", "bdam_reid.synthetic", "bdam_reid.studies"]
+    "command",
+    [f"bdam_reid.{name}" for name in ("train", "evaluate", "captions", "data", "synthetic", "studies")],
 )
 def test_help_does_not_wait_for_torch(command: str) -> None:
     program = (

@@ -59,6 +59,11 @@ def unit_stride(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride()[-1] == 1 else tensor.contiguous()
 
 
+def unit_strides(*tensors: Tensor) -> list[Tensor]:
+    """`unit_stride` of each."""
+    return [t if t.stride()[-1] == 1 else t.contiguous() for t in tensors]
+
+
 def empty_contiguous(tensor: Tensor) -> Tensor:
     """A contiguous tensor like another, without values."""
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)

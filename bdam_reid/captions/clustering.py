@@ -60,7 +60,7 @@ def _clustered(vectors: Vectors, by: Clustering, count: int, seed: int) -> Label
     from sklearn import cluster as algorithms
     from sklearn.mixture import GaussianMixture
 
-    count = min(count, len(np.unique(vectors, axis=0)))
+    count = min(count, len(np.unique(vectors.round(4), axis=0)))
     if count < 2 or len(vectors) <= NEIGHBOURS:
         return np.zeros(len(vectors), dtype=np.intp)
     match by:

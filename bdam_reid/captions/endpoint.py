@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from bdam_reid.captions.prompts import SCHEMA
 from bdam_reid.config import ConfigError, Range
+from bdam_reid.data.printable import printable
 
 KEY = "OPENAI_API_KEY"
 """Environment variable of the key, which is given nowhere else."""
@@ -155,7 +156,7 @@ class _Again(Exception):
     """A call that may be repeated, after so many seconds at the earliest."""
 
     def __init__(self, problem: str, after: float = 0.0):
-        super().__init__(problem)
+        super().__init__(printable(problem))
         self.after = after
 
 
@@ -177,7 +178,7 @@ def _client(config: EndpointConfig) -> Any:
 
 def _turned_away(status: int, message: str, headers: Mapping[str, str]) -> Exception:
     """What a status other than 200 means: an error to raise."""
-    said = f"status {status}: {' '.join(message.split())[:300]}"
+    said = f"status {status}: {printable(' '.join(message.split())[:300])}"
     if status in _HOPELESS or "insufficient_quota" in message:
         return EndpointError(f"the endpoint answers no call: {_HOPELESS.get(status, 'the quota is used up')} ({said})")
     if status in (408, 409, 429) or status >= 500:

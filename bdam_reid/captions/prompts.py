@@ -87,7 +87,9 @@ def messages(part: Part, style: Style | None, image: str, rejected: tuple[str, s
         return asked
     answer, reason = rejected
     again = f"This description cannot be used: {reason}. Describe the same person again without this fault."
-    return [*asked, {"role": "assistant", "content": answer[:2000] or "{}"}, {"role": "user", "content": again}]
+    # Halves of characters, which a model may spell in JSON, cannot be sent.
+    shown = answer[:2000].encode(errors="replace").decode() or "{}"
+    return [*asked, {"role": "assistant", "content": shown}, {"role": "user", "content": again}]
 
 
 def data_url(path: Path) -> str:

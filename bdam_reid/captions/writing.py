@@ -17,7 +17,6 @@ from bdam_reid.captions.store import Answer, Store, now
 from bdam_reid.captions.styles import Style
 from bdam_reid.captions.validation import faults, read_answer
 from bdam_reid.config import ConfigError
-from bdam_reid.data.printable import printable
 
 if TYPE_CHECKING:
     from bdam_reid.data.records import Record
@@ -133,7 +132,7 @@ class Writer:
             self.rejected += 1
 
     def _give_up(self, problem: str) -> None:
-        self.problems[printable(problem)] += 1
+        self.problems[problem] += 1
         self._given_up += 1
         if self._given_up >= IN_A_ROW:
             self.error = self.error or EndpointError(

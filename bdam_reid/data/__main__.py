@@ -46,7 +46,8 @@ def check(roots: Sequence[Path], decode: bool) -> int:
     for one, other in combinations(audits, 2):
         shared = overlaps(one, other)
         findings += shared
-        print(f"{one.name} and {other.name}", *(listed(shared) if shared else ["  no image in both"]), sep="\n")
+        compared = "no image in both" if one.contents and other.contents else "not compared"
+        print(f"{one.name} and {other.name}", *(listed(shared) if shared else [f"  {compared}"]), sep="\n")
     wrong = sum(finding.wrong for finding in findings)
     print(f"{wrong} of {len(findings)} findings make results wrong" if wrong else "nothing that makes results wrong")
     return int(bool(wrong))

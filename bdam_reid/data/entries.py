@@ -132,7 +132,7 @@ def _read_record(path: Path, number: int, entry: Any, images: Path, path_key: st
     if not isinstance(key, str) or not key:
         findings.add(f"records without {path_key} skipped", [f"number {number}"])
         return None
-    key = _within(key, f"{path}: record number {number}")
+    key = within(key, f"{path}: record number {number}")
     if not is_number(identity):
         findings.add("records without a whole number as id skipped", [key])
         return None
@@ -146,7 +146,7 @@ def _read_record(path: Path, number: int, entry: Any, images: Path, path_key: st
     return Record(images / key, key, identity, split, kept)
 
 
-def _within(key: str, where: str) -> str:
+def within(key: str, where: str) -> str:
     """A path below the folder of images in the one form that names its file. Raises: DatasetError if it leads out."""
     normal = posixpath.normpath(key)
     if PurePath(normal).anchor or ".." in PurePath(normal).parts:

@@ -8,9 +8,13 @@ what a batch is, the method decides: it brings `describe` and `collate`.
 from __future__ import annotations
 
 import logging
+import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
@@ -28,13 +32,16 @@ from bdam_reid.processes import WHOLE, Share
 
 log = logging.getLogger("bdam_reid")
 CACHE_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-"""Decoded images are kept in memory if those of the whole training set fit into this, a quarter of what there is; each
-worker process keeps its own."""
+"""Decoded images are kept in memory if those of the whole training set fit into this, a quarter of what there is."""
 
 D = TypeVar("D")
 """What a method says of an image besides who it shows."""
 B = TypeVar("B")
 """A method's batch."""
+
+
+class LoaderError(RuntimeError):
+    """A process that reads images has ended."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,10 @@ class TrainingSet(TorchDataset[Item[D]]):
         self._image_size, self._augment, self._erase = image_size, augment, erase
         self._seed, self._describe = seed, describe
         self._by_identity = indices_by_identity(self.records)
-        self._bytes = 3 * image_size[0] * image_size[1] * len(self.records)
-        self._images: dict[int, Tensor] = {}
+        size = 3 * image_size[0] * image_size[1] * len(self.records)
+        # Processes that train on one machine keep images each for itself.
+        fits = 0 < size * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= CACHE_BYTES
+        self._kept = Kept(len(self.records), image_size) if fits else None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -139,13 +148,29 @@ class TrainingSet(TorchDataset[Item[D]]):
         yield from ((index + step) % len(self.records) for step in range(1, len(self.records)))
 
     def _pixels(self, index: int) -> Tensor:
-        if index in self._images:
-            return self._images[index]
+        if self._kept and self._kept.has[index]:
+            return self._kept.images[index]
         pixels = decode_image(self.records[index].path, self._image_size)
-        worker = get_worker_info()
-        if self._bytes * (worker.num_workers if worker else 1) <= CACHE_BYTES:
-            self._images[index] = pixels
+        if self._kept:
+            self._kept.images[index] = pixels
+            self._kept.has[index] = True
         return pixels
+
+
+class Kept:
+    """Decoded images in memory that this process and the workers forked from it share: none decodes what one has.
+
+    Args:
+        number: of images.
+        size: height and width.
+    """
+
+    def __init__(self, number: int, size: tuple[int, int]) -> None:
+        height, width = size
+        # Anonymous memory, which the system gives as it is written to; /dev/shm is small in containers.
+        self.images = torch.frombuffer(mmap.mmap(-1, number * 3 * height * width), dtype=torch.uint8)
+        self.images = self.images.view(number, 3, height, width)
+        self.has = torch.frombuffer(mmap.mmap(-1, number), dtype=torch.bool)
 
 
 class Source(Protocol):
@@ -188,11 +213,10 @@ class Batches(Generic[D, B]):
         """The files that a batch is made of; that one stands in for another which cannot be read is not seen here."""
         return [self.items.records[draw.index].path for draw in next(self.sampler.batches(epoch, number))]
 
-    def batches(self, epoch: int, start: int = 0, workers: int = 0, share: Share = WHOLE) -> Iterator[B]:
+    def batches(self, epoch: int, start: int = 0, workers: int = 0, share: Share = WHOLE) -> Generator[B, None, None]:
         """A share of the batches of an epoch from number `start` on; the random state of the caller is left alone.
 
-        Worker processes are worth it only where the images do not fit into memory decoded (see CACHE_BYTES): each
-        keeps its own.
+        Raises: DatasetError if too many images cannot be read; LoaderError if a worker process has ended.
         """
         draws = (share.of(batch) for batch in self.sampler.batches(epoch, start))
         if workers == 0:
@@ -205,11 +229,37 @@ class Batches(Generic[D, B]):
             collate_fn=list,
             num_workers=workers,
             generator=torch.Generator(),
+            worker_init_fn=_leave_group,
+            multiprocessing_context="fork",  # Workers share the decoded images of this process.
         )
+        before = set(active_children())
+        loaded = iter(loader)
+        readers = sorted(set(active_children()) - before, key=lambda reader: reader.pid or 0)
         try:
-            for items in loader:
+            for items in loaded:
                 self.items.skip(key for item in items for key in item.skipped)
                 yield self.collate(items)
         except DatasetError as error:
             # A worker's error comes with its traceback in the message, which ends in the message that was meant.
             raise DatasetError(str(error.args[0]).rsplit("DatasetError: ", 1)[-1].strip()) from error
+        except (RuntimeError, OSError, EOFError) as error:
+            ended = [_how_it_ended(number, reader) for number, reader in enumerate(readers, 1) if reader.exitcode]
+            if not ended:
+                raise
+            raise LoaderError(
+                f"of {workers} processes that read images {'; '.join(ended)}. Give the same command again to go on; if "
+                "memory is short, with a lower --engine.workers"
+            ) from error
+
+
+def _leave_group(worker: int) -> None:
+    """Terminals and launchers send signals to a whole group of processes; that which trains ends its workers itself,
+    when it has saved."""
+    os.setpgid(0, 0)
+
+
+def _how_it_ended(number: int, reader: BaseProcess) -> str:
+    code = reader.exitcode or 0
+    how = f"exited with code {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
+    memory = ", as a system does that runs out of memory" * (code == -signal.SIGKILL)
+    return f"number {number} (pid {reader.pid}) {how}{memory}"

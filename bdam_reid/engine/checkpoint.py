@@ -56,7 +56,7 @@ def save_checkpoint(run: Path, name: str, weights: Mapping[str, Tensor], state: 
         _write_tensors(folder / TENSORS, tensors)
         write_json(folder / STATE, tree)
         _write_sums(folder)
-        _sync(folder)
+        sync(folder)
         _replace(run / name, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -199,7 +199,7 @@ _ADVICE = "If the folder is damaged, delete it and train again"
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
     path.chmod(0o644)
-    _sync(path)
+    sync(path)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -211,9 +211,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _write_sums(folder: Path) -> None:
-    lines = [f"{_digest(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    lines = [f"{digest(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
-    _sync(folder / SUMS)
+    sync(folder / SUMS)
 
 
 def _check_sum(path: Path) -> None:
@@ -223,22 +223,24 @@ def _check_sum(path: Path) -> None:
         return
     try:
         lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
-        intact = f"{_digest(path)}  {path.name}" in lines
+        intact = f"{digest(path)}  {path.name}" in lines
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error}. {_ADVICE}") from error
     if not intact:
         raise CheckpointError(f"{path} is not what was saved: its digest is another than in {SUMS}. {_ADVICE}")
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    found = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+            found.update(block)
+    return found.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -261,7 +263,7 @@ def _replace(place: Path, folder: Path) -> None:
         _remove(old)
         place.rename(old)
     folder.rename(place)
-    _sync(place.parent)
+    sync(place.parent)
     _remove(old)
 
 

@@ -51,9 +51,7 @@ def _join_processes() -> None:
     if torch.cuda.is_available():
         number, gpus, backend = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count(), "cpu:gloo,cuda:nccl"
         if number >= gpus:
-            raise ConfigError(
-                f"each process has a GPU of its own: start {gpus} on this machine, got a process {number}"
-            )
+            raise ConfigError(f"each process needs a GPU of its own: start {gpus} on this machine, got one more")
         torch.cuda.set_device(number)
     dist.init_process_group(backend, timeout=PATIENCE)
 

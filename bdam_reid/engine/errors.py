@@ -15,6 +15,7 @@ from bdam_kernels import BackendUnavailable
 from bdam_reid.config import ConfigError
 from bdam_reid.data.images import ImageError
 from bdam_reid.data.records import DatasetError, QueryError
+from bdam_reid.data.training import LoaderError
 from bdam_reid.engine.checkpoint import CheckpointError
 from bdam_reid.engine.run import log
 from bdam_reid.engine.signals import Interrupted, handled_by, interrupt
@@ -29,6 +30,7 @@ USER_ERRORS = (
     CheckpointError,
     DatasetError,
     ImageError,
+    LoaderError,
     QueryError,
     TrainingError,
     BackendUnavailable,

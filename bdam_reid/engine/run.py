@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from tqdm.auto import tqdm
 
 from bdam_reid import processes
@@ -29,6 +30,8 @@ from bdam_reid.engine.checkpoint import (
     remove_leftovers,
     write_json,
 )
+from bdam_reid.engine.environment import find_device, precision_on
+from bdam_reid.engine.exported import check_files, is_export, read_description
 from bdam_reid.engine.fingerprint import changes, fingerprint
 from bdam_reid.engine.lock import FILE as LOCK
 from bdam_reid.engine.lock import locked
@@ -79,6 +82,8 @@ def open_run(config: Config, presets: Presets, dataset: Dataset) -> Iterator[Pat
 def _check_folder(run: Path, config: Config, presets: Presets) -> None:
     if run.exists() and not run.is_dir():
         raise ConfigError(f"--output must be a folder, got the file {run}")
+    if is_export(run):
+        raise ConfigError(f"--output must be a new folder or that of a run, got {run}, an export: it is not trained on")
     if (run / "config.json").exists():
         changed = differences(load_config(run, presets), config)
         if changed:
@@ -125,10 +130,14 @@ def _remove_start(run: Path, made: bool) -> None:
 
 
 def load_config(run: Path, presets: Presets) -> Config:
-    """The config of a run, of this version or an older one.
+    """The config of a run, of this version or an older one, or of an export.
 
-    Raises: CheckpointError if `run` is no folder of a run; ConfigError if its config is not known to this version.
+    Raises: CheckpointError if `run` is no folder of a run, or a damaged export; ConfigError if its config is not known
+        to this version.
     """
+    if is_export(run):
+        check_files(run)
+        read_description(run)
     if not (run / "config.json").is_file():
         raise CheckpointError(
             f"{run} is no run: it has no config.json. Give the folder that `python -m bdam_reid.train` wrote"
@@ -137,19 +146,45 @@ def load_config(run: Path, presets: Presets) -> Config:
 
 
 def load_best(run: Path, config: Config) -> tuple[Method, dict[str, Any]]:
-    """The model of the best checkpoint of a run, and what the checkpoint says of itself.
+    """The model of the best checkpoint of a run, or of an export, and what the checkpoint says of itself.
 
     Raises: CheckpointError, ConfigError.
     """
-    best = find_checkpoint(run, "best")
+    exported = is_export(run)
+    best = run if exported else find_checkpoint(run, "best")
     if best is None:
         raise CheckpointError(f"{run} has no best checkpoint yet: train it to its first validation at least")
     method = config.method.build(config.data, run, fresh=False)
+    if exported:
+        method.strip()
     load_into(method, load_weights(best), best)
-    state = load_state(best, ("epoch",))
+    state = read_description(run)["best"] if exported else load_state(best, ("epoch",))
     with readable_state(best):
         method.chosen_weights(state)
     return method, state
+
+
+class Opened(NamedTuple):
+    """A run's best model, ready to embed."""
+
+    config: Config
+    method: Method
+    """With the best weights, on `device`."""
+    best: dict[str, Any]
+    """What the checkpoint says of itself."""
+    device: torch.device
+    precision: str
+    """"no", "bf16" or "fp16"."""
+
+
+def open_best(run: Path, presets: Presets, device: str) -> Opened:
+    """The best checkpoint of a run, or an export, on a device as torch names it, or "auto".
+
+    Raises: CheckpointError, ConfigError.
+    """
+    config, place = load_config(run, presets), find_device(device)
+    method, best = load_best(run, config)
+    return Opened(config, method.to(place), best, place, precision_on(place, config.engine))
 
 
 class _Console(logging.Handler):

@@ -15,7 +15,8 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -23,12 +24,16 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from bdam_reid import processes
 from bdam_reid.config import Config, ConfigError
+from bdam_reid.data.ahead import ahead
 from bdam_reid.data.records import Clothes, Dataset
+from bdam_reid.engine.average import Average
 from bdam_reid.engine.batch_norm import make_global
+from bdam_reid.engine.blocks import compile_each, has_batch_norm, recompute
 from bdam_reid.engine.board import Board
 from bdam_reid.engine.checkpoint import (
     load_into,
@@ -113,16 +118,17 @@ class Trainer:
         self.method = method
         if self.share.count > 1:
             make_global(method)
-        # Gradients are averaged here (`_average_gradients`): accelerate's wrapper for several processes knows neither
-        # stages nor the gradients that a method computes by itself.
+        # Without a wrapper for several processes, which knows neither stages nor the gradients that a method takes by
+        # itself: `_descend` averages gradients.
         self.model = accelerator.prepare_model(method, evaluation_mode=True)
         self.stages = method.stages(dataset, config.seed)
-        for stage in self.stages:
-            if stage.batches.size % self.share.count:
-                raise ConfigError(
-                    f"processes have equal shares of a batch: start a number that divides {stage.batches.size}, the "
-                    f"size of those of stage {stage.name!r}, got {self.share.count}"
-                )
+        with processes.main_first():
+            self._divide_batches()
+        if self.engine.recompute:
+            recompute(method)
+        if self.engine.compile:
+            compile_each(method)
+        self.average = Average(method, self.engine.average) if self.engine.average and processes.is_main() else None
         if not self.stages[-1].validates:
             raise ValueError(f"the last stage must validate, got the stage {self.stages[-1].name!r} that does not")
         self.progress = Progress()
@@ -131,6 +137,7 @@ class Trainer:
             self._resume()
         else:
             self._begin_stage()
+        processes.take_over(method.state_dict().values())
 
     @property
     def stage(self) -> Stage:
@@ -157,6 +164,26 @@ class Trainer:
                 self._fit_stage(board, bar)
             self.signals.raise_if_any()
 
+    def _divide_batches(self) -> None:
+        """Among processes, and in each of them into micro-batches. Raises: ConfigError if that cannot be."""
+        for stage in self.stages:
+            if stage.batches.size % self.share.count:
+                raise ConfigError(
+                    f"processes have equal shares of a batch: start a number that divides {stage.batches.size}, the "
+                    f"size of those of stage {stage.name!r}, got {self.share.count}"
+                )
+        parts, own = self.engine.micro_batches, self.stages[0].batches.size // self.share.count
+        if parts == 1:
+            return
+        if self.method.micro_batches is None or has_batch_norm(self.method):
+            raise ConfigError(
+                "--engine.micro-batches must be 1 for a method that normalises batches, as convolutions do, or cannot "
+                f"divide them, got {parts}"
+            )
+        if own % parts:
+            raise ConfigError(f"--engine.micro-batches must divide the {own} items of a process's batch, got {parts}")
+        self.method.micro_batches = parts
+
     def _begin_stage(self) -> None:
         """Freeze what the present stage does not train, and make its optimizer."""
         stage = self.stage
@@ -181,24 +208,40 @@ class Trainer:
     def _fit_epoch(self, board: Board, bar: tqdm) -> None:
         stage, progress = self.stage, self.progress
         began, first, total = time.perf_counter(), progress.step, math.nan
-        # A GPU outruns the decoding of images by one process; a CPU has no cores to spare for others.
-        workers = min(8, os.cpu_count() or 1) if self.accelerator.device.type == "cuda" else 0
-        for batch in stage.batches.batches(progress.epoch, progress.batch, workers, self.share):
-            scalars = self.step(batch.to(self.accelerator.device))
-            total = scalars["loss/total"]
-            board.add(scalars, progress.step)
-            bar.set_postfix(epoch=progress.epoch + 1, loss=f"{total:.3f}", refresh=False)
-            bar.update()
-            if signal := processes.highest(self.signals.number):
-                self._save_and_leave(board, signal)
-            if self.engine.save_every and progress.step % self.engine.save_every == 0:
-                self._save(board)
+        with closing(ahead(self._batches())) as batches:
+            for batch in batches:
+                total = self._fit_batch(batch, board, bar)
         rate = (progress.step - first) / (time.perf_counter() - began)
         name = f"stage {stage.name}  " * (len(self.stages) > 1)
         log.info(
             f"{name}epoch {progress.epoch + 1}/{stage.epochs}  "
             f"step {progress.step}/{sum(map(steps_of, self.stages))}  loss {total:.3f}  {rate:.1f} steps/s"
         )
+
+    def _fit_batch(self, batch: Any, board: Board, bar: tqdm) -> float:
+        """A step, and what is due after it; gives the loss."""
+        progress = self.progress
+        scalars = self.step(batch)
+        total = scalars["loss/total"]
+        board.add(scalars, progress.step)
+        bar.set_postfix(epoch=progress.epoch + 1, loss=f"{total:.3f}", refresh=False)
+        bar.update()
+        if signal := processes.highest(self.signals.number):
+            self._save_and_leave(board, signal)
+        if self.engine.save_every and progress.step % self.engine.save_every == 0:
+            self._save(board)
+        return total
+
+    def _batches(self) -> Generator[Any, None, None]:
+        """What is left of the present epoch, on the device."""
+        device, workers = self.accelerator.device, self.engine.workers
+        if workers < 0:
+            # A GPU outruns the decoding of images by one process; a CPU has no cores to spare for others.
+            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            workers = min(8, max(1, cores)) if device.type == "cuda" else 0
+        progress = self.progress
+        for batch in self.stage.batches.batches(progress.epoch, progress.batch, workers, self.share):
+            yield batch.to(device)
 
     def step(self, batch: Any) -> dict[str, float]:
         """One update of the model by a batch on its device; gives the scalars to report."""
@@ -216,19 +259,25 @@ class Trainer:
         if not torch.isfinite(losses.total):
             with processes.main_first():
                 raise self._no_number(losses)
-        self.optimizer.zero_grad()
-        self.accelerator.backward(losses.total)
-        parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
-        processes.average(parameter.grad for parameter in parameters if parameter.grad is not None)
-        if stage.clip_norm:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), stage.clip_norm)
-        self.optimizer.step()
+        self._descend(losses.total)
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         parts = {f"loss/{name}": loss for name, loss in losses.parts.items()}
         scalars = {"loss/total": losses.total, **parts, **losses.scalars}
         # One transfer for all: each would wait for the GPU.
         values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
         return {"lr": rate, **dict(zip(scalars, values, strict=True))}
+
+    def _descend(self, total: Tensor) -> None:
+        """A step down a loss, by the mean of the gradients of all processes."""
+        self.optimizer.zero_grad()
+        self.accelerator.backward(total)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        processes.average(parameter.grad for parameter in parameters if parameter.grad is not None)
+        if self.stage.clip_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.stage.clip_norm)
+        self.optimizer.step()
+        if self.average:
+            self.average.update(self.progress.step)
 
     def _no_number(self, losses: Losses) -> TrainingError:
         """What ends training with a loss that is no number; the last checkpoint is from before it."""
@@ -249,9 +298,10 @@ class Trainer:
         with processes.main_first():
             if processes.is_main():
                 try:
-                    with self.signals.awaited():
-                        found = self.validate(self.method)
-                    self._keep_if_best(found, board)
+                    with self.average.applied() if self.average else nullcontext():
+                        with self.signals.awaited():
+                            found = self.validate(self.method)
+                        self._keep_if_best(found, board)
                 except Interrupted as interrupted:
                     signal = interrupted.number
         if signal := processes.highest(signal):
@@ -274,7 +324,7 @@ class Trainer:
                 "epoch": progress.epoch + 1,
                 "step": progress.step,
             }
-            save_checkpoint(self.run, "best", self.method.state_dict(), progress.best)
+            self._save_checkpoint("best", progress.best)
 
     def _latest(self, method: Method) -> Validation:
         """Stands for validation where there is none."""
@@ -292,7 +342,20 @@ class Trainer:
             "scaler": scaler.state_dict() if scaler else {},
             "random": random_state(),
         }
-        save_checkpoint(self.run, "last", self.method.state_dict(), state)
+        if self.average:
+            state["average"] = self.average.weights
+        self._save_checkpoint("last", state)
+
+    def _save_checkpoint(self, name: str, state: Mapping[str, Any]) -> None:
+        """Save the weights, unless they are no numbers. Raises: TrainingError if so; CheckpointError."""
+        weights = self.method.state_dict()
+        if broken := [key for key, weight in weights.items() if not weight.isfinite().all()]:
+            raise TrainingError(
+                f"{len(broken)} of {len(weights)} weights, such as {broken[0]}, are no numbers after step "
+                f"{self.progress.step}, and are not saved: the {name} checkpoint in {self.run} is the one before. "
+                "Lower the learning rate or limit the gradient norm, with a new --output"
+            )
+        save_checkpoint(self.run, name, weights, state)
 
     def _save_and_leave(self, board: Board, signal: int) -> NoReturn:
         self._save(board)
@@ -311,6 +374,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.accelerator.scaler:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
+            if self.average:
+                self.average.load(state["average"])
             set_random_state(state["random"])
         log.info(f"going on from step {self.progress.step}/{sum(map(steps_of, self.stages))}")
 

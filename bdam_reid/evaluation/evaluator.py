@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bdam_reid.config import ConfigError
-from bdam_reid.data.records import Clothes, Dataset, Record
+from bdam_reid.data.records import Clothes, Dataset, QueryError, Record
 from bdam_reid.engine.checkpoint import write_json
+from bdam_reid.engine.run import log
 from bdam_reid.evaluation.disentanglement import probe
+from bdam_reid.evaluation.k_reciprocal import K1, K2, LAMBDA, by_image, check_k_reciprocal, k_reciprocal
 from bdam_reid.evaluation.ranking import Embedder, Ranking
 from bdam_reid.evaluation.reranking import rerank
 from bdam_reid.evaluation.tables import weights_text
@@ -38,6 +40,8 @@ def evaluate(
     output: Path,
     protocols: Sequence[str] = (),
     reranks: Collection[Clothes] = (),
+    trained_on: str = "",
+    by_neighbours: bool = False,
 ) -> Evaluation:
     """Rank every protocol of the test split, measure gates and disentanglement, and write OUTPUT/metrics.json.
 
@@ -48,6 +52,8 @@ def evaluate(
         output: folder of metrics.json.
         protocols: names of those to rank; none stands for all of the test split.
         reranks: the questions for which validation preferred re-ranking.
+        trained_on: the data set that the method was trained on, if it is another, to be named beside this one.
+        by_neighbours: whether k-reciprocal re-ranking is reported too, of the protocols whose queries are images.
     Raises: ConfigError for a protocol or part that there is not; DatasetError for images that cannot be read, unless
         `embedder` may leave them out.
     """
@@ -59,8 +65,11 @@ def evaluate(
         if not all(map(isfinite, given.values())):
             raise ConfigError(f"--weights must be finite, got {weights_text(given)}")
     weights = {clothes: {part: given.get(part, 0.0) for part in method.parts} for clothes, given in weights.items()}
+    neighbours = _by_neighbours(dataset, chosen, weights) if by_neighbours else []
     rankings = {name: embedder.rank(dataset.protocols[name]) for name in chosen}
+    sets = {"trained_on": trained_on, "evaluated_on": f"{dataset.name} at {dataset.root}"} if trained_on else {}
     metrics: dict[str, Any] = {
+        **sets,
         "weights": weights,
         "protocols": {
             name: {"clothes": dataset.protocols[name].clothes, **measure(ranking, weights)}
@@ -69,7 +78,14 @@ def evaluate(
     }
     if method.reranks:
         for name, ranking in rankings.items():
-            add_reranked(metrics["protocols"][name], embedder, ranking, weights, reranks)
+            try:
+                add_reranked(metrics["protocols"][name], embedder, ranking, weights, reranks)
+            except QueryError as error:
+                log.info(f"{name} is not re-ranked: {error}")
+    for name in neighbours:
+        found = metrics["protocols"][name]
+        found["results"]["k_reciprocal"] = asdict(k_reciprocal(rankings[name], weights[found["clothes"]]))
+        found["k_reciprocal"] = {"k1": K1, "k2": K2, "lambda": LAMBDA}
     gates = embedder.analyse(dataset.protocols[chosen[0]].gallery)
     if gates:
         metrics["gates"] = {
@@ -120,6 +136,20 @@ def add_reranked(
         "query_ms": reranked.query_ms,
         "preferred": clothes in reranks,
     }
+
+
+def _by_neighbours(
+    dataset: Dataset, chosen: Sequence[str], weights: Mapping[Clothes, Mapping[str, float]]
+) -> list[str]:
+    """The protocols that k-reciprocal re-ranking is for, which must be some; the log names the others."""
+    protocols = {name: dataset.protocols[name] for name in chosen}
+    others = [name for name, protocol in protocols.items() if not by_image(protocol.queries)]
+    for name, protocol in protocols.items():
+        if name not in others or len(others) == len(protocols):
+            check_k_reciprocal(protocol.queries, protocol.gallery, weights[protocol.clothes])
+    if others:
+        log.info(f"not re-ranked by k-reciprocal neighbours, as queries are not images alone: {', '.join(others)}")
+    return [name for name in chosen if name not in others]
 
 
 def _check_known(option: str, names: Sequence[str] | Mapping[str, Any], known: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import compress, pairwise
 from math import ceil
 from pathlib import Path
 from typing import TypeAlias
@@ -21,6 +21,7 @@ from bdam_reid.data.images import ImageError, load_image
 from bdam_reid.data.records import DatasetError, Junk, Protocol, Query, Record
 from bdam_reid.engine.environment import inference
 from bdam_reid.engine.run import log
+from bdam_reid.evaluation.cache import FeatureCache
 from bdam_reid.evaluation.metrics import Metrics, average, rates
 from bdam_reid.methods.method import Method
 
@@ -140,6 +141,8 @@ class Embedder:
     allow_missing: bool = False
     """Whether images of an evaluation that cannot be read are left out, and counted; else they are an error. Those of
     the training split are left out of what is computed of them in any case."""
+    cache: FeatureCache | None = None
+    """Where features of galleries are kept."""
 
     def rank(self, protocol: Protocol, gallery: Gallery | None = None) -> Ranking:
         """All queries of a protocol and all of its gallery, which `gallery` gave if it is not to be embedded anew.
@@ -163,8 +166,14 @@ class Embedder:
 
     def gallery(self, records: Sequence[Record]) -> Gallery:
         """The G records whose images can be read, and their embeddings (G, E), float32 on the CPU."""
-        readable, found = self._collect(records, lambda images: {"": self.method.embed_images(images)})
-        return readable, found[""]
+
+        def embed() -> dict[str, Tensor]:
+            readable, found = self._collect(records, lambda images: {"": self.method.embed_images(images)})
+            there = {record.path for record in readable}
+            return {"readable": torch.tensor([record.path in there for record in records]), "embeddings": found[""]}
+
+        found = self._kept("embeddings", records, embed)
+        return tuple(compress(records, found["readable"].tolist())), found["embeddings"]
 
     def candidates(self, records: Sequence[Record]) -> Tensor:
         """What the method reads of images to re-rank them, (G, ...) float16 on the CPU. Raises: DatasetError."""
@@ -180,8 +189,22 @@ class Embedder:
 
     def analyse(self, records: Sequence[Record]) -> Mapping[str, Mapping[str, Tensor]]:
         """What the method itself reports of the images."""
-        with inference(self.method, self.device, self.precision):
-            return self.method.analyse(self._batches(records))
+
+        def compute() -> dict[str, Tensor]:
+            with inference(self.method, self.device, self.precision):
+                found = self.method.analyse(self._batches(records))
+            return {f"{group}/{name}": values for group, series in found.items() for name, values in series.items()}
+
+        analysed: dict[str, dict[str, Tensor]] = {}
+        for both, values in self._kept("analysis", records, compute).items():
+            group, name = both.split("/", 1)
+            analysed.setdefault(group, {})[name] = values
+        return analysed
+
+    def _kept(
+        self, what: str, records: Sequence[Record], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        return self.cache.kept(what, self, records, compute) if self.cache else compute()
 
     def queries(self, queries: Sequence[Query]) -> Tensor:
         """Embeddings (Q, E), float32 on the CPU. Raises: QueryError, ImageError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bdam_reid.data.printable import printable
 from bdam_reid.evaluation.attributes import GROUPS
 from bdam_reid.methods.method import first_alone
 
@@ -16,6 +17,8 @@ _TITLE = 42
 def describe(metrics: Mapping[str, Any]) -> str:
     """All of metrics.json as tables of text."""
     parts = [metrics_table(metrics)]
+    if "trained_on" in metrics:
+        parts.insert(0, printable(f"trained on {metrics['trained_on']}, evaluated on {metrics['evaluated_on']}"))
     if "gates" in metrics:
         parts.append(_gate_table(metrics["gates"]))
     if "probes" in metrics:
@@ -42,8 +45,8 @@ def weights_text(weights: Mapping[str, float]) -> str:
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
     """The retrieval metrics: for each protocol a line at the weights for its own question, one at those for the other
-    and one with the first part alone, unless these are the same; one re-ranked, and its cost; one for chance, and what
-    was left out."""
+    and one with the first part alone, unless these are the same; one re-ranked, and its cost; one re-ranked by
+    k-reciprocal neighbours; one for chance, and what was left out."""
     weights: Mapping[str, Mapping[str, float]] = metrics["weights"]
     head = "".join(f"{name:>7}" for name in RATES.values())
     lines = [
@@ -57,6 +60,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
             lines.append(_result(_how(keys), row))
         if "rerank" in found:
             lines += _reranked(found)
+        if "k_reciprocal" in found:
+            lines += _by_neighbours(found)
         lines.append(f"{'  by chance':<{_TITLE}}{found['chance_r1']:7.2f}")
         lines += _left_out(found, row)
     return "\n".join(lines)
@@ -91,6 +96,12 @@ def _reranked(found: Mapping[str, Any]) -> Iterator[str]:
         f"  re-ranking of the best {cost['top']}: {cost['pair_ms']:.2f} ms a pair, {cost['query_ms']:.1f} ms a query; "
         f"validation {'preferred' if cost['preferred'] else 'did not prefer'} it"
     )
+
+
+def _by_neighbours(found: Mapping[str, Any]) -> Iterator[str]:
+    yield _result(f"for {found['clothes']} clothes, k-reciprocal", found["results"]["k_reciprocal"])
+    settings = ", ".join(f"{name} {value:g}" for name, value in found["k_reciprocal"].items())
+    yield f"  k-reciprocal re-ranking, whose queries see the whole gallery: {settings}"
 
 
 def _left_out(found: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:

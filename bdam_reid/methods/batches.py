@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import torch
 
+from bdam_reid.processes import Share
+
 T = TypeVar("T", bound="Tensors")
 
 
@@ -17,3 +19,8 @@ class Tensors:
     def to(self: T, device: torch.device | str) -> T:
         """The same batch on a device."""
         return type(self)(*(getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)))
+
+    def parts(self: T, number: int) -> list[T]:
+        """So many equal parts of the batch. Raises: ValueError if it cannot be divided."""
+        shares = [Share(part, number) for part in range(number)]
+        return [type(self)(*(share.of(getattr(self, entry.name)) for entry in fields(self))) for share in shares]

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from bdam_reid.data.records import Clothes, Dataset, Query, Record
 from bdam_reid.data.training import Source
+from bdam_reid.methods.text_tower import TextTower
 
 
 class Losses(NamedTuple):
@@ -58,6 +59,9 @@ class Method(nn.Module, ABC):
     """Height and width, in pixels."""
     reranks: int = 0
     """How many of the best images of a ranking `rerank` orders anew; 0 is a method without such a part."""
+    micro_batches: int | None = None
+    """Parts in which `losses` computes the features of a batch (see `parts.in_parts`), for the engine to set; None is a
+    method that cannot."""
 
     @abstractmethod
     def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
@@ -82,6 +86,13 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def embed_queries(self, queries: Sequence[Query]) -> Tensor:
         """B queries -> embeddings (B, E). Raises: QueryError for a query that the method cannot read."""
+
+    def text_tower(self) -> TextTower | None:
+        """What embeds sentences from their tokens on; None for a method that reads no sentences."""
+        return None
+
+    def strip(self) -> None:
+        """Drop what only training needs, for good: what is left embeds and re-ranks as before."""
 
     def candidates(self, images: Tensor) -> Tensor:
         """What `rerank` reads of images (B, 3, H, W), (B, ...), whatever it is asked: it can be kept for a gallery."""

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 from bdam_reid.config import Presets
 from bdam_reid.data.images import load_image
 from bdam_reid.data.records import CLOTHES, Clothes, Query
-from bdam_reid.engine.environment import find_device, inference, precision_on
-from bdam_reid.engine.run import load_best, load_config
+from bdam_reid.engine.environment import inference
+from bdam_reid.engine.run import open_best
 from bdam_reid.methods.method import Method
 
 BATCH = 128
@@ -135,7 +135,7 @@ class Retriever:
 
 
 def open_retriever(run: Path, device: str, presets: Presets) -> Retriever:
-    """The retriever of a run's best checkpoint. Raises: CheckpointError, ConfigError."""
-    config, place = load_config(run, presets), find_device(device)
-    method, best = load_best(run, config)
-    return Retriever(method.to(place), method.chosen_weights(best), place, precision_on(place, config.engine))
+    """The retriever of a run's best checkpoint, or of an export. Raises: CheckpointError, ConfigError."""
+    opened = open_best(run, presets, device)
+    method = opened.method
+    return Retriever(method, method.chosen_weights(opened.best), opened.device, opened.precision)

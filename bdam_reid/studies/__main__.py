@@ -41,7 +41,10 @@ def _module(name: str) -> ModuleType:
 
 
 def _help() -> str:
-    lines = [f"  {name:<15}{(getdoc(_module(name)) or '').splitlines()[0]}" for name in STUDIES]
+    lines = []
+    for name in STUDIES:
+        summary, *_ = (getdoc(_module(name)) or "").splitlines()
+        lines.append(f"  {name:<15}{summary.partition(': `')[0].removesuffix('.')}")
     return "\n".join(["usage: python -m bdam_reid.studies NAME [options; NAME --help lists them]", "", *lines])
 
 

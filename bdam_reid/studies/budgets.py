@@ -21,6 +21,8 @@ class Budget(NamedTuple):
     """Arguments of the rows whose method is BDAM."""
     others: str = ""
     """Arguments of the other rows."""
+    drawn: str = ""
+    """Arguments with which `python -m bdam_reid.synthetic ROOT` draws the set; empty for real sets."""
 
 
 BUDGETS: Mapping[Name, Budget] = {
@@ -33,15 +35,17 @@ BUDGETS: Mapping[Name, Budget] = {
         bdam="--method.image.width 16 --method.image.heads 2 --method.text.width 16 --method.text.heads 2 "
         "--method.decoupling.heads 2 --method.optim.epochs 1 --method.optim.warmup-steps 2",
         others="--method.optim.epochs 1",
+        drawn="--identities 12",
     ),
     "cpu": Budget(
         root="data/synthetic-1200",
         small=True,
         bdam="--method.optim.epochs 4 --method.optim.warmup-steps 50",
         others="--method.optim.epochs 4",
+        drawn="--identities 1200 --test-identities 100",
     ),
     "full": Budget(root="data/CUHK-PEDES", small=False),
 }
-"""smoke: seconds a row, on `python -m bdam_reid.synthetic data/synthetic-12 --identities 12`; cpu: about three minutes
-a row and seed on two cores, all tables in about four hours, on `python -m bdam_reid.synthetic data/synthetic-1200
---identities 1200 --test-identities 100`; full: the drafts' presets at their full length, for real sets and a GPU."""
+"""smoke: seconds a row and seed; cpu: about three minutes, estimated from 288 steps at 2.4 a second and a minute of
+evaluation, so that all tables but that of clusterings take about four hours; full: the drafts' presets at their full
+length, for real sets and a GPU."""

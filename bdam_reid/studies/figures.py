@@ -54,8 +54,8 @@ class Options:
 
 
 def draw(options: Options) -> dict[str, Any]:
-    """Write the pictures and figures.json; gives the content of that: mean and deviation of the gates, and silhouettes
-    in [-1, 1] of each feature by person and by clothes, by run.
+    """Write the pictures and figures.json; gives the content of that: the runs by the drafts' name for their features,
+    mean and deviation of the gates, and silhouettes in [-1, 1] of each feature by person and by clothes.
 
     Raises: CheckpointError, ConfigError, DatasetError.
     """
@@ -66,26 +66,28 @@ def draw(options: Options) -> dict[str, Any]:
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1, got {options.batch_size}")
     output = options.output or options.run / "figures"
-    found: dict[str, Any] = {"gates": {}, "silhouettes": {}}
+    runs = {"entangled": options.baseline, "disentangled": options.run}
+    given = {name: run for name, run in runs.items() if run is not None}
+    found: dict[str, Any] = {"runs": {name: str(run) for name, run in given.items()}, "gates": {}, "silhouettes": {}}
     clouds: dict[str, Sequence[Cloud]] = {}
-    for run in filter(None, (options.baseline, options.run)):
+    for name, run in given.items():
         embedder, records = _open(run, options)
         output.mkdir(parents=True, exist_ok=True)
-        if run is options.run and (gates := embedder.analyse(records)):
-            weights = {group: {name: x.flatten().numpy() for name, x in of.items()} for group, of in gates.items()}
+        if name == "disentangled" and (gates := embedder.analyse(records)):
+            weights = {group: {part: x.flatten().numpy() for part, x in of.items()} for group, of in gates.items()}
             found["gates"] = {
-                group: {name: {"mean": float(x.mean()), "std": float(x.std())} for name, x in of.items()}
+                group: {part: {"mean": float(x.mean()), "std": float(x.std())} for part, x in of.items()}
                 for group, of in weights.items()
             }
             draw_gates(weights, output / "gates.png")
         shown, embedded = embedder.probed(records)
-        features = {name: values.numpy() for name, values in embedded.items()}
+        features = {part: values.numpy() for part, values in embedded.items()}
         if "entangled" in features:
             features = {"entangled": features["entangled"]}
         labels = _labels(shown)
-        found["silhouettes"][str(run)] = _silhouettes(features, labels)
-        title = f"{run.name}, {set_name(options.root or load_config(run, PRESETS).data.root)}"
-        clouds |= _clouds(title, features, labels, found["silhouettes"][str(run)])
+        found["silhouettes"][name] = _silhouettes(features, labels)
+        title = f"{name.capitalize()}, {set_name(options.root or load_config(run, PRESETS).data.root)} set"
+        clouds |= _clouds(title, features, labels, found["silhouettes"][name])
     draw_clouds(clouds, output / "tsne.png")
     write_json(output / "figures.json", found)
     return found
@@ -171,10 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         with user_errors("--batch-size"):
             found = draw(options)
-            for run, of in found["silhouettes"].items():
+            for name, of in found["silhouettes"].items():
                 for feature, row in of.items():
                     scores = ", ".join(f"{score:.3f} by {label}" for label, score in row.items())
-                    print(f"{run}, {feature} feature: silhouette {scores}")
+                    print(f"{found['runs'][name]}, {feature} feature: silhouette {scores}")
             print(f"pictures in {options.output or options.run / 'figures'}")
 
 

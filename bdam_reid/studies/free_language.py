@@ -54,20 +54,18 @@ def search(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
     """
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.engine.checkpoint import write_json
-    from bdam_reid.engine.environment import find_device, precision_on, repeat_bits
-    from bdam_reid.engine.run import load_best, load_config
+    from bdam_reid.engine.environment import repeat_bits
+    from bdam_reid.engine.run import open_best
     from bdam_reid.evaluation.ranking import Embedder
 
     for name, count in (("batch-size", options.batch_size), ("worst", options.worst)):
         if count < 1:
             raise ConfigError(f"--{name} must be at least 1, got {count}")
-    config = load_config(options.run, presets)
-    device = find_device(options.device)
+    config, method, best, device, precision = open_best(options.run, presets, options.device)
     repeat_bits(device)
-    method, best = load_best(options.run, config)
     dataset = load_dataset(options.root, hold_out=config.data.hold_out)
     queries = read_queries(options.sentences, dataset)
-    embedder = Embedder(method.to(device), device, precision_on(device, config.engine), options.batch_size)
+    embedder = Embedder(method, device, precision, options.batch_size)
     weights, found = method.chosen_weights(best), {}
     for name in PROTOCOLS:
         protocol = dataset.protocols[name]

@@ -52,6 +52,7 @@ STUDY = Study(
         Claim("Mamba's removal costs more than the alignment's", _SOURCE, "without alignment", "without Mamba"),
         Claim("a marked improvement over Simple", "long 4.5", "fusion", "simple"),
     ],
+    paired=True,
 )
 
 

@@ -120,7 +120,7 @@ def table(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
         if runs:
             found = ([figure(run["metrics"]) for run in runs] for figure in figures.values())
             cells = [spread([value for value in values if value is not None]) for values in found]
-            seconds = [run["seconds"] for run in runs if "seconds" in run]  # Old files lack them.
+            seconds = [run["seconds"] for run in runs if run.get("seconds")]  # Old files lack them.
             spent = f"{fmean(seconds):.0f}" if seconds else "-"
             lines.append(f"| {name} | {' | '.join(cells)} | {len(runs)} | {spent} |")
     return "\n".join(lines)

@@ -12,9 +12,11 @@ from bdam_reid.studies.verdicts import Claim
 
 DRAFTS = (
     "demo --method.loss.triplet-weight 1 --method.loss.decouple-weight 1 --method.loss.normalized-hsic False "
-    "--method.loss.contrast-weight 0 --method.loss.gradnorm-every 1"
+    "--method.loss.contrast-weight 0 --method.loss.gradnorm-every 1 --method.loss.symmetric False "
+    "--method.loss.learnt-temperature False"
 )
-"""The drafts' losses and their balance on the network of the best recipe."""
+"""The drafts' losses and their balance on the network of the best recipe. With a learnt temperature the adversary would
+be content to raise it."""
 
 
 def rows(budget: Budget) -> Sequence[Setting]:

@@ -14,11 +14,11 @@ from bdam_reid.studies.grid import Setting, spread
 from bdam_reid.studies.measures import JUDGED, MEASURES
 from bdam_reid.studies.papers import SET, Published
 from bdam_reid.studies.study import Study
-from bdam_reid.studies.verdicts import RULE, Claim, judge
+from bdam_reid.studies.verdicts import PAIRED_RULE, RULE, judge
 
 RATES = {"map": "mAP", "r1": "R-1", "r5": "R-5", "r10": "R-10"}
-Values = Mapping[str, Mapping[str, Sequence[float]]]
-"""Measure -> row -> a value for each seed; rows that were not run and measures that no row has are left out."""
+Values = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""Measure -> row -> seed -> value; rows that were not run and measures that no row has are left out."""
 
 
 def write_report(study: Study, settings: Sequence[Setting], results: Mapping[str, Any], output: Path) -> str:
@@ -29,10 +29,12 @@ def write_report(study: Study, settings: Sequence[Setting], results: Mapping[str
         draft = output / f"{study.name}{suffix}.tmp"
         draft.write_text(content, encoding="utf-8")
         draft.replace(draft.with_suffix(""))
-    panels = {f"{name}, {results['set']}": values[name] for name in JUDGED if name in values}
-    published: dict[str, Sequence[float]] = {
-        row.name: [row.published.map] for row in settings if row.published and row.published.map
+    panels = {
+        f"{name}, {results['set']}": {row: list(of.values()) for row, of in values[name].items()}
+        for name in JUDGED
+        if name in values
     }
+    published = {row.name: [row.published.map] for row in settings if row.published and row.published.map}
     if published:
         panels[f"mAP, published, {SET}"] = published
     draw_rows(panels, study.title, output / f"{study.name}.png")
@@ -41,14 +43,14 @@ def write_report(study: Study, settings: Sequence[Setting], results: Mapping[str
 
 def values_of(results: Mapping[str, Any]) -> Values:
     """What the runs of a results file say, by measure and row."""
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[str, dict[int, float]]] = {}
     for name in results["settings"]:
         for run in results["runs"]:
             if run["setting"] == name:
                 for measure, read in MEASURES.items():
                     if (value := read(run["metrics"])) is not None:
-                        found.setdefault(measure, {}).setdefault(name, []).append(value)
-    return {measure: dict(found[measure]) for measure in MEASURES if measure in found}
+                        found.setdefault(measure, {}).setdefault(name, {})[run["seed"]] = value
+    return {measure: found[measure] for measure in MEASURES if measure in found}
 
 
 def markdown(study: Study, settings: Sequence[Setting], results: Mapping[str, Any], values: Values) -> str:
@@ -61,16 +63,15 @@ def markdown(study: Study, settings: Sequence[Setting], results: Mapping[str, An
         f"![The rows]({study.name}.png)",
     ]
     if study.claims:
-        parts += ["## The drafts' claims", RULE, _claims(study.claims, settings, values)]
+        rule = PAIRED_RULE if study.paired else RULE
+        parts += ["## The drafts' claims", rule, _claims(study, settings, values)]
     return "\n\n".join(parts) + "\n"
 
 
 def _measured(results: Mapping[str, Any]) -> str:
     runs = results["runs"]
-    seeds, commits = (
-        sorted({run["seed"] for run in runs}),
-        sorted({run["environment"]["commit"] or "?" for run in runs}),
-    )
+    seeds = sorted({run["seed"] for run in runs})
+    commits = sorted({run["environment"]["commit"] or "?" for run in runs})
     persons = next((run["environment"]["data"]["identities"]["train"] for run in runs), 0)
     seconds = fmean(run["seconds"] for run in runs) if runs else 0
     smoke = " Of so few persons and steps no figure says anything." if results["budget"] == "smoke" else ""
@@ -87,7 +88,7 @@ def _table(settings: Sequence[Setting], values: Values) -> str:
     head = ["row", *values, "seeds", *(f"published {words}, {SET}" for words in RATES.values() if published)]
     lines = [_line(head), "|---|" + "---:|" * (len(head) - 1)]
     for row in settings:
-        ours = [values[measure].get(row.name, []) for measure in values]
+        ours = [list(values[measure].get(row.name, {}).values()) for measure in values]
         cells = [spread(of) for of in ours] + [str(max(map(len, ours), default=0))]
         lines.append(_line([row.name, *cells, *(_published(row.published) if published else [])]))
     return "\n".join(lines)
@@ -102,15 +103,15 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _claims(claims: Sequence[Claim], settings: Sequence[Setting], values: Values) -> str:
+def _claims(study: Study, settings: Sequence[Setting], values: Values) -> str:
     judged = [name for name in JUDGED if name in values]
     rows = {row.name: row.published for row in settings}
     head = ["claim", "source", f"published mAP, {SET}", *(cell for name in judged for cell in (name, "verdict"))]
     lines = [_line(head), "|---|---|---:|" + "---:|---|" * len(judged)]
-    for claim in claims:
+    for claim in study.claims:
         cells = [claim.text, claim.source, _difference(rows.get(claim.better), rows.get(claim.worse))]
         for name in judged:
-            cells += _verdict(values[name].get(claim.better), values[name].get(claim.worse))
+            cells += _verdict(values[name].get(claim.better, {}), values[name].get(claim.worse, {}), study.paired)
         lines.append(_line(cells))
     return "\n".join(lines)
 
@@ -120,10 +121,13 @@ def _difference(better: Published | None, worse: Published | None) -> str:
     return "-" if figures[0] is None or figures[1] is None else f"{figures[0] - figures[1]:+.2f}"
 
 
-def _verdict(better: Sequence[float] | None, worse: Sequence[float] | None) -> list[str]:
+def _verdict(better: Mapping[int, float], worse: Mapping[int, float], paired: bool) -> list[str]:
+    if paired:
+        both = sorted(better.keys() & worse.keys())
+        better, worse = ({seed: of[seed] for seed in both} for of in (better, worse))
     if not better or not worse:
         return ["-", "not measured"]
-    verdict = judge(better, worse)
+    verdict = judge(list(better.values()), list(worse.values()), paired=paired)
     interval = "" if verdict.margin is None else f" ± {verdict.margin:.1f}"
     return [f"{verdict.difference:+.1f}{interval}", f"**{verdict.word}**"]
 
@@ -137,7 +141,7 @@ def comma_separated(settings: Sequence[Setting], values: Values) -> str:
     for row in settings:
         cells: list[Any] = []
         for measure in values:
-            found = values[measure].get(row.name, [])
+            found = list(values[measure].get(row.name, {}).values())
             cells += [fmean(found) if found else "", stdev(found) if len(found) > 1 else "", len(found)]
         published = [getattr(row.published, rate, None) for rate in RATES]
         writer.writerow([row.name, *cells, *("" if x is None else x for x in published), row.arguments])

@@ -30,6 +30,8 @@ class Study(NamedTuple):
     rows: Callable[[Budget], Sequence[Setting]]
     """By the names that published rows have, where there are such."""
     claims: Sequence[Claim]
+    paired: bool = False
+    """Whether the rows of a seed share a model, so that they are compared seed by seed."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def run_study(study: Study, options: Options, train: Train | None = None) -> dic
     for config in configs.values():
         check_config(config)
     results = output / f"{study.name}.json"
-    kept = open_results(results, {"budget": options.budget, "set": set_name(root), "settings": lines})
+    kept = open_results(results, {"budget": options.budget, "set": set_name(root, budget.drawn), "settings": lines})
 
     def run(name: str, seed: int) -> Path:
         config = configs[name]
@@ -130,13 +132,18 @@ def run_folder(output: Path, name: str, seed: int) -> Path:
     return output / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
 
 
-def set_name(root: Path | str) -> str:
-    """What a data set is called in tables: "synthetic" where it was drawn, else its folder's name. Raises: ConfigError
-    if there is no such folder."""
+def set_name(root: Path | str, drawn: str = "") -> str:
+    """What a data set is called in tables: "synthetic" where it was drawn, else its folder's name.
+
+    Args:
+        root: its folder.
+        drawn: the arguments with which it would be drawn, if it can be.
+    Raises: ConfigError if there is no such folder.
+    """
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise ConfigError(
-            f"expected a data set in {root}, found no such folder: give --root, or draw it with "
-            f"`python -m bdam_reid.synthetic {root} --identities 1200 --test-identities 100`"
+            f"expected a data set in {root}, found no such folder: give --root"
+            + (f", or draw it with `python -m bdam_reid.synthetic {root} {drawn}`" if drawn else "")
         )
     return "synthetic" if (folder / ONLY_DRAWN).exists() else folder.absolute().name

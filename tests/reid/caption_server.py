@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _do(self, behaviour: str, call: Call, state: CaptionServer) -> None:
         if behaviour.isdigit():
-            error = {"error": {"message": f"as asked, {behaviour}", "type": "test"}}
+            error = {"error": {"message": f"\x1b[31mas asked, {behaviour}", "type": "test"}}
             self._send(int(behaviour), json.dumps(error), {"retry-after": state.retry_after})
         elif behaviour == "hang up":
             self.close_connection = True

@@ -117,6 +117,8 @@ def test_a_set_that_cannot_be_used_says_why(root: Path, capsys: pytest.CaptureFi
     assert code == 1 and lines[0] == f"unusable set at {root}"
     reason = {"shared id": "1 ids are in both train and test (1)", "no set": "expected one of", "broken": "JSON"}
     assert reason[change] in found(lines, "WRONG")
+    (root.parent / "other").mkdir()
+    assert check(capsys, root, root.parent / "other")[1][-2] == "not compared"
 
 
 def test_sets_that_are_used_together(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:

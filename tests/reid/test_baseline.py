@@ -145,6 +145,18 @@ def test_evaluation_ranks_images_without_those_of_the_same_camera(run: Path, tmp
     assert {path.stem for path in (tmp_path / "pictures").glob("*.png")} == {"test", "curves"}
 
 
+def test_k_reciprocal_re_ranking_stands_beside_the_results(run: Path, tmp_path: Path) -> None:
+    trained = json.loads((run / "metrics.json").read_text())["protocols"]["test"]
+    evaluate([str(run), "--output", str(tmp_path), "--k-reciprocal"], PRESETS)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    test = metrics["protocols"]["test"]
+    assert test.pop("k_reciprocal") == {"k1": 20, "k2": 6, "lambda": 0.3}
+    assert test["results"].pop("k_reciprocal").keys() == test["results"]["same"].keys()
+    assert test == trained
+    page = (tmp_path / "pictures" / "index.html").read_text()
+    assert "for same clothes, k-reciprocal" in page and "k1 20, k2 6, lambda 0.3" in page
+
+
 def test_a_method_says_which_sets_and_queries_it_cannot_read(
     market: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,30 +1,37 @@
 """Training and evaluation batches: what is in them, and that they can go on anywhere."""
 
 import json
+import os
+import signal
 from collections import Counter
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
+from threading import Event
 
 import pytest
 import torch
 from data_files import entries, write_set
+from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerFast
 
 from bdam_reid.captions.splitter import split_caption
 from bdam_reid.captions.texts import Texts
 from bdam_reid.config import DataConfig
 from bdam_reid.data import training
+from bdam_reid.data.ahead import ahead
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.images import load_image
 from bdam_reid.data.records import DatasetError, Record
 from bdam_reid.data.samplers import Draw, IdentitySampler
 from bdam_reid.data.tokens import Tokenize, train_wordpiece
-from bdam_reid.data.training import Batches, Item, TrainingSet
+from bdam_reid.data.training import Batches, Item, LoaderError, TrainingSet
 from bdam_reid.methods.bdam.batches import UNKNOWN, Batch, Description, collate, describe, make_batches
+from bdam_reid.processes import Share
 
 SIZE = (24, 12)
 
@@ -112,14 +119,11 @@ def test_outfits_are_known_or_not(root: Path) -> None:
         assert described.outfit == number and described.texts == describe(record, Random(0), probability=0.5).texts
 
 
-@pytest.mark.parametrize(
-    ("room", "workers", "kept"), [(1, None, 10), (2, 2, 10), (1, 2, 0), (0.99, None, 0), (1.99, 2, 0)]
-)
+@pytest.mark.parametrize(("room", "processes", "kept"), [(1, 1, 10), (2, 2, 10), (1.99, 2, 0), (0.99, 1, 0)])
 def test_decoded_images_are_kept_if_those_of_all_processes_fit(
-    root: Path, monkeypatch: pytest.MonkeyPatch, room: float, workers: int | None, kept: int
+    root: Path, monkeypatch: pytest.MonkeyPatch, room: float, processes: int, kept: int
 ) -> None:
-    info = workers and SimpleNamespace(num_workers=workers)
-    monkeypatch.setattr(training, "get_worker_info", lambda: info)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     monkeypatch.setattr(training, "CACHE_BYTES", int(room * 10 * 3 * SIZE[0] * SIZE[1]))
     dataset, decoded = training_set(root), Counter[str]()
 
@@ -130,7 +134,6 @@ def test_decoded_images_are_kept_if_those_of_all_processes_fit(
     honest = training.decode_image
     monkeypatch.setattr(training, "decode_image", counted)
     first = [dataset[Draw(index, 0)] for index in range(10)]
-    assert len(dataset._images) == kept
     again = [dataset[Draw(index, 0)] for index in range(10)]
     assert all(same_sample(one, other) for one, other in zip(first, again, strict=True))
     assert set(decoded.values()) == {1 if kept else 2}
@@ -144,7 +147,75 @@ def test_batches_of_worker_processes_are_the_same_with_and_without_room(
     monkeypatch.setattr(training, "CACHE_BYTES", room)
     batches = training_batches(root, tokenize)
     assert all(equal(one, other) for one, other in zip(batches.batches(1, 0, 2), whole, strict=True))
-    assert not batches.items._images
+
+
+def test_workers_share_the_decoded_images(root: Path, tokenize: Tokenize, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = training_batches(root, tokenize)
+    whole = list(batches.batches(1, 0, 2))
+
+    def gone(path: Path, size: tuple[int, int]) -> torch.Tensor:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(training, "decode_image", gone)
+    assert all(equal(one, other) for one, other in zip(batches.batches(1), whole, strict=True))
+
+
+def ending(record: Record, rng: Random, *, code: int) -> None:
+    """A description that ends its process, if that is a worker, at the last image: by SIGKILL or with a code."""
+    if record.key.endswith("last.jpg") and get_worker_info() is not None:
+        os.kill(os.getpid(), signal.SIGKILL) if code == 0 else os._exit(code)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (0, r"was ended by SIGKILL, as a system does that runs out of memory\."),
+        (3, r"exited with code 3\."),
+    ],
+)
+def test_a_worker_that_ends_is_named(root: Path, code: int, said: str) -> None:
+    records = [replace(record, key=f"{n}.jpg") for n, record in enumerate(load_dataset(root).train)]
+    records[-1] = replace(records[-1], key="last.jpg")
+    items = TrainingSet(records, SIZE, True, 0.3, 0, partial(ending, code=code))
+    batches = Batches(items, IdentitySampler(records, 2, 4, seed=0), list)
+    with pytest.raises(
+        LoaderError, match=rf"^of 1 processes that read images number 1 \(pid \d+\) {said}.*--engine.workers"
+    ):
+        list(batches.batches(0, 0, 1))
+
+
+def test_shares_of_a_batch_are_the_batch(root: Path, tokenize: Tokenize) -> None:
+    batches = training_batches(root, tokenize, 4)
+    whole, first, second = (next(batches.batches(2, 0, 0, s)) for s in (Share(), Share(0, 2), Share(1, 2)))
+    assert torch.equal(torch.cat((first.images, second.images)), whole.images)
+    assert torch.equal(torch.cat((first.identities, second.identities)), whole.identities)
+    assert batches.size == len(whole.images) == 4
+    shown = [path for number in range(len(batches)) for path in batches.images(2, number)]
+    drawn = [draw.index for batch in batches.sampler.batches(2) for draw in batch]
+    assert shown == [batches.items.records[index].path for index in drawn]
+
+
+def test_the_next_value_is_made_while_one_is_used() -> None:
+    made, closed = [Event() for _ in range(3)], Event()
+
+    def values() -> Generator[int, None, None]:
+        try:
+            for number, event in enumerate(made):
+                event.set()
+                yield number
+            raise DatasetError("no more")
+        finally:
+            closed.set()
+
+    with closing(ahead(values())) as batches:
+        assert next(batches) == 0 and made[1].wait(10) and not made[2].is_set()
+        assert [next(batches), next(batches)] == [1, 2]
+        with pytest.raises(DatasetError, match="no more"):
+            next(batches)
+    with closing(ahead(values())) as batches:
+        closed.clear()
+        next(batches)
+    assert closed.is_set()
 
 
 def test_texts_come_from_texts_json_or_the_split_caption(root: Path) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from naive import HEADS, WIDTH, close, linear
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bdam_reid.config import DataConfig
 from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.images import load_image
 from bdam_reid.data.records import Query, QueryError
 from bdam_reid.data.tokens import Tokenize, train_wordpiece
 from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
@@ -255,8 +257,25 @@ def test_an_embedding_is_the_two_unit_vectors_that_are_matched(tmp_path: Path) -
     assert torch.equal(query[0], query[1]) and query.shape[1] == image.shape[1]
     for part in method.parts.values():
         close(query[:, part].norm(dim=1), torch.ones(2))
-    with pytest.raises(QueryError, match="by a sentence alone"):
-        method.embed_queries([Query(text=text, image=Path("a.jpg"))])
+    with pytest.raises(QueryError, match="got a query with neither"):
+        method.embed_queries([Query(text=text), Query()])
+
+
+def test_a_query_of_an_image_and_a_text_is_of_the_person_in_the_clothes_of_the_text(tmp_path: Path) -> None:
+    method = make_method(tmp_path).eval()
+    path = tmp_path / "a.png"
+    Image.effect_noise((20, 40), 50).save(path)
+    seen = method.embed_images(load_image(path, method.image_size)[None])[0]
+    texts = ["A man with black hair in a red shirt.", "A man with black hair.", "A red shirt."]
+    said = method.embed_queries([Query(text=text) for text in texts])
+    found = method.embed_queries([Query(image=path), Query(text=texts[0]), *(Query(text=t, image=path) for t in texts)])
+    close(found[:2], torch.stack((seen, said[0])))
+    identity, clothing = method.parts["identity"], method.parts["clothing"]
+    for both, text in zip(found[2:4], said, strict=False):
+        total = seen[identity] + text[identity]
+        close(both[identity], total / total.norm())
+    close(found[4, identity], seen[identity])
+    close(found[2:, clothing], torch.stack((said[0, clothing], seen[clothing], said[2, clothing])))
 
 
 def test_a_part_that_a_query_has_no_words_for_weighs_nothing(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def test_options_choose_the_protocol_the_weights_and_the_place(run: Path, tmp_pa
         ("--weights hat 1", "--weights must be of identity, clothing, got hat"),
         ("--weights identity nan", "--weights must be finite, got identity nan"),
         ("--device gpu9", "--device must be a device of this machine"),
+        ("--k-reciprocal", "--k-reciprocal needs queries that are images and nothing else"),
         ("--batch-size 0", "--batch-size must be at least 1, got 0"),
     ],
 )

@@ -173,6 +173,12 @@ def test_too_much_for_the_memory_of_the_cpu_is_one_message(capsys: pytest.Captur
     assert "lower --data.identities-per-batch" in capsys.readouterr().err
 
 
+def test_a_process_that_is_lost_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), user_errors():
+        raise torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0")
+    assert capsys.readouterr().err == "error: another process of this run has ended: see what it says\n"
+
+
 def test_other_errors_of_a_program_keep_their_traceback() -> None:
     with pytest.raises(RuntimeError, match="a fault"), user_errors():
         raise RuntimeError("a fault")

@@ -106,6 +106,23 @@ def test_verdicts_are_by_students_interval() -> None:
     assert judge([2.0, 2.0], [1.0, 1.0]).word == "holds"
 
 
+def test_rows_that_share_a_model_are_compared_seed_by_seed() -> None:
+    """t(0.975) of 2 degrees of freedom is 4.303."""
+    one, other = [50.0, 60.0, 73.0], [49.0, 59.0, 71.0]
+    assert judge(one, other).word == "cannot be told"
+    verdict = judge(one, other, paired=True)
+    assert verdict.margin == pytest.approx(4.302653 * (1 / 3) ** 0.5 / 3**0.5, rel=1e-5)
+    assert verdict.difference == pytest.approx(4 / 3) and verdict.word == "cannot be told"
+    assert judge([50.0, 60.0, 72.1], other, paired=True).word == "holds"
+
+
+def test_only_seeds_of_both_rows_are_paired() -> None:
+    results = results_of("synthetic")
+    results["runs"] = [run for run in results["runs"] if (run["setting"], run["seed"]) != ("whole", 1)]
+    text = markdown(STUDY._replace(paired=True), ROWS, results, values_of(results))
+    assert "| it helps | icme I | +1.50 | +10.0 ± 0.0 | **holds** |" in text and "seed by seed" in text
+
+
 def test_one_seed_tells_nothing() -> None:
     assert judge([90.0], [1.0, 2.0, 3.0]) == (88.0, None, "cannot be told")
 
@@ -205,8 +222,13 @@ def test_figures_of_finished_runs(finished: Path, tmp_path: Path, capsys: Any) -
     # The images of other clothes too are looked at.
     assert abs(found["gates"]["gate"]["identity"]["mean"] - measured) < 0.1
     assert found["gates"].keys() == {"gate", "fusion"}
-    (of,) = found["silhouettes"].values()
-    assert of.keys() == {"identity", "clothing"} and all(-1 <= row["person"] <= 1 for row in of.values())
+    assert found["silhouettes"].keys() == {"entangled", "disentangled"}
+    of = found["silhouettes"]["disentangled"]
+    assert (
+        of == found["silhouettes"]["entangled"]
+        and of.keys() == {"identity", "clothing"}
+        and all(-1 <= row["person"] <= 1 for row in of.values())
+    )
     assert "identity feature: silhouette" in capsys.readouterr().out
     for name in ("gates.png", "tsne.png"):
         with Image.open(tmp_path / name) as picture:
@@ -262,9 +284,33 @@ def test_a_row_of_clusterings_is_trained_on_its_texts(people: Path, tmp_path: Pa
 def test_mistakes_are_named_before_anything_is_trained(people: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--rows must be of baseline, BDAM, .*, got gate"):
         run_study(bdam.STUDY, Options(**smoke(people, tmp_path, ["BDAM", "gate"])))
-    with pytest.raises(ConfigError, match="found no such folder: give --root, or draw it with"):
+    with pytest.raises(ConfigError, match=r"found no such folder: give --root, or draw it with .* --identities 12`"):
         run_study(bdam.STUDY, Options(**smoke(tmp_path / "nowhere", tmp_path, ["BDAM"])))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_papers_page_quotes_what_was_measured() -> None:
+    here = Path(__file__).parents[2]
+    page = " ".join((here / "docs" / "papers.md").read_text().split())
+    runs = json.loads((here / "benchmarks" / "results" / "demo-seeds.json").read_text())["runs"]
+
+    def said(*keys: str, digits: int = 1) -> str:
+        values = []
+        for run in runs:
+            value = run["metrics"]
+            for key in keys:
+                value = value[key]
+            values.append(value)
+        return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+
+    outfit = ("probes", "persons", "test", "outfit")
+    for feature in ("identity", "clothing"):
+        for column in ("top colour", "lower colour"):
+            assert said(*outfit, column, "linear", feature) in page
+        assert said("probes", "above_chance", "test", "identity", "linear", feature) in page
+    assert f"R-1 {said('protocols', 'clothing_change', 'results', 'other', 'r1')} in other clothes" in page
+    assert f"{said('protocols', 'test', 'results', 'same', 'r1')} in the same clothes" in page
+    assert f"identity {said('gates', 'gate', 'identity', 'mean', digits=2)}" in page
 
 
 def test_a_set_is_called_what_it_is(people: Path, tmp_path: Path) -> None:

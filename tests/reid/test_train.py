@@ -19,6 +19,7 @@ from tiny_run import arguments, start, steps_done, tensors_of, tiny, train_alone
 from bdam_kernels import dispatch
 from bdam_reid.engine.checkpoint import load_state
 from bdam_reid.engine.run import load_config, read_curves
+from bdam_reid.engine.trainer import Trainer
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam import method as bdam
 from bdam_reid.methods.schedules import warm_up_and_anneal
@@ -237,14 +238,38 @@ def test_a_full_disk_ends_training_with_one_message(
 def test_a_loss_that_is_no_number_ends_training(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    honest = bdam.unweighted_losses
+    """It says on which images, and leaves the checkpoint before it as it is."""
+    honest, steps = bdam.unweighted_losses, iter(range(100))
 
     def broken(*inputs: Any) -> dict[str, torch.Tensor]:
-        return {**honest(*inputs), "info": torch.tensor(float("nan"), requires_grad=True)}
+        losses = honest(*inputs)
+        return losses if next(steps) < 2 else {**losses, "info": losses["info"] * float("nan")}
 
     monkeypatch.setattr(bdam, "unweighted_losses", broken)
-    message = failure(arguments(people, tmp_path / "run", "--method.loss.gradnorm-every", "0"), capsys)
-    assert "the loss is nan at step 0" in message and "lower the learning rate" in message
+    run = tmp_path / "run"
+    message = failure(arguments(people, run, "--method.loss.gradnorm-every", "0"), capsys)
+    assert "the loss is nan at step 2 (info nan, triplet " in message and "lower the learning rate" in message
+    report = json.loads((run / "failed_batch.json").read_text())
+    assert (report["step"], report["losses"]["info"], len(report["images"])) == (2, "nan", 8)
+    assert all(Path(path).is_file() for path in report["images"]) and len(set(report["images"])) == 8
+    assert f"listed in {run}/failed_batch.json, {report['images'][0]} the first of 8" in message
+    assert load_state(run / "last")["progress"]["step"] == 2
+
+
+def test_weights_that_are_no_numbers_are_not_saved(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest, steps = Trainer.step, iter(range(100))
+
+    def step(self: Trainer, batch: Any) -> dict[str, float]:
+        if next(steps) == 2:
+            self.method.identity_projection.bias.register_hook(lambda gradient: gradient * float("nan"))
+        return honest(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    message = failure(arguments(people, tmp_path / "run"), capsys)
+    assert "1 of " in message and "weights, such as identity_projection.bias, are no numbers after step 3" in message
+    assert load_state(tmp_path / "run" / "last")["progress"]["step"] == 2
 
 
 def test_a_run_of_an_older_version_is_not_trained_on(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ from typing import Any
 import torch
 
 from bdam_reid.config import Config, parse_config
+from bdam_reid.data.datasets import load_dataset
 from bdam_reid.engine.checkpoint import CheckpointError, load_state, load_weights
+from bdam_reid.engine.environment import make_accelerator
+from bdam_reid.engine.trainer import Trainer, make_method
 from bdam_reid.methods import PRESETS
 from bdam_reid.synthetic.writer import write_synthetic
 from bdam_reid.train import train
@@ -69,6 +72,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def make_trainer(config: Config, before: Callable[[], object] = lambda: None) -> Trainer:
+    """A trainer that takes single steps, without validation; `before` is called just before it is made."""
+    run = Path(config.output)
+    run.mkdir(exist_ok=True)
+    dataset = load_dataset(config.data.root)
+    method, accelerator = make_method(config, run, dataset), make_accelerator(config.engine)
+    before()
+    return Trainer(config, run, method, dataset, accelerator, None)
+
+
 def train_alone(config: Config) -> Path:
     """Train in one thread."""
     with one_thread():
@@ -76,7 +89,7 @@ def train_alone(config: Config) -> Path:
 
 
 def forkserver() -> Any:
-    """Where processes are forked from one that has everything imported, and never trained itself."""
+    """What makes processes that are forked from one that has everything imported, and never trained itself."""
     context = multiprocessing.get_context("forkserver")
     modules = ("engine.trainer", "evaluation.evaluator", "methods.bdam.method", "captions.writing", "engine.errors")
     context.set_forkserver_preload(["openai", *(f"bdam_reid.{module}" for module in modules)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bdam_kernels import dispatch
 from bdam_kernels.autograd import differentiable, is_differentiated, reference_gradients, wants_double_backward
-from bdam_kernels.ops.arguments import check_kinds, unit_stride
+from bdam_kernels.ops.arguments import check_kinds, unit_strides
 from bdam_kernels.ops.cross_attention import plan
 from bdam_kernels.ops.cross_attention.roles import Masks, Options, Streams
 
@@ -104,12 +104,16 @@ def empty_heads_last(tensor: Tensor) -> Tensor:
     return tensor.new_empty_strided(shape, (length * heads * width, width, heads * width, 1))
 
 
-def empty_gradients(*args: Any) -> list[Tensor]:
-    """Of an operator's arguments: the gradients of the six inputs, in order. From the C++ kernels they lie as inputs
-    do; what a GPU's kernels write is (B, L, H, d) in memory."""
-    if args[-1] == "cpu":
-        return [torch.empty_like(unit_stride(tensor)) for tensor in args[:6]]
-    return [empty_heads_last(tensor) for tensor in args[:6]]
+def empty_gradients(inputs: Sequence[Tensor], backend: str) -> list[Tensor]:
+    """The gradients of the inputs, of unit strides, in order. From the C++ kernels they lie as inputs do; what a GPU's
+    kernels write is (B, L, H, d) in memory."""
+    like = torch.empty_like if backend == "cpu" else empty_heads_last
+    return [like(tensor) for tensor in inputs]
+
+
+def fake_gradients(*args: Any) -> list[Tensor]:
+    """What backward returns, of its arguments."""
+    return empty_gradients(unit_strides(*args[:6]), args[-1])
 
 
 def _zeros(q: Tensor, pooled: bool) -> Tensor:

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from bdam_kernels import dispatch
 from bdam_kernels.operators import operator
-from bdam_kernels.ops.arguments import cast, unit_stride
+from bdam_kernels.ops.arguments import cast, unit_strides
 from bdam_kernels.ops.cross_attention import plan, reference
 from bdam_kernels.ops.cross_attention.form import (
     INPUTS,
     OPTIONS,
     empty_gradients,
     empty_heads_last,
+    fake_gradients,
     form,
     kernel_options,
 )
@@ -42,9 +43,8 @@ def _forward(
     options = kernel_options(scale, threshold, seed)
     if backend == "cpu":
         dispatch.cpu().cross_attention_forward(
-            unit_stride(q_a), unit_stride(k_a), unit_stride(v_a), unit_stride(q_b), unit_stride(k_b),
-            unit_stride(v_b), mask_a, mask_b, out_a, out_b, saved, most_saved_keys(q_a.shape[3]), *options,
-            torch.get_num_threads(),
+            *unit_strides(q_a, k_a, v_a, q_b, k_b, v_b), mask_a, mask_b, out_a, out_b, saved,
+            most_saved_keys(q_a.shape[3]), *options, torch.get_num_threads(),
         )  # fmt: skip
     else:
         plan.forward(
@@ -61,16 +61,16 @@ def _forward(
 @operator(
     f"cross_attention_backward({INPUTS}, Tensor saved, Tensor? out_a, Tensor? out_b, Tensor grad_out_a, "
     f"Tensor grad_out_b, {OPTIONS}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    fake=empty_gradients,
+    fake=fake_gradients,
 )
 def _backward(
     q_a: Tensor, k_a: Tensor, v_a: Tensor, q_b: Tensor, k_b: Tensor, v_b: Tensor, mask_a: Tensor | None,
     mask_b: Tensor | None, saved: Tensor, out_a: Any, out_b: Any, grad_a: Tensor, grad_b: Tensor,
     scale: float, threshold: int, seed: Tensor | None, backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    inputs = [unit_stride(t) for t in (q_a, k_a, v_a, q_b, k_b, v_b)]
-    grads = empty_gradients(*inputs, backend)
-    grad_a, grad_b = unit_stride(cast(grad_a, q_a.dtype)), unit_stride(cast(grad_b, q_a.dtype))
+    inputs = unit_strides(q_a, k_a, v_a, q_b, k_b, v_b)
+    grads = empty_gradients(inputs, backend)
+    grad_a, grad_b = unit_strides(cast(grad_a, q_a.dtype), cast(grad_b, q_a.dtype))
     options = kernel_options(scale, threshold, seed)
     if backend == "cpu":
         dispatch.cpu().cross_attention_backward(

@@ -25,18 +25,22 @@ def most_saved_keys(width: int) -> int:
 
 def empty_saved(q_a: Tensor, q_b: Tensor, save: bool, backend: str, pooled: bool = False) -> Tensor | None:
     """Room for it. save: whether backward wants something."""
+    if not (save or pooled):
+        return None
     batch, heads, length_a, width = q_a.shape
-    length_b = q_b.shape[2]
-    floats, rows = 0, length_a + length_b
-    if save:
-        floats += rows
-        if backend == "cpu":
-            for queries, keys in ((length_a, length_b), (length_b, length_a)):
-                if keys <= most_saved_keys(width):
-                    floats += _weights_of_head(queries, keys, q_a.dtype)
-    if pooled:
-        floats += rows
-    return q_a.new_empty(batch * heads * floats, dtype=torch.float32) if save or pooled else None
+    most = most_saved_keys(width) if save and backend == "cpu" else 0
+    floats = _floats_of_head(length_a, q_b.shape[2], most, q_a.dtype, save + pooled)
+    return q_a.new_empty(batch * heads * floats, dtype=torch.float32)
+
+
+@dispatch.remembered
+def _floats_of_head(length_a: int, length_b: int, most_keys: int, dtype: torch.dtype, vectors: int) -> int:
+    """vectors: that have a number for every row of both streams."""
+    floats = vectors * (length_a + length_b)
+    for queries, keys in ((length_a, length_b), (length_b, length_a)):
+        if 0 < keys <= most_keys:
+            floats += _weights_of_head(queries, keys, dtype)
+    return floats
 
 
 def _weights_of_head(queries: int, keys: int, dtype: torch.dtype) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from bdam_reid.config import (
     Config,
@@ -180,6 +180,8 @@ class BDAMConfig(MethodConfig):
     rerank: RerankConfig = field(default_factory=RerankConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    prepared: ClassVar[tuple[str, ...]] = ("tokenizer", "image_encoder", "text_encoder")
 
     def check(self, data: DataConfig) -> None:
         """Raise ConfigError if values do not fit each other."""

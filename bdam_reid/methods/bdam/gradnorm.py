@@ -120,7 +120,7 @@ def gradient_shares(losses: Mapping[str, Tensor], shared: Iterable[nn.Parameter]
 
 
 def _gradient_norm(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Of the gradient that the step would have, the mean over processes."""
+    """Of the gradient that a step would take, the mean over processes."""
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     reached = [gradient.detach().flatten() for gradient in gradients if gradient is not None]
     if not reached:

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import AdamW
 
 from bdam_reid.captions.splitter import split_caption
 from bdam_reid.config import ConfigError, DataConfig
+from bdam_reid.data.images import load_image
 from bdam_reid.data.records import Clothes, Dataset, Query, QueryError, Record
 from bdam_reid.data.tokens import Tokenize
 from bdam_reid.methods.bdam.batches import UNKNOWN, Batch, Shown, make_batches, shown
@@ -33,9 +35,11 @@ from bdam_reid.methods.bdam.reranking import (
     said,
     words_of,
 )
+from bdam_reid.methods.bdam.text_tower import SplitTextTower
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.optim import main_stage, parameter_groups, published_parameters
-from bdam_reid.methods.preparation import tokenize_of
+from bdam_reid.methods.parts import in_parts
+from bdam_reid.methods.preparation import tokenize_of, words_left_out
 from bdam_reid.methods.schedules import warm_up_and_anneal
 from bdam_reid.processes import gather, own_share
 
@@ -81,6 +85,7 @@ class BDAM(Network, Method):
         self.weights = _weights(0.5)
         self.reranks = config.rerank.top if self.matcher else 0
         self.gallery: Gallery | None = None
+        self.micro_batches = 1
 
     def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
         """Everything at once; and then the matcher alone, if it has a stage of its own."""
@@ -134,7 +139,7 @@ class BDAM(Network, Method):
             found = self._match_frozen(batch)
             return Losses(found.loss, {"rerank": found.loss}, {"rerank/found": found.found})
         config = self.config.loss
-        image, text, fused, fusion_weights = self.features(batch)
+        image, text, fused, fusion_weights = in_parts(self.features, batch, self.micro_batches or 1)
         with torch.autocast(batch.images.device.type, enabled=False):
             # Once for all losses: their gradients add up in float32.
             image, text = of_all(full_precision(image)), of_all(full_precision(text))
@@ -212,16 +217,41 @@ class BDAM(Network, Method):
         return torch.cat((features.identity_embedding, features.clothing_embedding), dim=1)
 
     def embed_queries(self, queries: Sequence[Query]) -> Tensor:
-        """Queries with a text, split into identity and clothing by rules -> (B, 2 E), both parts unit vectors.
+        """Queries with a text, an image or both -> (B, 2 E), both parts unit vectors.
 
-        A part that a text has no words for is zero: it weighs nothing. A text that has words for neither stands for
-        both as a whole.
+        A text is split into identity and clothing by rules. A part that it has no words for is zero: it weighs nothing.
+        A text that has words for neither stands for both as a whole. Of an image and a text, the text says which
+        clothes are looked for, unless it has no words for them, and the identity is what both have in sum.
         """
+        told = [number for number, query in enumerate(queries) if query.text is not None]
+        shown = [number for number, query in enumerate(queries) if query.image is not None]
+        if len({*told, *shown}) < len(queries):
+            raise QueryError("BDAM searches by a sentence, an image or both, got a query with neither")
+        if not shown:
+            return self._embed_texts(queries)
+        images = [load_image(query.image, self.image_size) for query in queries if query.image is not None]
+        seen = torch.zeros(len(queries), self.parts["clothing"].stop, device=self.device)
+        seen[shown] = self.embed_images(torch.stack(images).to(self.device)).to(seen)
+        said = torch.zeros_like(seen)
+        if told:
+            said[told] = self._embed_texts([queries[number] for number in told]).to(said)
+        return _composed(said, seen, self.parts)
+
+    def _embed_texts(self, queries: Sequence[Query]) -> Tensor:
         sentences = self._read(queries)
         identity, clothing = sentences.features.identity_embedding, sentences.features.clothing_embedding
         return torch.cat(
             (sentences.says_identity[:, None] * identity, sentences.says_clothing[:, None] * clothing), dim=1
         )
+
+    def text_tower(self) -> SplitTextTower:
+        """Identity text and clothing text -> (B, 2 E)."""
+        return SplitTextTower(self, self.tokenize.vocab_size, self.data.max_tokens, words_left_out(self.config.text))
+
+    def strip(self) -> None:
+        """Drop the balance of the losses, and the fusion, which has no part in ranking."""
+        del self.gradnorm, self.temperatures
+        self.fusion = None
 
     def candidates(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> tokens of the encoder, (B, L, D)."""
@@ -232,15 +262,15 @@ class BDAM(Network, Method):
         clothes the words on clothes are not read; without any words the order stays."""
         if self.matcher is None:
             raise ValueError("--method.rerank.kind none has no part that re-ranks")
+        if any(query.image or query.text is None for query in queries):
+            raise QueryError("BDAM re-ranks by a sentence alone, got a query with an image or without a text")
         read = self._read(queries)
         words = words_of(read.features, read.says_identity, read.says_clothing & (clothes == "same"))
         patches = candidates.to(self.device, read.features.identity.dtype)
         return scores + self.config.rerank.weight * self.matcher(patches, words).to(scores)
 
     def _read(self, queries: Sequence[Query]) -> Sentences:
-        texts = [query.text for query in queries if query.text is not None and query.image is None]
-        if len(texts) < len(queries):
-            raise QueryError("BDAM searches by a sentence alone, got a query with an image or without a text")
+        texts = [query.text for query in queries if query.text is not None]
         parts = zip(*(split_caption(text) for text in texts), strict=True)
         features = self.encode_text(*(x.to(self.device) for part in parts for x in self.tokenize(part)))
         return Sentences(features, *torch.tensor([said(text) for text in texts], device=self.device).T)
@@ -265,6 +295,15 @@ class BDAM(Network, Method):
     def analyse(self, gallery: Iterable[tuple[Tensor, Sequence[Record]]]) -> Mapping[str, Mapping[str, Tensor]]:
         """The weights of the gates."""
         return gate_weights(self, self.tokenize, gallery)
+
+
+def _composed(said: Tensor, seen: Tensor, parts: Mapping[str, slice]) -> Tensor:
+    """Embeddings of queries from those of their texts and of their images, (B, 2 E) each, zero where there is none."""
+    (identity, other_identity), (clothing, other_clothing) = ((said[:, part], seen[:, part]) for part in parts.values())
+    total = identity + other_identity
+    both = identity.any(dim=1, keepdim=True) & other_identity.any(dim=1, keepdim=True)
+    clothing = torch.where(clothing.any(dim=1, keepdim=True), clothing, other_clothing)
+    return torch.cat((torch.where(both, F.normalize(total, dim=1), total), clothing), dim=1)
 
 
 def _weights(beta: float) -> dict[str, float]:

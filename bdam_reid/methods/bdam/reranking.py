@@ -102,10 +102,8 @@ class QuestionBatches:
 
     def _asked(self, epoch: int, number: int) -> list[Asked]:
         order = Random(f"{self._seed}/{epoch}/questions").sample(self._people, len(self._people))
-        people, rng = (
-            order[number * QUERIES : (number + 1) * QUERIES],
-            Random(f"{self._seed}/{epoch}/{number}/questions"),
-        )
+        people = order[number * QUERIES : (number + 1) * QUERIES]
+        rng = Random(f"{self._seed}/{epoch}/{number}/questions")
         described = [rng.choice(own) for own in people]
         captions = [rng.choice(record.captions) for record in described]
         change = [rng.random() < 0.5 and _changes(own) for own in people]
