@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from bdam_reid.config import Config, ConfigError, DataConfig, MethodConfig, Presets, Range
 from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
@@ -58,6 +58,8 @@ class DualEncoderConfig(MethodConfig):
     """Width of the feature of position pooling."""
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    prepared: ClassVar[tuple[str, ...]] = ("tokenizer", "image_encoder", "text_encoder", "persons")
 
     @property
     def pair(self) -> bool:

@@ -128,6 +128,11 @@ class DualEncoder(Method):
         scalars = {f"temperature/{name}": s.exp() for name, s in self.temperatures.logarithms.items()}
         return Losses(total, parts, scalars)
 
+    def strip(self) -> None:
+        """Drop the classifier of training persons and the temperature."""
+        del self.temperatures
+        self.classifier = None
+
     def embed_images(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> unit vectors (B, E)."""
         return F.normalize(self.encode_image(images), dim=1)
