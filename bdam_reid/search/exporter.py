@@ -55,8 +55,10 @@ def export_run(run: Path, out: Path, *, onnx: bool, presets: Presets) -> str:
         write_json(folder / "config.json", portable(opened.config))
         write_weights(folder, method.state_dict())
         for name in opened.config.method.prepared:
-            if (run / name).exists():
+            if (run / name).is_dir():
                 shutil.copytree(run / name, folder / name)
+            elif (run / name).exists():
+                shutil.copy(run / name, folder / name)
         if onnx:
             description["onnx"] = write_towers(method, folder)
         write_json(folder / FILE, description)
