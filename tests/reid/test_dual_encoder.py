@@ -15,6 +15,7 @@ import torch
 import transformers
 from naive import close
 from published import write_clip
+from safetensors.torch import load_file
 from tiny_run import train_alone
 from torch.nn import functional as F
 
@@ -32,9 +33,11 @@ from bdam_reid.export import main as export
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.method import BDAM
+from bdam_reid.methods.dual_encoder import method as dual_encoder
 from bdam_reid.methods.dual_encoder.config import DualEncoderConfig
 from bdam_reid.methods.dual_encoder.method import DualEncoder, identity_loss, matching_loss
 from bdam_reid.methods.method import Method
+from bdam_reid.search.exporter import export_run
 
 SMALL = """
     --data.identities-per-batch 4 --data.images-per-identity 2 --data.image-height 48 --data.image-width 24
@@ -115,6 +118,17 @@ def test_it_is_searched_with_by_whole_sentences(run: Path, dataset: Dataset) -> 
         method.embed_queries([Query(text="a man", image=records[0].path)])
 
 
+def test_an_export_searches_as_the_run_does_without_its_classifier(run: Path, tmp_path: Path) -> None:
+    export_run(run, tmp_path / "export", onnx=False, presets=PRESETS)
+    weights = load_file(tmp_path / "export" / "model.safetensors")
+    assert not [name for name in weights if name.startswith(("classifier", "temperatures"))]
+    sentences = ["a man in a red coat", "blue jeans"]
+    mine, theirs = (
+        bdam_reid.load(folder, device="cpu").embed_texts(sentences) for folder in (run, tmp_path / "export")
+    )
+    assert torch.equal(mine, theirs)
+
+
 def test_a_run_without_the_number_of_its_persons_says_so(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "persons").unlink()
@@ -191,7 +205,7 @@ def test_losses_are_those_of_the_batches_of_all_processes(
     expected = matching_loss(loss, image, text, people_of_all, loss.temperature)
     if method.classifier is not None:
         expected = expected + loss.id_weight * identity_loss(method.classifier, image, text, people_of_all)
-    monkeypatch.setattr("bdam_reid.methods.dual_encoder.method.gather", whole)
+    monkeypatch.setattr(dual_encoder, "gather", whole)
     close(method.losses(batch, 0).total, expected)
 
 
