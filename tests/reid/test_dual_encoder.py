@@ -20,6 +20,7 @@ from tiny_run import train_alone
 from torch.nn import functional as F
 
 import bdam_reid
+from bdam_reid.captions import whole
 from bdam_reid.config import Config, ConfigError, check_config, parse_config
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.records import Dataset, Query, QueryError
@@ -29,7 +30,6 @@ from bdam_reid.engine.checkpoint import load_weights
 from bdam_reid.engine.run import open_best, read_curves
 from bdam_reid.engine.trainer import make_method
 from bdam_reid.evaluate import main as evaluate
-from bdam_reid.export import main as export
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.method import BDAM
@@ -63,23 +63,6 @@ def dataset(people: Path) -> Dataset:
 def run(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with both losses of IRRA."""
     return train_alone(config_of("irra-demo", people, tmp_path_factory.mktemp("runs") / "run", SMALL))
-
-
-def test_its_export_embeds_as_the_run_and_reads_sentences_as_a_whole(run: Path, tmp_path: Path) -> None:
-    export([str(run), str(tmp_path / "out")])
-    sentences = ["A woman in a red coat.", "An old man with white hair and a bag."]
-    ours, theirs = bdam_reid.load(run, device="cpu"), bdam_reid.load(tmp_path / "out", device="cpu")
-    wanted = ours.embed_texts(sentences)
-    assert theirs.embed_texts(sentences).equal(wanted)
-    method = open_best(tmp_path / "out", PRESETS, "cpu").method.eval()
-    assert isinstance(method, DualEncoder) and method.classifier is None
-    tower = method.text_tower()
-    ids, mask = method.tokenize(sentences)
-    with torch.no_grad():
-        close(tower(ids, mask), wanted)
-        mask[0] = False
-        assert tower(ids, mask)[0].count_nonzero() == 0
-    assert json.loads((tmp_path / "out" / "export.json").read_text())["text"]["texts"] == ["sentence"]
 
 
 def test_its_run_has_one_part_and_both_losses(run: Path) -> None:
@@ -127,6 +110,18 @@ def test_an_export_searches_as_the_run_does_without_its_classifier(run: Path, tm
         bdam_reid.load(folder, device="cpu").embed_texts(sentences) for folder in (run, tmp_path / "export")
     )
     assert torch.equal(mine, theirs)
+
+
+def test_a_sentence_is_embedded_from_its_tokens_on_as_a_whole(run: Path) -> None:
+    method = open_best(run, PRESETS, "cpu").method.eval()
+    assert isinstance(method, DualEncoder)
+    tower, sentences = method.text_tower(), ["a man in a red coat", "an old woman with white hair"]
+    ids, mask = method.tokenize(sentences)
+    with torch.no_grad():
+        close(tower(ids, mask), method.embed_queries([Query(text=sentence) for sentence in sentences]))
+        mask[0] = False
+        assert tower(ids, mask)[0].count_nonzero() == 0
+    assert whole.phrases(sentences[1]) == (sentences[1],)
 
 
 def test_a_run_without_the_number_of_its_persons_says_so(run: Path, tmp_path: Path) -> None:
