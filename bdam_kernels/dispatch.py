@@ -12,7 +12,7 @@ import importlib.util
 import os
 import threading
 from collections.abc import Callable, Hashable, Mapping
-from functools import cache, lru_cache
+from functools import cache, lru_cache, wraps
 from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
@@ -168,6 +168,7 @@ def remembered(function: Callable[..., Answer]) -> Callable[..., Answer]:
     """The function, with its answers kept: every call asks it, for facts such as dtypes and sizes."""
     kept = lru_cache(4096)(function)
 
+    @wraps(function)
     def call(*facts: Hashable) -> Answer:
         if torch.compiler.is_compiling():
             return function(*facts)
