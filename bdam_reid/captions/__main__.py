@@ -165,15 +165,16 @@ def _say_what_came(writer: Writer, prices: Prices) -> None:
 
 def check_texts(options: Check) -> int:
     """The subcommand `check`; 1 if there are faults. Raises: ConfigError, DatasetError."""
-    from bdam_reid.captions.checking import find_faults
+    from bdam_reid.captions.checking import check_file
 
-    count, found = find_faults(options.path)
-    for kind, examples in found.items():
+    checked = check_file(options.path)
+    for kind, examples in checked.faults.items():
         print(f"{len(examples):,} x {kind}")
         for example in examples[: options.examples]:
             print(f"    {example}")
-    faults = sum(map(len, found.values()))
-    print(f"{options.path}: texts of {count:,} images, {faults:,} faults")
+    faults = sum(map(len, checked.faults.values()))
+    styles = ", ".join(f"{style} ({count:,})" for style, count in checked.styles.most_common()) or "none"
+    print(f"{options.path}: texts of {checked.entries:,} images, {faults:,} faults; styles: {styles}")
     return min(faults, 1)
 
 

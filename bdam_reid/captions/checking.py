@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bdam_reid.captions.prompts import PARTS
-from bdam_reid.captions.texts import FILE
+from bdam_reid.captions.texts import FILE, count_styles
 from bdam_reid.captions.validation import faults
 from bdam_reid.config import ConfigError
 from bdam_reid.data.printable import shortened
 
 
-def find_faults(path: Path) -> tuple[int, dict[str, list[str]]]:
-    """The number of entries of a texts.json, and by kind of fault what is wrong with which.
+class Checked(NamedTuple):
+    """What was found in a texts.json."""
+
+    entries: int
+    styles: Counter[str]
+    """Images with texts, by style."""
+    faults: dict[str, list[str]]
+    """By kind, what is wrong with which."""
+
+
+def check_file(path: Path) -> Checked:
+    """Look through a texts.json.
 
     Args:
         path: the file, or the folder of a data set; then training images without texts, and texts of images that are
@@ -31,7 +42,7 @@ def find_faults(path: Path) -> tuple[int, dict[str, list[str]]]:
     found: dict[str, list[str]] = {}
     for kind, what in (*_of_texts(entries), *(_of_keys(path, entries) if path.is_dir() else ())):
         found.setdefault(kind, []).append(what)
-    return len(entries), found
+    return Checked(len(entries), count_styles(entries), found)
 
 
 def _of_texts(entries: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from bdam_reid.captions.texts import FILE, count_styles, read_texts
+from bdam_reid.captions.texts import FILE, read_texts
 from bdam_reid.data.checks import check_images
 from bdam_reid.data.entries import is_number, kind, read_attributes, read_beside, read_json, read_object, read_records
 from bdam_reid.data.records import (
@@ -90,8 +90,6 @@ def load_text_set(root: Path, name: str, index: Path, hold_out: bool, allow_miss
     if texts is not None:
         without = [r.key for r in splits["train"] if r.texts is None]
         findings.add(f"training images without texts in {FILE} (their captions are used)", without)
-        styles = count_styles({r.key: texts[r.key] for r in splits["train"] if r.texts})
-        findings.add(f"styles of training images' texts in {FILE}", [f"{s} ({n})" for s, n in styles.most_common()])
     unnamed = [r.key for r in splits["train"] if not r.captions]
     findings.add("training images without a caption skipped", unnamed)
     splits["train"] = tuple(r for r in splits["train"] if r.captions)

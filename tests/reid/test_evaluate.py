@@ -123,7 +123,8 @@ def as_written_before(run: Path, copy: Path) -> None:
     method, engine = config.pop("method"), config.pop("engine")
     del method["rerank"]
     method["bdam"] = method.pop("decoupling")
-    method["optim"]["mixed_precision"] = engine.pop("mixed_precision")
+    method["optim"]["mixed_precision"] = engine["mixed_precision"]
+    engine = {name: engine[name] for name in ("validate_every", "save_every")}
     config["data"]["sidecar_probability"] = config["data"].pop("texts_probability")
     (copy / "config.json").write_text(json.dumps({**config, **method, **engine}))
     best, weights = load_state(copy / "best"), load_weights(copy / "best")

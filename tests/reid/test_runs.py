@@ -29,8 +29,7 @@ from bdam_reid.engine.lock import locked
 from bdam_reid.engine.run import load_config, open_run, read_curves
 from bdam_reid.engine.trainer import Trainer
 from bdam_reid.evaluate import Options, evaluate_run
-from bdam_reid.methods import PRESETS
-from bdam_reid.methods.bdam import method as bdam
+from bdam_reid.methods import PRESETS, preparation
 
 EMPTY = Report.of({"train": (), "val": (), "test": ()}, Findings())
 
@@ -244,7 +243,7 @@ def test_an_older_run_that_cannot_go_on_is_left_as_it_is(people: Path, finished:
 def test_a_run_without_its_tokenizer_asks_no_network(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bdam, "load_tokenizer", None)
+    monkeypatch.setattr(preparation, "load_tokenizer", None)
     run = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(run / "tokenizer")
     with pytest.raises(ConfigError, match="has no folder tokenizer"):
