@@ -7,6 +7,14 @@ from pathlib import Path
 
 import pytest
 from tiny_run import one_thread, restore_globals, tiny, train_alone, write_people
+from torch.utils.data._utils import signal_handling
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_handler_of_ended_workers() -> None:
+    """torch's raises wherever the main thread is when a loader's worker has ended, which may be in pytest itself.
+    Training has none: a thread makes its batches."""
+    signal_handling._SIGCHLD_handler_set = True
 
 
 @pytest.fixture(autouse=True)
