@@ -8,20 +8,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import bdam_kernels
 from bdam_reid.config import Config
 from bdam_reid.data.records import Record
 from bdam_reid.engine.run import log
-
-if TYPE_CHECKING:
-    from bdam_reid.evaluation.ranking import Embedder
 
 
 class FeatureCache:
@@ -39,11 +36,24 @@ class FeatureCache:
         self._weights = ""
 
     def kept(
-        self, what: str, embedder: Embedder, records: Sequence[Record], compute: Callable[[], dict[str, Tensor]]
+        self,
+        what: str,
+        method: nn.Module,
+        how: Sequence[Any],
+        records: Sequence[Record],
+        compute: Callable[[], dict[str, Tensor]],
     ) -> dict[str, Tensor]:
         """Tensors of images by name, kept or from `compute`, which are then kept. A disk that is full is no error: the
-        log says that they are not kept."""
-        path = self._folder / f"{what}-{self._key(embedder, records)}.safetensors"
+        log says that they are not kept.
+
+        Args:
+            what: is computed.
+            method: whose weights compute it, always the same one.
+            how: what else of the computation the result depends on, as JSON has it.
+            records: of the images.
+            compute: by name, tensors.
+        """
+        path = self._folder / f"{what}-{self._key(method, how, records)}.safetensors"
         if kept := _read(path):
             log.info(f"{what} of {len(records)} images: those in {path}")
             return kept
@@ -52,13 +62,13 @@ class FeatureCache:
             _write(path, tensors)
         return tensors
 
-    def _key(self, embedder: Embedder, records: Sequence[Record]) -> str:
-        self._weights = self._weights or _digest(embedder.method.state_dict())
+    def _key(self, method: nn.Module, how: Sequence[Any], records: Sequence[Record]) -> str:
+        self._weights = self._weights or _digest(method.state_dict())
         digest, config = hashlib.sha256(), asdict(self._config)
         for value in (
             self._weights,
             [config["method"], config["data"]],
-            [embedder.device.type, embedder.precision, embedder.batch_size, embedder.allow_missing],
+            list(how),
             [bdam_kernels.__version__, torch.__version__, torch.get_num_threads()],
             *map(_of_record, records),
         ):

@@ -204,7 +204,10 @@ class Embedder:
     def _kept(
         self, what: str, records: Sequence[Record], compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        return self.cache.kept(what, self, records, compute) if self.cache else compute()
+        if self.cache is None:
+            return compute()
+        how = (self.device.type, self.precision, self.batch_size, self.allow_missing)
+        return self.cache.kept(what, self.method, how, records, compute)
 
     def queries(self, queries: Sequence[Query]) -> Tensor:
         """Embeddings (Q, E), float32 on the CPU. Raises: QueryError, ImageError."""

@@ -59,7 +59,7 @@ STUDY = Study(
 def train_row(name: str, config: Config) -> Path:
     """Train the model without a matcher, or a matcher on the weights of that model of the same seed, which is trained
     first if it is not there."""
-    from bdam_reid.studies.rerank import transplant
+    from bdam_reid.studies.rerank import train_matcher
     from bdam_reid.train import train
 
     method = config.method
@@ -69,10 +69,7 @@ def train_row(name: str, config: Config) -> Path:
     base = run_folder(Path(config.output).parent, BASE, config.seed)
     if not (base / "metrics.json").exists():
         train(replace(config, output=str(base), method=replace(method, rerank=RerankConfig())))
-    # Only the last epoch is validated: what is rated is the matcher as it was trained to the end.
-    config = replace(config, engine=replace(config.engine, validate_every=method.rerank.epochs))
-    transplant(base, config)
-    return train(config)
+    return train_matcher(base, config)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

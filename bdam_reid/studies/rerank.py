@@ -106,14 +106,24 @@ def run_study(study: Study) -> dict[str, Any]:
         config = replace(
             base, seed=seed, output=str(study.output / f"{name}-{seed}"), method=replace(method, rerank=row)
         )
-        if row.kind != "none" and row.training == "frozen":
-            # Only the last epoch is validated: what is rated is the matcher as it was trained to the end.
-            config = replace(config, engine=replace(config.engine, validate_every=row.epochs))
-            transplant(study.run, config)
-        return train(config)
+        frozen = row.kind != "none" and row.training == "frozen"
+        return train_matcher(study.run, config) if frozen else train(config)
 
     run_missing(kept, study.rows, study.seeds, study.results, run)
     return kept
+
+
+def train_matcher(source: Path, config: Config) -> Path:
+    """Train the matcher of a config alone, on the best weights of another run; gives the run folder. Raises: as
+    `transplant` and `bdam_reid.train.train`."""
+    from bdam_reid.train import train
+
+    method = config.method
+    assert isinstance(method, BDAMConfig)
+    # Only the last epoch is validated: what is rated is the matcher as it was trained to the end.
+    config = replace(config, engine=replace(config.engine, validate_every=method.rerank.epochs))
+    transplant(source, config)
+    return train(config)
 
 
 def transplant(source: Path, config: Config) -> None:
