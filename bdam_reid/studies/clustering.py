@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
 from bdam_reid.captions.texts import FILE
 from bdam_reid.config import Config, ConfigError
 from bdam_reid.studies.budgets import Budget
+from bdam_reid.studies.definition import Study
 from bdam_reid.studies.grid import Setting
 from bdam_reid.studies.papers import CLUSTERING
-from bdam_reid.studies.study import Options, Study, run_study
+from bdam_reid.studies.study import Options, command, run_study
 from bdam_reid.studies.verdicts import Claim
 
 
@@ -94,14 +93,7 @@ def with_texts(root: Path, texts: Path, folder: Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    options = tyro.cli(
-        ClusteringOptions, prog="python -m bdam_reid.studies clustering", description=STUDY.title, args=arguments
-    )
-    # After the arguments: help, or word of a mistake in them, does not wait for torch.
-    from bdam_reid.engine.errors import user_errors
-
-    with user_errors():
-        run_clustering(options)
+    command(STUDY, arguments, run_clustering, ClusteringOptions)
 
 
 if __name__ == "__main__":

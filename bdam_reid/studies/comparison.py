@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bdam_reid.studies.budgets import Budget
+from bdam_reid.studies.definition import Study
 from bdam_reid.studies.grid import Setting
 from bdam_reid.studies.papers import BASELINE, COMPARISON, SETS, Published
-from bdam_reid.studies.study import Study, command
+from bdam_reid.studies.study import command
 from bdam_reid.studies.verdicts import Claim
 
 BASELINES = {"CLIP-ITC": "itc", "IRRA": "irra", "RDE": "rde"}

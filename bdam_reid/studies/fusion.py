@@ -9,9 +9,10 @@ from pathlib import Path
 from bdam_reid.config import Config
 from bdam_reid.methods.bdam.config import BDAMConfig, RerankConfig
 from bdam_reid.studies.budgets import Budget
+from bdam_reid.studies.definition import Study
 from bdam_reid.studies.grid import Setting
 from bdam_reid.studies.papers import FUSION
-from bdam_reid.studies.study import Study, command, run_folder
+from bdam_reid.studies.study import command, run_folder, run_study
 from bdam_reid.studies.verdicts import Claim
 
 BASE = "without fusion"
@@ -74,7 +75,7 @@ def train_row(name: str, config: Config) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    command(STUDY, arguments, train_row)
+    command(STUDY, arguments, lambda options: run_study(STUDY, options, train_row))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from bdam_reid.evaluation.pictures import draw_rows
+from bdam_reid.studies.definition import Study
 from bdam_reid.studies.grid import Setting, spread
 from bdam_reid.studies.measures import JUDGED, MEASURES
 from bdam_reid.studies.papers import SET, Published
-from bdam_reid.studies.study import Study
 from bdam_reid.studies.verdicts import PAIRED_RULE, RULE, judge
 
 RATES = {"map": "mAP", "r1": "R-1", "r5": "R-5", "r10": "R-10"}

@@ -1,11 +1,12 @@
-"""A table of the drafts as a grid of runs: its rows, what is claimed of them, and the one way to run it."""
+"""The one way to run a table of the drafts as a grid of runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tyro
 
@@ -13,25 +14,11 @@ from bdam_reid.config import Config, ConfigError, check_config, parse_config
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.config import PRESETS as BDAM_PRESETS
 from bdam_reid.studies.budgets import BUDGETS, Budget, Name
+from bdam_reid.studies.definition import Study
 from bdam_reid.studies.grid import Setting, open_results, run_missing
-from bdam_reid.studies.verdicts import Claim
 
 ONLY_DRAWN = "statements.json"
 """A file that synthetic sets have and no other."""
-
-
-class Study(NamedTuple):
-    """A table of the drafts."""
-
-    name: str
-    title: str
-    note: str
-    """What a reader must know of the rows."""
-    rows: Callable[[Budget], Sequence[Setting]]
-    """By the names that published rows have, where there are such."""
-    claims: Sequence[Claim]
-    paired: bool = False
-    """Whether the rows of a seed share a model, so that they are compared seed by seed."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +43,19 @@ Train = Callable[[str, Config], Path]
 """(name of the row, its config) -> folder of the finished run."""
 
 
-def command(study: Study, arguments: Sequence[str] | None = None, train: Train | None = None) -> None:
-    """The command line of a table."""
-    options = tyro.cli(
-        Options, prog=f"python -m bdam_reid.studies {study.name}", description=study.title, args=arguments
-    )
+def command(
+    study: Study,
+    arguments: Sequence[str] | None = None,
+    run: Callable[[Any], Any] | None = None,
+    kind: type[Options] = Options,
+) -> None:
+    """The command line of a table, which takes options of a kind and runs it by `run_study`, if not otherwise."""
+    options = tyro.cli(kind, prog=f"python -m bdam_reid.studies {study.name}", description=study.title, args=arguments)
     # After the arguments: help, or word of a mistake in them, does not wait for torch.
     from bdam_reid.engine.errors import user_errors
 
     with user_errors():
-        run_study(study, options, train)
+        (run or partial(run_study, study))(options)
 
 
 def run_study(study: Study, options: Options, train: Train | None = None) -> dict[str, Any]:

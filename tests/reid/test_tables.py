@@ -21,9 +21,10 @@ from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.studies import __main__ as studies
 from bdam_reid.studies import bdam, clustering, comparison, figures, fusion, losses, papers
 from bdam_reid.studies.budgets import BUDGETS
+from bdam_reid.studies.definition import Study
 from bdam_reid.studies.grid import Setting
 from bdam_reid.studies.report import comma_separated, markdown, values_of
-from bdam_reid.studies.study import Options, Study, config_of, run_study, set_name, whole_line
+from bdam_reid.studies.study import Options, config_of, run_study, set_name, whole_line
 from bdam_reid.studies.verdicts import Claim, judge
 
 ALL = (bdam, fusion, losses, clustering, comparison)
