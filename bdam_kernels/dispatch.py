@@ -17,6 +17,7 @@ from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")
@@ -121,6 +122,17 @@ _FOUND = {
 }
 _SERVES = {name: device for name, (device, _) in _FOUND.items()}
 _REASONS = {name: reason for name, (_, reason) in _FOUND.items()}
+
+
+def kinds(*tensors: Tensor | None) -> bytes | None:
+    """What checks of arguments depend on: equal for tensors of the same dtypes, devices and sizes, and with adjacent
+    elements in the last dimension or not; None where that is not known at once, as of a tracer's tensors."""
+    return None if _REASONS["cpu"] or torch.compiler.is_compiling() else cpu().kinds(*tensors)
+
+
+def have_unit_strides(*tensors: Tensor) -> bool:
+    """Whether all of them are known at once to have adjacent elements in their last dimension."""
+    return not _REASONS["cpu"] and not torch.compiler.is_compiling() and cpu().have_unit_strides(*tensors)
 
 
 def backends() -> dict[str, str]:

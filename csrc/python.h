@@ -5,6 +5,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <algorithm>
 #include <climits>
 #include <exception>
 #include <string>
@@ -35,6 +36,7 @@ struct DlExchange {
 enum DlDevice : int32_t { kDlCpu = 1, kDlCuda = 2 };
 
 inline const DlExchange* torch_tensors;
+inline PyTypeObject *tensor_type, *parameter_type;
 inline DlDevice device_of_kernels;
 
 struct ErrorIsSet {};  // thrown where Python's error is set
@@ -115,6 +117,10 @@ inline void convert(PyObject* object, std::string& to) {
 inline PyObject* to_python(int64_t value) { return PyLong_FromLongLong(value); }
 inline PyObject* to_python(const char* value) { return PyUnicode_FromString(value); }
 
+inline PyMethodDef of_objects(const char* name, PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t) noexcept) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function)), METH_FASTCALL, nullptr};
+}
+
 // Lets other threads of Python run while a kernel does.
 class Unlocked {
  public:
@@ -160,30 +166,71 @@ struct Bound<function, Result (*)(Parameters...)> {
     }
   }
 
-  static PyMethodDef named(const char* name) {
-    const auto fast = reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&call));
-    return {name, fast, METH_FASTCALL, nullptr};
-  }
+  static PyMethodDef named(const char* name) { return of_objects(name, &call); }
 };
 
 // An entry of a module's table of functions.
 #define BDAM_FUNCTION(name) bdam::python::Bound<&bdam::name>::named(#name)
+
+// Views an object that is one of torch's own tensors, no subclass; false for another, or if it has no memory.
+inline bool view_plain(PyObject* object, DlTensor& view) {
+  if (Py_TYPE(object) != tensor_type && Py_TYPE(object) != parameter_type) return false;
+  if (!torch_tensors->view(object, &view)) return true;
+  PyErr_Clear();
+  return false;
+}
+
+inline bool has_unit_stride(const DlTensor& t) { return t.dims && t.stride[t.dims - 1] == 1; }
+
+// Of tensors and None: all that an operator's checks depend on, as bytes that are equal where it is. None if one of
+// them is no plain tensor of few dimensions.
+inline PyObject* kinds(PyObject*, PyObject* const* objects, Py_ssize_t count) noexcept {
+  constexpr Py_ssize_t kMost = 16;
+  int64_t facts[kMost * (2 + Tensor::kMaxDims)];
+  if (count > kMost) Py_RETURN_NONE;
+  int64_t* end = facts;
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    if (objects[i] == Py_None) {
+      *end++ = -1;
+      continue;
+    }
+    DlTensor t;
+    if (!view_plain(objects[i], t) || t.dims > Tensor::kMaxDims) Py_RETURN_NONE;
+    *end++ = t.dims | t.type_code << 8 | t.type_bits << 16 | int64_t{t.type_lanes} << 24 | int64_t{has_unit_stride(t)} << 40;
+    *end++ = int64_t{t.device_type} << 32 | static_cast<uint32_t>(t.device_index);
+    end = std::copy(t.size, t.size + t.dims, end);
+  }
+  return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(facts), (end - facts) * sizeof *facts);
+}
+
+// Whether all of these are plain tensors with adjacent elements in their last dimension.
+inline PyObject* have_unit_strides(PyObject*, PyObject* const* objects, Py_ssize_t count) noexcept {
+  DlTensor t;
+  for (Py_ssize_t i = 0; i < count; ++i)
+    if (!view_plain(objects[i], t) || !has_unit_stride(t)) Py_RETURN_FALSE;
+  Py_RETURN_TRUE;
+}
 
 // Finds torch's interface when a module is imported; -1 with Python's error set if there is none.
 inline int find_torch(DlDevice device) {
   device_of_kernels = device;
   PyObject* torch = PyImport_ImportModule("torch");
   PyObject* type = torch ? PyObject_GetAttrString(torch, "Tensor") : nullptr;
-  PyObject* capsule = type ? PyObject_GetAttrString(type, "__dlpack_c_exchange_api__") : nullptr;
+  PyObject* nn = type ? PyObject_GetAttrString(torch, "nn") : nullptr;
+  PyObject* parameter = nn ? PyObject_GetAttrString(nn, "Parameter") : nullptr;
+  PyObject* capsule = parameter ? PyObject_GetAttrString(type, "__dlpack_c_exchange_api__") : nullptr;
   if (capsule) {
     torch_tensors = static_cast<const DlExchange*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
     while (torch_tensors && torch_tensors->major != 1) torch_tensors = torch_tensors->previous_version;
   }
   Py_XDECREF(capsule);
-  Py_XDECREF(type);
+  Py_XDECREF(nn);
   Py_XDECREF(torch);
+  // The types are kept for good.
+  tensor_type = reinterpret_cast<PyTypeObject*>(type);
+  parameter_type = reinterpret_cast<PyTypeObject*>(parameter);
   if (torch_tensors) return 0;
-  if (torch) PyErr_SetString(PyExc_ImportError, "this torch has no DLPack interface of version 1; 2.11 and later have");
+  if (parameter) PyErr_SetString(PyExc_ImportError, "this torch has no DLPack interface of version 1; 2.11 and later have");
   return -1;
 }
 

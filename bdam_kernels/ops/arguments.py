@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from bdam_kernels import dispatch
+
+_KEPT = 4096
+"""Kinds of arguments that a check remembers."""
+
+
+def checked_once(check: Callable[..., bool]) -> Callable[..., bool]:
+    """A check of tensors and None that depends on their dtypes, devices and sizes, and on whether elements of the last
+    dimension are adjacent. It raises, or says whether the kernels take such arguments as they are; arguments of a kind
+    that has passed get the answer of before, at a tenth of the cost."""
+    answers: dict[bytes, bool] = {}
+
+    def once(*tensors: Tensor | None) -> bool:
+        kind = dispatch.kinds(*tensors)
+        if kind is None:
+            return check(*tensors)
+        answer = answers.get(kind)
+        if answer is None:
+            if len(answers) == _KEPT:
+                answers.clear()
+            answer = answers[kind] = check(*tensors)
+        return answer
+
+    return once
 
 
 def wrong_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> ValueError:
@@ -59,9 +84,9 @@ def unit_stride(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride()[-1] == 1 else tensor.contiguous()
 
 
-def unit_strides(*tensors: Tensor) -> list[Tensor]:
+def unit_strides(*tensors: Tensor) -> Sequence[Tensor]:
     """`unit_stride` of each."""
-    return [t if t.stride()[-1] == 1 else t.contiguous() for t in tensors]
+    return tensors if dispatch.have_unit_strides(*tensors) else [unit_stride(t) for t in tensors]
 
 
 def empty_contiguous(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bdam_kernels import dispatch
 from bdam_kernels.autograd import differentiable, is_differentiated, reference_gradients, wants_double_backward
-from bdam_kernels.ops.arguments import check_kinds, unit_strides
+from bdam_kernels.ops.arguments import check_kinds, checked_once, unit_strides
 from bdam_kernels.ops.cross_attention import plan
 from bdam_kernels.ops.cross_attention.roles import Masks, Options, Streams
 
@@ -77,7 +77,7 @@ def form(
     def attend(
         streams: Streams, masks: Masks, dropout_p: float, scale: float | None, backend: str | None
     ) -> tuple[Tensor, Tensor]:
-        streams = _checked(streams, masks)
+        streams = _as_autocast_wants(streams, _check(*streams, *masks))
         q_a, q_b = streams.q_a, streams.q_b
         length, width = q_a.shape[2:]
         if scale is None:
@@ -145,33 +145,37 @@ def _draw_dropout(dropout_p: float) -> Dropout:
     return Dropout(threshold, torch.randint(-(2**63), 2**63 - 1, ()) if threshold else None)
 
 
-def _checked(streams: Streams, masks: Masks) -> Streams:
-    """The streams as autocast wants them, once all tensors are found to fit each other."""
-    q_a, k_a, v_a, q_b, k_b, v_b = streams
+@checked_once
+def _check(*tensors: Tensor | None) -> bool:
+    """Of all streams and both masks; whether they have one dtype."""
+    streams, masks = Streams(*tensors[:6]), Masks(*tensors[6:])  # type: ignore[arg-type]
+    q_a, q_b = streams.q_a, streams.q_b
     of_a, of_b = q_a.shape, q_b.shape
-    if len(of_a) != 4 or len(of_b) != 4:
-        name, shape = ("q_a", of_a) if len(of_a) != 4 else ("q_b", of_b)
-        raise ValueError(f"{name} must be (B, H, L, d), got {tuple(shape)}")
+    for name, shape in (("q_a", of_a), ("q_b", of_b)):
+        if len(shape) != 4:
+            raise ValueError(f"{name} must be (B, H, L, d), got {tuple(shape)}")
     if of_b[0] != of_a[0] or of_b[1] != of_a[1] or of_b[3] != of_a[3]:
         raise ValueError(
             f"q_b must have the B, H and d of q_a, {tuple(of_a)}, and may differ in L only, got {tuple(of_b)}"
         )
-    if not (k_a.shape == of_a and v_a.shape == of_a and k_b.shape == of_b and v_b.shape == of_b):
-        for name, tensor, shape in zip(Streams._fields, streams, (of_a, of_a, of_a, of_b, of_b, of_b), strict=True):
-            if tensor.shape != shape:
-                raise ValueError(f"{name} must be {tuple(shape)} like q of its stream, got {tuple(tensor.shape)}")
-    dtype, device = q_a.dtype, q_a.device
-    alike = dtype.is_floating_point and all([t.dtype == dtype and t.device == device for t in streams])
-    if not alike:
-        check_kinds(Streams._fields, streams)
-    if torch.is_autocast_enabled(device.type):
-        streams = _cast(streams, torch.get_autocast_dtype(device.type))
+    for name, tensor, shape in zip(Streams._fields, streams, (of_a, of_a, of_a, of_b, of_b, of_b), strict=True):
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must be {tuple(shape)} like q of its stream, got {tuple(tensor.shape)}")
+    check_kinds(Streams._fields, streams)
+    for name, mask, q in (("key_padding_mask_a", masks.a, q_a), ("key_padding_mask_b", masks.b, q_b)):
+        if mask is not None:
+            _check_mask(name, mask, q)
+    return all([t.dtype == q_a.dtype for t in streams])
+
+
+def _as_autocast_wants(streams: Streams, alike: bool) -> Streams:
+    """The streams in one dtype, which they must have unless autocast gives it to them. alike: whether they have it."""
+    device = streams.q_a.device.type
+    if torch.is_autocast_enabled(device):
+        streams = _cast(streams, torch.get_autocast_dtype(device))
+        alike = False
     if not alike:
         _check_dtypes(streams)
-    if masks.a is not None:
-        _check_mask("key_padding_mask_a", masks.a, q_a)
-    if masks.b is not None:
-        _check_mask("key_padding_mask_b", masks.b, q_b)
     return streams
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from bdam_kernels import dispatch
 from bdam_kernels.autograd import differentiable, is_differentiated, reference_gradients, wants_double_backward
 from bdam_kernels.operators import operator
-from bdam_kernels.ops.arguments import cast, cast_present, check_kinds, empty_contiguous, wrong_shape
+from bdam_kernels.ops.arguments import cast, cast_present, check_kinds, checked_once, empty_contiguous, wrong_shape
 from bdam_kernels.ops.selective_scan import plan, reference
 from bdam_kernels.ops.selective_scan.roles import Inputs, Options, Outer, Outputs, with_groups
 
@@ -21,8 +21,6 @@ _INPUTS = (
 _OPTIONS = "bool delta_softplus, bool reverse, str backend"
 _COMPLEX = ("A", "B", "C", "initial_state")
 """What may be complex, if A is."""
-
-_ALL_FLOAT32 = {torch.float32}
 
 
 def _empty_outputs(*args: Any) -> Outputs:
@@ -160,9 +158,9 @@ def selective_scan(  # type: ignore[misc]
     Raises: ValueError for shapes that do not fit; TypeError for dtypes that are not floating point;
         BackendUnavailable if a forced backend cannot run.
     """
-    given = Inputs(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    _check(given)
-    inputs = _in_few_dtypes(given)
+    inputs = Inputs(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    if not _check(*inputs):
+        inputs = _as_kernels_take(inputs)
     chosen = dispatch.choose(backend, u.device, _kernels, inputs.A.dtype, A.shape[1])
     if chosen == "reference" or u.numel() == 0 or A.numel() == 0:
         real = torch.float64 if inputs.A.dtype in (torch.float64, torch.complex128) else torch.float32
@@ -183,31 +181,25 @@ def _kernels(dtype: torch.dtype, states: int) -> dict[str, str]:
     return {"cpu": real, "cuda": gpu, "triton": gpu}
 
 
-def _in_few_dtypes(inputs: Inputs) -> Inputs:
-    """One dtype for what streams over time, float32 (or wider) for the rest; one G for B and C if both have one."""
+def _as_kernels_take(inputs: Inputs) -> Inputs:
+    """One dtype for what streams over time, float32 (or wider) for the rest; one G for B and C if both have one; D and
+    delta_bias contiguous."""
     u, delta, A, B, C, D, z, delta_bias, initial_state = inputs
     dtypes = {t.dtype for t in inputs if t is not None}
-    if dtypes != _ALL_FLOAT32:
-        double = torch.float64 in dtypes or torch.complex128 in dtypes
-        real = torch.float64 if double else torch.float32
-        state = real if A.is_floating_point() else torch.complex128 if double else torch.complex64
-        streams = [t.dtype for t in (delta, z, *(m for m in (B, C) if m.dim() > 2)) if t is not None]
-        stream = real if double or any(dtype != u.dtype for dtype in streams) else u.dtype
-        u, delta, A = cast(u, stream), cast(delta, stream), cast(A, state)
-        B, C = _over_time(B, stream, real, state), _over_time(C, stream, real, state)
-        D, delta_bias = cast_present(D, real), cast_present(delta_bias, real)
-        z, initial_state = cast_present(z, stream), cast_present(initial_state, state)
-    elif B.dim() < 4 and C.dim() < 4 and _is_whole(D) and _is_whole(delta_bias):
-        return inputs
+    double = torch.float64 in dtypes or torch.complex128 in dtypes
+    real = torch.float64 if double else torch.float32
+    state = real if A.is_floating_point() else torch.complex128 if double else torch.complex64
+    streams = [t.dtype for t in (delta, z, *(m for m in (B, C) if m.dim() > 2)) if t is not None]
+    stream = real if double or any(dtype != u.dtype for dtype in streams) else u.dtype
+    u, delta, A = cast(u, stream), cast(delta, stream), cast(A, state)
+    B, C = _over_time(B, stream, real, state), _over_time(C, stream, real, state)
+    D, delta_bias = cast_present(D, real), cast_present(delta_bias, real)
+    z, initial_state = cast_present(z, stream), cast_present(initial_state, state)
     if B.dim() == 4 or C.dim() == 4:
         B, C = _with_as_many_groups(B, C, u.shape[1])
     D = None if D is None else D.contiguous()
     delta_bias = None if delta_bias is None else delta_bias.contiguous()
     return Inputs(u, delta, A, B, C, D, z, delta_bias, initial_state)
-
-
-def _is_whole(tensor: Tensor | None) -> bool:
-    return tensor is None or tensor.is_contiguous()
 
 
 def _over_time(matrix: Tensor, stream: torch.dtype, real: torch.dtype, state: torch.dtype) -> Tensor:
@@ -232,8 +224,10 @@ def _with_as_many_groups(B: Tensor, C: Tensor, channels: int) -> tuple[Tensor, T
     return B, C
 
 
-def _check(inputs: Inputs) -> None:
-    u, delta, A, B, C, D, z, delta_bias, initial_state = inputs
+@checked_once
+def _check(*tensors: Any) -> bool:
+    """Of all inputs; whether `_as_kernels_take` has nothing to do for them."""
+    u, delta, A, B, C, D, z, delta_bias, initial_state = inputs = Inputs(*tensors)
     if u.dim() != 3:
         raise ValueError(f"u must be (B, D, L), got {tuple(u.shape)}")
     batch, channels, length = shape = u.shape
@@ -259,6 +253,12 @@ def _check(inputs: Inputs) -> None:
                 f"({batch}, G, {states}, {steps}) with G dividing {channels}, got {tuple(matrix.shape)}"
             )
     check_kinds(Inputs._fields, inputs, complex_too=() if is_real else _COMPLEX)
+    return (
+        all([t is None or t.dtype == torch.float32 for t in inputs])
+        and B.dim() < 4
+        and C.dim() < 4
+        and all([t is None or t.stride(0) == 1 for t in (D, delta_bias)])
+    )
 
 
 def _fits(matrix: Tensor, batch: int, channels: int, states: int, steps: int) -> bool:
