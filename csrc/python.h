@@ -117,7 +117,9 @@ inline void convert(PyObject* object, std::string& to) {
 inline PyObject* to_python(int64_t value) { return PyLong_FromLongLong(value); }
 inline PyObject* to_python(const char* value) { return PyUnicode_FromString(value); }
 
-inline PyMethodDef of_objects(const char* name, PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t) noexcept) {
+using OfObjects = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t) noexcept;
+
+inline PyMethodDef of_objects(const char* name, OfObjects function) {
   return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function)), METH_FASTCALL, nullptr};
 }
 
@@ -196,7 +198,8 @@ inline PyObject* kinds(PyObject*, PyObject* const* objects, Py_ssize_t count) no
     }
     DlTensor t;
     if (!view_plain(objects[i], t) || t.dims > Tensor::kMaxDims) Py_RETURN_NONE;
-    *end++ = t.dims | t.type_code << 8 | t.type_bits << 16 | int64_t{t.type_lanes} << 24 | int64_t{has_unit_stride(t)} << 40;
+    *end++ = t.dims | t.type_code << 8 | t.type_bits << 16 | int64_t{t.type_lanes} << 24 |
+             int64_t{has_unit_stride(t)} << 40;
     *end++ = int64_t{t.device_type} << 32 | static_cast<uint32_t>(t.device_index);
     end = std::copy(t.size, t.size + t.dims, end);
   }

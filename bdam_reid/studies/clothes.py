@@ -1,4 +1,4 @@
-"""What makes an identity survive a change of clothes: `python -m bdam_reid.studies.clothes`.
+"""What makes an identity survive a change of clothes: `python -m bdam_reid.studies clothes`.
 
 Trains the preset `demo` with one part of it left out or changed at a time, all with the same number of steps, on the
 synthetic set, and writes what the test split says of each.
@@ -7,12 +7,9 @@ synthetic set, and writes what the test split says of each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-import tyro
-
-from bdam_reid.studies.grid import Figure, Setting, run_grid, table
+from bdam_reid.studies.grid import Figure, Setting, command
+from bdam_reid.studies.measures import MEASURES
 
 SETTINGS = (
     Setting("demo", "demo"),
@@ -38,50 +35,23 @@ SETTINGS = (
 """The recipe, what it is made of, and where it came from."""
 
 
-def _rate(protocol: str, how: str, rate: str) -> Figure:
-    return lambda metrics: metrics["protocols"][protocol]["results"][how][rate]
-
-
 def _leak(column: str) -> Figure:
     return lambda metrics: metrics["probes"]["persons"]["test"]["outfit"][column]["linear"]["identity"]
 
 
 FIGURES: Mapping[str, Figure] = {
-    "other clothes R-1": _rate("clothing_change", "other", "r1"),
-    "mAP": _rate("clothing_change", "other", "map"),
-    "same clothes R-1": _rate("test", "same", "r1"),
-    "identity alone": _rate("test", "identity", "r1"),
+    "other clothes R-1": MEASURES["R-1, other clothes"],
+    "mAP": MEASURES["mAP, other clothes"],
+    "same clothes R-1": MEASURES["R-1"],
+    "identity alone": lambda metrics: metrics["protocols"]["test"]["results"]["identity"]["r1"],
     "top colour from identity": _leak("top colour"),
     "lower colour": _leak("lower colour"),
 }
 
 
-@dataclass(frozen=True)
-class Study:
-    """Train every setting with several seeds, and print the table; finished runs are not repeated."""
-
-    root: str = "data/synthetic"
-    """Folder of the data set."""
-    output: Path = Path("runs/clothes")
-    """Folder of the runs; a run that was killed goes on from its last checkpoint."""
-    results: Path = Path("benchmarks/results/clothes.json")
-    """What is kept of the runs."""
-    epochs: int = 2
-    settings: tuple[str, ...] = tuple(setting.name for setting in SETTINGS)
-    """Which of the rows are trained; --settings demo "without BDAM" are two."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    study = tyro.cli(Study, prog="python -m bdam_reid.studies.clothes", args=arguments)
-    # After the arguments: help, or word of a mistake in them, does not wait for torch.
-    from bdam_reid.engine.errors import user_errors
-
-    budget = ("--data.root", study.root, "--method.optim.epochs", str(study.epochs))
-    with user_errors():
-        results = run_grid(SETTINGS, study.settings, study.seeds, budget, study.output, study.results)
-        print(table(results, FIGURES))
+    command("clothes", SETTINGS, FIGURES, "clothes.json", epochs=2, arguments=arguments)
 
 
 if __name__ == "__main__":

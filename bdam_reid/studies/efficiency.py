@@ -8,13 +8,9 @@ section 4.5 and Fig. 5.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import tyro
 
 from bdam_reid.methods.bdam.config import FusionConfig
-from bdam_reid.studies.grid import Setting, run_grid, table
+from bdam_reid.studies.grid import Setting, command
 from bdam_reid.studies.measures import MEASURES
 
 FUSIONS: Mapping[str, FusionConfig] = {
@@ -30,33 +26,12 @@ SETTINGS = tuple(
     )
     for name, of in FUSIONS.items()
 )
-
-
-@dataclass(frozen=True)
-class Study:
-    """Train the preset demo-icme with each kind of fusion and several seeds; finished runs are not repeated."""
-
-    root: str = "data/synthetic"
-    """Folder of the data set."""
-    output: Path = Path("runs/efficiency")
-    """Folder of the runs; a run that was killed goes on from its last checkpoint."""
-    results: Path = Path("benchmarks/results/fusion-accuracy.json")
-    """What is kept of the runs; those of another call are added to."""
-    epochs: int = 8
-    kinds: tuple[str, ...] = tuple(FUSIONS)
-    seeds: tuple[int, ...] = (0, 1, 2)
+FIGURES = {name: MEASURES[name] for name in ("R-1", "mAP")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    study = tyro.cli(Study, prog="python -m bdam_reid.studies efficiency", args=arguments)
-    # After the arguments: help, or word of a mistake in them, does not wait for torch.
-    from bdam_reid.engine.errors import user_errors
-
-    budget = ("--data.root", study.root, "--method.optim.epochs", str(study.epochs))
-    with user_errors():
-        results = run_grid(SETTINGS, study.kinds, study.seeds, budget, study.output, study.results)
-        print(table(results, {name: MEASURES[name] for name in ("R-1", "mAP")}))
+    command("efficiency", SETTINGS, FIGURES, "fusion-accuracy.json", epochs=8, arguments=arguments)
 
 
 if __name__ == "__main__":

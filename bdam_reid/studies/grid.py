@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+import tyro
 from tqdm.auto import tqdm
 
 from bdam_reid.config import ConfigError, parse_config
@@ -27,6 +29,52 @@ class Setting(NamedTuple):
 
 Figure = Callable[[Mapping[str, Any]], float | None]
 """Reads a figure from the content of a metrics.json; None where it has none."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train every row with several seeds, and print the table; finished runs are not repeated."""
+
+    root: str = "data/synthetic"
+    """Folder of the data set."""
+    output: Path = Path("runs/grid")
+    """Folder of the runs, which go on from their last checkpoints."""
+    results: Path = Path("benchmarks/results/grid.json")
+    """What is kept of the runs; those of another call are added to."""
+    epochs: int = 2
+    """Of every run."""
+    rows: tuple[str, ...] = ()
+    """Which rows are trained now; without any, all."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+def command(
+    name: str,
+    settings: Sequence[Setting],
+    figures: Mapping[str, Figure],
+    results: str,
+    epochs: int,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """The command line of a grid of one preset's variants.
+
+    Args:
+        name: of the study.
+        settings: its rows.
+        figures: what the printed table shows.
+        results: name of its file in benchmarks/results.
+        epochs: of its runs.
+        arguments: those of the process if None.
+    """
+    defaults = Options(output=Path("runs") / name, results=Path("benchmarks/results") / results, epochs=epochs)
+    options = tyro.cli(Options, prog=f"python -m bdam_reid.studies {name}", args=arguments, default=defaults)
+    # After the arguments: help, or word of a mistake in them, does not wait for torch.
+    from bdam_reid.engine.errors import user_errors
+
+    budget = ("--data.root", options.root, "--method.optim.epochs", str(options.epochs))
+    rows = options.rows or tuple(setting.name for setting in settings)
+    with user_errors():
+        print(table(run_grid(settings, rows, options.seeds, budget, options.output, options.results), figures))
 
 
 def run_grid(
@@ -53,7 +101,7 @@ def run_grid(
 
     arguments = {setting.name: setting.arguments for setting in settings}
     if unknown := [name for name in wanted if name not in arguments]:
-        raise ConfigError(f"settings must be of {', '.join(arguments)}, got {', '.join(unknown)}")
+        raise ConfigError(f"--rows must be of {', '.join(arguments)}, got {', '.join(unknown)}")
     kept = open_results(results, {"budget": list(budget), "settings": arguments})
 
     def run(name: str, seed: int) -> Path:
@@ -124,6 +172,11 @@ def table(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
             spent = f"{fmean(seconds):.0f}" if seconds else "-"
             lines.append(f"| {name} | {' | '.join(cells)} | {len(runs)} | {spent} |")
     return "\n".join(lines)
+
+
+def asked(metrics: Mapping[str, Any], clothes: str) -> dict[str, Any] | None:
+    """What metrics.json says of the first protocol that asks for persons in the same or in other clothes."""
+    return next((found for found in metrics["protocols"].values() if found["clothes"] == clothes), None)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bdam_reid.studies.grid import Figure
+from bdam_reid.studies.grid import Figure, asked
 
 
 def _rate(clothes: str, rate: str) -> Figure:
     def read(metrics: Mapping[str, Any]) -> float | None:
-        asked = [found["results"] for found in metrics["protocols"].values() if found["clothes"] == clothes]
-        return asked[0].get("reranked", asked[0][clothes])[rate] if asked else None
+        found = asked(metrics, clothes)
+        return found["results"].get("reranked", found["results"][clothes])[rate] if found else None
 
     return read
 

@@ -18,7 +18,7 @@ import tyro
 from bdam_reid.config import Config, ConfigError
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.config import BDAMConfig, RerankConfig
-from bdam_reid.studies.grid import Figure, open_results, run_missing, table
+from bdam_reid.studies.grid import Figure, asked, open_results, run_missing, table
 
 Row = Literal[
     "frozen-mamba", "frozen-transformer", "frozen-simple", "none", "joint-mamba", "joint-transformer", "joint-simple"
@@ -38,20 +38,18 @@ PREPARED = ("tokenizer", "image_encoder", "text_encoder", "data.json")
 
 
 def _rate(clothes: str, rate: str, *, reranked: bool) -> Figure:
-    def read(metrics: Mapping[str, Any]) -> float:
-        results = _asked(metrics, clothes)["results"]
-        return results[("reranked" if reranked and "reranked" in results else clothes)][rate]
+    def read(metrics: Mapping[str, Any]) -> float | None:
+        if (found := asked(metrics, clothes)) is None:
+            return None
+        results = found["results"]
+        return results["reranked" if reranked and "reranked" in results else clothes][rate]
 
     return read
 
 
-def _asked(metrics: Mapping[str, Any], clothes: str) -> Mapping[str, Any]:
-    """What metrics.json says of the first protocol that asks so."""
-    return next(found for found in metrics["protocols"].values() if found["clothes"] == clothes)
-
-
-def _microseconds(metrics: Mapping[str, Any]) -> float:
-    return 1000 * _asked(metrics, "same").get("rerank", {"pair_ms": 0.0})["pair_ms"]
+def _microseconds(metrics: Mapping[str, Any]) -> float | None:
+    found = asked(metrics, "same")
+    return 1000 * found["rerank"]["pair_ms"] if found and "rerank" in found else None
 
 
 FIGURES: Mapping[str, Figure] = {

@@ -84,7 +84,7 @@ def test_settings_are_trained_with_the_budget_once_each(people: Path, tmp_path: 
     rates = [run["metrics"]["protocols"]["test"]["results"]["same"]["map"] for run in results["runs"]]
     written = table(results, {"mAP": lambda metrics: metrics["protocols"]["test"]["results"]["same"]["map"]})
     assert f"| no gate | {sum(rates) / 2:.1f} ± " in written and "| all |" not in written
-    with pytest.raises(ConfigError, match="settings must be of all, no gate, got none"):
+    with pytest.raises(ConfigError, match="--rows must be of all, no gate, got none"):
         grid.run_grid(settings, ["none"], *given[2:])
     with pytest.raises(ConfigError, match="another study or budget"):
         grid.run_grid(*given[:3], (), *given[4:])
