@@ -24,7 +24,8 @@ from bdam_reid.engine.trainer import Trainer, make_method
 from bdam_reid.evaluation.ranking import Embedder, Ranking
 from bdam_reid.evaluation.validation import validator
 from bdam_reid.methods.bdam.batches import Batch
-from bdam_reid.methods.bdam.config import BDAMConfig, demo, paper_icme
+from bdam_reid.methods.bdam.config import BDAMConfig
+from bdam_reid.methods.bdam.presets import demo, paper_icme
 from bdam_reid.synthetic.writer import write_synthetic
 from benchmarks.measure import Contender, error
 

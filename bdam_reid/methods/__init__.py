@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bdam_reid.config import Presets
-from bdam_reid.methods.bdam import config as bdam
+from bdam_reid.methods.bdam import presets as bdam
 from bdam_reid.methods.dual_encoder import config as dual_encoder
 
 PRESETS: Presets = {**bdam.PRESETS, **dual_encoder.PRESETS}

@@ -12,7 +12,7 @@ import tyro
 
 from bdam_reid.config import Config, ConfigError, check_config, parse_config
 from bdam_reid.methods import PRESETS
-from bdam_reid.methods.bdam.config import PRESETS as BDAM_PRESETS
+from bdam_reid.methods.bdam.presets import PRESETS as BDAM_PRESETS
 from bdam_reid.studies.budgets import BUDGETS, Budget, Name
 from bdam_reid.studies.definition import Study
 from bdam_reid.studies.grid import Setting, open_results, run_missing

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from bdam_reid.config import Config, ConfigError, DataConfig, MethodConfig, Presets, Range
 from bdam_reid.encoders.config import PREPARED, ImageEncoderConfig, TextEncoderConfig
-from bdam_reid.methods.bdam import config as bdam
+from bdam_reid.methods.bdam import presets as bdam
 from bdam_reid.methods.optim import OptimConfig
 
 if TYPE_CHECKING:
