@@ -88,9 +88,9 @@ def image_set(
 
 
 def by_each_camera(records: Sequence[Record], name: str = "val") -> list[Search]:
-    """The first image of a person by each camera searches all of the records."""
-    first = {(record.identity, record.camera): record for record in reversed(records)}
-    return [Search(name, [r for r in records if first[r.identity, r.camera] is r], records)]
+    """The first image of a person by each camera, in each outfit if that is known, searches all of the records."""
+    first = {(r.identity, r.camera, r.outfit): r for r in reversed(records)}
+    return [Search(name, [r for r in records if first[r.identity, r.camera, r.outfit] is r], records)]
 
 
 def hold_out_test(records: Sequence[Record], findings: Findings) -> tuple[list[Record], list[Search]]:
