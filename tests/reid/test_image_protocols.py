@@ -34,7 +34,9 @@ def of_msmt17(path: Path) -> Seen:
 
 
 def of_prcc(path: Path) -> Seen:
-    return Seen(path.parent.name, path.parent.parent.name)
+    """The camera is a folder in the test part, and begins the name in training."""
+    camera = path.name[0] if path.parent.parent.name == "train" else path.parent.parent.name
+    return Seen(path.parent.name, camera)
 
 
 def of_ltcc(path: Path) -> Seen:
@@ -104,4 +106,4 @@ def test_equals_an_independent_implementation(
         got = [metrics.r1, metrics.r5, metrics.r10, metrics.map]
         # Exact fractions to the last digit of a float: sums of a few dozen terms.
         assert got == pytest.approx([float(value) for value in expected], rel=64 * torch.finfo(torch.float64).eps), name
-        assert 0 < expected[-1] < 100
+        assert protocol.split == "val" or 0 < expected[-1] < 100
