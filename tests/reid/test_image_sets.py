@@ -97,9 +97,12 @@ def test_folders_of_persons_in_parts(tmp_path: Path) -> None:
     photo(root / "train" / "person 2" / "more" / "deep.jpg")
     (root / "train" / "person 2" / "notes.txt").touch()
     photo(root / "val" / "person 20" / "a.jpg")
+    photo(root / "gallery" / "loose.jpg")
+    photo(root / "train" / ".thumbnails" / "a.jpg")
     dataset = load_dataset(root)
     assert dataset.name == "folders" and found(dataset) == {
         "folders beside train, query and gallery not read": 1,
+        "images that lie in no person's folder not read": 1,
         "folders within a person's folder not read": 1,
         "training identities held out for validation, as there is no such split": 1,
     }
