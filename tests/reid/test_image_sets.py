@@ -201,7 +201,7 @@ def test_a_table_may_have_validation_persons_more_columns_and_repeat_itself(tmp_
         (lambda lines: [*lines, lines[1].replace("p1", "p2")], r"has another identity, .* in line 2: remove"),
         (lambda lines: [*lines, lines[1].replace(",train,", ",query,")], r"or split in line 2: remove"),
         (lambda lines: [line for line in lines if ",query," not in line], "of both splits query and gallery"),
-        (lambda lines: [*lines[:2], 'a.jpg,"p1'], "cannot read .*write it as text"),
+        (lambda lines: [*lines[:2], 'a.jpg,"p1'], "line 3: unexpected end of data"),
         (lambda lines: ["path,identity,split", "train/1.jpg,\udcff,train"], "cannot read .*write it as text in UTF-8"),
     ],
 )
