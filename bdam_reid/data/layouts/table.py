@@ -76,7 +76,8 @@ def _rows(file: Path, findings: Findings) -> Iterator[_Row]:
         for values in reader:
             yield _row(f"{file}, line {reader.line_num}", reader.line_num, values)
     except csv.Error as error:
-        raise DatasetError(f"{file}, line {reader.line_num}: {error}: write it as text separated by commas") from error
+        where = f"{file}, line {reader.reader.line_num}"
+        raise DatasetError(f"{where}: {error}: write it as text separated by commas") from error
 
 
 def _row(where: str, line: int, values: dict[str | None, Any]) -> _Row:
