@@ -7,7 +7,7 @@ from typing import Protocol
 
 from bdam_reid.data.checks import check_answers
 from bdam_reid.data.domains import join
-from bdam_reid.data.layouts import folders, itcpr, market, msmt17, table, text_sets
+from bdam_reid.data.layouts import folders, itcpr, ltcc, market, msmt17, prcc, table, text_sets
 from bdam_reid.data.records import Dataset, DatasetError
 
 
@@ -24,7 +24,7 @@ class Layout(Protocol):
         """The set in such a folder; arguments and errors are those of `load_dataset`."""
 
 
-LAYOUTS: tuple[Layout, ...] = (market, msmt17, text_sets, itcpr, table, folders)
+LAYOUTS: tuple[Layout, ...] = (market, msmt17, text_sets, itcpr, prcc, ltcc, table, folders)
 """The first that is there is the set's."""
 
 

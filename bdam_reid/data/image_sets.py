@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,6 +19,7 @@ from bdam_reid.data.records import (
     Query,
     Record,
     Report,
+    Split,
     held_out,
 )
 
@@ -67,11 +68,10 @@ def image_set(
     Raises: DatasetError if the set cannot be used.
     """
     _check_people(root, train, val, tests)
-    if hold_out and train and not val:
-        people = held_out(record.identity for record in train)
-        findings.add("training identities held out for validation, as there is no such split", _first_of(people, train))
-        val = [replace(record, split="val") for record in train if record.identity in people]
-        train = [record for record in train if record.identity not in people]
+    if hold_out and not val:
+        train, val = _hold_out(train, "val")
+        what = "training identities held out for validation, as there is no such split"
+        findings.add(what, _first_of_each(val))
     asked, found = (_distinct(getattr(test, side) for test in tests) for side in ("queries", "gallery"))
     splits = {"train": train, "val": val, "query": asked, "test": found}
     kept = check_images(splits, allow_missing, findings) if any(splits.values()) else ()
@@ -88,19 +88,31 @@ def image_set(
 
 
 def by_each_camera(records: Sequence[Record], name: str = "val") -> list[Search]:
-    """The first image of a person by each camera searches all of the records."""
-    first = {(record.identity, record.camera): record for record in reversed(records)}
-    return [Search(name, [r for r in records if first[r.identity, r.camera] is r], records)]
+    """The first image of a person by each camera, in each outfit if that is known, searches all of the records."""
+    first = {(r.identity, r.camera, r.outfit): r for r in reversed(records)}
+    return [Search(name, [r for r in records if first[r.identity, r.camera, r.outfit] is r], records)]
 
 
 def hold_out_test(records: Sequence[Record], findings: Findings) -> tuple[list[Record], list[Search]]:
     """Every tenth person for a test, where a set has no such part, and the records of the others."""
+    rest, test = _hold_out(records, "test")
+    what = "persons held out for the test, as there are neither queries nor a gallery"
+    findings.add(what, _first_of_each(test))
+    return rest, by_each_camera(test, "test")
+
+
+def _hold_out(records: Sequence[Record], split: Split) -> tuple[list[Record], list[Record]]:
+    """The records without every tenth person, and those of these, of another split."""
     people = held_out(record.identity for record in records)
-    test = [replace(record, split="test") for record in records if record.identity in people]
-    findings.add(
-        "persons held out for the test, as there are neither queries nor a gallery", _first_of(people, records)
+    return (
+        [record for record in records if record.identity not in people],
+        [replace(record, split=split) for record in records if record.identity in people],
     )
-    return [record for record in records if record.identity not in people], by_each_camera(test, "test")
+
+
+def _first_of_each(records: Sequence[Record]) -> list[str]:
+    """The key of the first image of each person, which is what a user knows the person by."""
+    return list({record.identity: record.key for record in reversed(records)}.values())[::-1]
 
 
 def images_in(folder: Path) -> Iterator[Path]:
@@ -117,12 +129,6 @@ def _protocol(search: Search) -> Protocol:
     queries = tuple(Query(image=r.path, identity=r.identity, camera=r.camera, outfit=r.outfit) for r in search.queries)
     split: Literal["val", "test"] = "val" if any(r.split == "val" for r in search.gallery[:1]) else "test"
     return Protocol(search.name, queries, tuple(search.gallery), search.junk, split, search.clothes)
-
-
-def _first_of(people: Set[int], records: Sequence[Record]) -> list[str]:
-    """The key of the first image of each of some persons, which is what a user knows them by."""
-    first = {record.identity: record.key for record in reversed(records)}
-    return [first[person] for person in sorted(people)]
 
 
 def _distinct(lists: Iterable[Sequence[Record]]) -> list[Record]:

@@ -52,7 +52,7 @@ class Rated(NamedTuple):
         if self.reranked:
             rates |= {f"reranked_{name}": getattr(self.reranked, name) for name in ("r1", "map")}
         for domain, of in self.domains.items():
-            rates |= {f"{domain}_{name}": getattr(of, name) for name in RATES}
+            rates |= {f"{domain}/{name}": getattr(of, name) for name in RATES}
         return rates
 
 
@@ -79,13 +79,11 @@ def validator(
                 galleries = [embedder.gallery(protocol.gallery) for protocol in asked]
                 rankings = list(map(embedder.rank, asked, galleries))
                 weights[clothes], plain = choose_weights(rankings, method.weight_choices())
-                again = (
-                    [rerank(embedder, ranking, weights[clothes], clothes).metrics for ranking in rankings]
-                    if method.reranks
-                    else []
+                names = [dataset.domains[protocol.domain].name for protocol in asked] if dataset.several else []
+                again = (rerank(embedder, ranking, weights[clothes], clothes).metrics for ranking in rankings)
+                rated[clothes] = Rated(
+                    mean(plain), mean(list(again)) if method.reranks else None, dict(zip(names, plain, strict=False))
                 )
-                of_each = {dataset.domains[protocol.domain].name: of for protocol, of in zip(asked, plain, strict=True)}
-                rated[clothes] = Rated(mean(plain), mean(again) if again else None, of_each if dataset.several else {})
                 shared = shared or dependence(method.parts, galleries[0][1])
         figures = {
             _PREFIXES[clothes] + name: rate for clothes, of in rated.items() for name, rate in of.rates().items()

@@ -38,6 +38,9 @@ def load(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
         )
     if in_parts:
         findings.add("folders beside train, query and gallery not read", _beside(root))
+    places = [root / part for part in PARTS if (root / part).is_dir()] if in_parts else [root]
+    loose = [path.relative_to(root).as_posix() for place in places for path in images_in(place)]
+    findings.add("images that lie in no person's folder not read", loose)
     numbers = numbered(folder.name for found in folders.values() for folder in found)
     train, query, gallery = (
         [record for folder in folders.get(part, []) for record in _read(root, folder, part, numbers, findings)]
@@ -53,7 +56,8 @@ def _persons(folder: Path) -> list[Path]:
     """The folders in a folder that have images in them; none if there is no such folder."""
     if not folder.is_dir():
         return []
-    return [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and next(images_in(entry), None)]
+    entries = (entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith("."))
+    return [entry for entry in entries if next(images_in(entry), None)]
 
 
 def _beside(root: Path) -> list[str]:

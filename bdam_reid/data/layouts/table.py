@@ -61,19 +61,23 @@ def load(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
 def _rows(file: Path, findings: Findings) -> Iterator[_Row]:
     """The rows of a table. Raises: DatasetError."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            reader = csv.DictReader(text, strict=True)
-            names = reader.fieldnames or []
-            if lacking := [name for name in COLUMNS if name not in names]:
-                raise DatasetError(
-                    f"{file}, line 1 must name the columns {', '.join(COLUMNS)}, and camera if it is known, separated "
-                    f"by commas, got {shortened(', '.join(names)) or 'nothing'}: {', '.join(lacking)} is lacking"
-                )
-            findings.add(f"columns of {FILE} not read", [name for name in names if name not in (*COLUMNS, "camera")])
-            for values in reader:
-                yield _row(f"{file}, line {reader.line_num}", reader.line_num, values)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"cannot read {file} ({error}): write it as text in UTF-8, separated by commas") from error
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    try:
+        names = reader.fieldnames or []
+        if lacking := [name for name in COLUMNS if name not in names]:
+            raise DatasetError(
+                f"{file}, line 1 must name the columns {', '.join(COLUMNS)}, and camera if it is known, separated by "
+                f"commas, got {shortened(', '.join(names)) or 'nothing'}: {', '.join(lacking)} is lacking"
+            )
+        findings.add(f"columns of {FILE} not read", [name for name in names if name not in (*COLUMNS, "camera")])
+        for values in reader:
+            yield _row(f"{file}, line {reader.line_num}", reader.line_num, values)
+    except csv.Error as error:
+        where = f"{file}, line {reader.reader.line_num}"
+        raise DatasetError(f"{where}: {error}: write it as text separated by commas") from error
 
 
 def _row(where: str, line: int, values: dict[str | None, Any]) -> _Row:
