@@ -49,6 +49,8 @@ class Record:
     texts: Texts | None = None
     attributes: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
     """Ground truth, as in attributes.json."""
+    domain: int = 0
+    """Which of the sets that are used together it is of: its place in `Dataset.domains`."""
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,10 @@ class Method(nn.Module, ABC):
     def embed_images(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> embeddings (B, E)."""
 
+    def embed_records(self, images: Tensor, records: Sequence[Record]) -> Tensor:
+        """As `embed_images`, where it is known what took the images (B, 3, H, W): a method may read the cameras."""
+        return self.embed_images(images)
+
     @abstractmethod
     def embed_queries(self, queries: Sequence[Query]) -> Tensor:
         """B queries -> embeddings (B, E). Raises: QueryError for a query that the method cannot read."""
