@@ -108,7 +108,7 @@ class Kept(NamedTuple):
     """Of N training images, what frozen encoders say."""
 
     features: Tensor
-    """Projected, (N, E) float32."""
+    """Projected, (N, E)."""
     classes: Tensor
     """Of the person that each shows, (N,)."""
 

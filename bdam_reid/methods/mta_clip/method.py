@@ -194,13 +194,13 @@ class MTAClip(Method):
             if isinstance(stage.batches, RowBatches):
                 self.kept = self._keep(stage.batches.records)
             elif self.config.plan != "joint" and self.config.loss.i2t_weight:
-                self.texts = self._all_texts().float()
+                self.texts = full_precision(self._all_texts())
 
     def _keep(self, records: Sequence[Record]) -> Kept:
         features, classes = [], []
         with tqdm(total=len(records), unit="image", desc="features", leave=False, disable=None) as bar:
             for images, persons in unvaried(records, self.image_size, AT_ONCE):
-                features.append(self.image_encoder.published(images.to(self.device)).projected.float())
+                features.append(full_precision(self.image_encoder.published(images.to(self.device)).projected))
                 classes.append(persons.to(self.device))
                 bar.update(len(images))
         return Kept(torch.cat(features), torch.cat(classes))
@@ -224,7 +224,7 @@ class MTAClip(Method):
         persons = self.kept.classes[batch.numbers]
         texts = self.encode_prompts(persons)
         with torch.autocast(self.device.type, enabled=False):
-            images, texts = gather(self.kept.features[batch.numbers]), gather(texts.float())
+            images, texts = gather(self.kept.features[batch.numbers]), gather(full_precision(texts))
             contrastive = contrastive_loss(images, texts, gather(persons), self.config.loss.temperature)
             overlap = self.prompts.overlap(self.prompts.domain_of[persons[0]])
         total = contrastive + self.config.prompts.overlap_weight * overlap
@@ -237,15 +237,15 @@ class MTAClip(Method):
         scores = self.heads[domain](features)
         prompts = self.encode_prompts(batch.classes) if self.config.plan == "joint" else None
         with torch.autocast(self.device.type, enabled=False):
-            features = Features(*(gather(feature.float()) for feature in features))
-            scores, persons = [gather(each.float()) for each in scores], gather(batch.classes)
+            features = Features(*(gather(full_precision(feature)) for feature in features))
+            scores, persons = [gather(full_precision(each)) for each in scores], gather(batch.classes)
             labels = self.places[persons]
             parts = {
                 "id": identity_loss(scores, labels, config.smoothing),
                 "triplet": triplet_loss(features, labels, config.margin),
             }
             if prompts is not None:
-                texts = gather(prompts.float())
+                texts = gather(full_precision(prompts))
                 parts["contrastive"] = contrastive_loss(features.projected, texts, persons, config.temperature)
             elif self.texts is not None:
                 texts = self.texts[self.people.of_domains[domain]]
@@ -303,6 +303,11 @@ class MTAClip(Method):
     def strip(self) -> None:
         """Drop the prompts and classifiers of the training persons."""
         self.prompts = self.heads = None
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """What is in half precision as float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def joined(features: Features) -> Tensor:
