@@ -17,7 +17,7 @@ from rankings import ranking_of
 from tiny_run import tiny, train_alone, write_people
 
 from bdam_reid.data.datasets import load_dataset
-from bdam_reid.data.image_sets import same_camera
+from bdam_reid.data.junk import same_camera
 from bdam_reid.data.records import Query, Record
 from bdam_reid.engine.checkpoint import load_state, load_weights, save_checkpoint
 from bdam_reid.engine.run import load_best, load_config
@@ -202,10 +202,10 @@ def test_a_run_of_another_version_or_model_is_refused(
 def test_the_first_of_the_best_weights_is_chosen() -> None:
     choices = [{"identity": 1.0, "clothing": beta} for beta in BETAS]
     identity, clothing = torch.eye(4), torch.eye(4)
-    assert choose_weights(make_ranking(identity, clothing), choices)[0] == choices[0]
+    assert choose_weights([make_ranking(identity, clothing)], choices)[0] == choices[0]
     # Identity alone takes the first two persons for each other; clothing corrects that from 0.5 on.
     identity[:2, :2] = torch.tensor([[0.55, 1.0], [1.0, 0.55]])
-    weights, metrics = choose_weights(make_ranking(identity, clothing), choices)
+    weights, (metrics,) = choose_weights([make_ranking(identity, clothing)], choices)
     assert (weights["clothing"], metrics.r1) == (0.5, 100)
 
 
