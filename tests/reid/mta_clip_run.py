@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data_files import write_image
 from published import write_clip
-from tiny_run import forkserver, one_thread
+from tiny_run import forkserver, train_alone
 
 from bdam_reid.config import Config, parse_config
-from bdam_reid.data import datasets
-from bdam_reid.data.datasets import load_dataset
-from bdam_reid.data.records import Dataset, Record
 from bdam_reid.methods import PRESETS
-from bdam_reid.train import train
 
 OPTIONS = """
     --data.image-height 32 --data.image-width 16 --data.identities-per-batch 2 --data.images-per-identity 2
@@ -47,33 +41,17 @@ def write_domains(root: Path) -> Path:
     return root
 
 
-def load_domains(root: Path | str, **options: Any) -> Dataset:
-    """Both sets as one, each a domain."""
-    one, two = (load_dataset(Path(root) / name, **options) for name in ("one", "two"))
-    first = 1 + max(record.identity for record in (*one.train, *one.protocols["test"].gallery))
-
-    def moved(records: Sequence[Record]) -> tuple[Record, ...]:
-        return tuple(replace(r, key=f"two/{r.key}", identity=first + r.identity, domain=1) for r in records)
-
-    return replace(one, train=(*one.train, *moved(two.train)))
-
-
-def config_of(preset: str, domains: Path, output: Path, more: str = "", data: str = "") -> Config:
-    """The config of a run on both domains, or on the one that `data` names."""
-    folders = f"--data.root {domains / data} --output {output} --method.clip {domains / 'clip'}"
-    return parse_config(PRESETS, [preset, *f"{folders} {OPTIONS} {more}".split()])
-
-
-def train_on_domains(config: Config) -> Path:
-    """Train in one thread on both domains, or on the one that the config names."""
-    if (Path(config.data.root) / "one").exists():
-        datasets.load_dataset = load_domains
-    with one_thread():
-        return train(config)
+def config_of(preset: str, domains: Path, output: Path, more: str = "", only: str = "") -> Config:
+    """The config of a run on both domains, or on the one that `only` names."""
+    data = (
+        f"--data.root {domains / only}" if only else f"--data.root {domains / 'one'} --data.domains {domains / 'two'}"
+    )
+    more = f"{data} --output {output} --method.clip {domains / 'clip'} {OPTIONS} {more}"
+    return parse_config(PRESETS, [preset, *more.split()])
 
 
 def start(config: Config) -> Any:
     """Train in a process of its own."""
-    process = forkserver().Process(target=train_on_domains, args=(config,))
+    process = forkserver().Process(target=train_alone, args=(config,))
     process.start()
     return process

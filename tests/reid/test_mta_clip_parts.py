@@ -13,7 +13,7 @@ from naive import close, linear, norm, random
 from published import write_clip
 from torch import Tensor, nn
 
-from bdam_reid.data.records import DatasetError, Record
+from bdam_reid.data.records import Record
 from bdam_reid.encoders.config import TextEncoderConfig
 from bdam_reid.encoders.text import TextEncoder
 from bdam_reid.losses.hard_triplet import hard_triplet_loss
@@ -30,7 +30,6 @@ from bdam_reid.methods.mta_clip.losses import (
     weighted,
 )
 from bdam_reid.methods.mta_clip.prompts import Prompts, read_embeddings
-from bdam_reid.methods.mta_clip.sampler import DomainSampler
 from bdam_reid.methods.mta_clip.tower import UNKNOWN, Features, ImageTower
 from bdam_reid.methods.schedules import warm_up_and_step
 
@@ -347,22 +346,6 @@ def domains_of(batches: Iterator[list[int]], of: list[Record]) -> list[int]:
     found = [{of[index].domain for index in batch} for batch in batches]
     assert all(len(domains) == 1 for domains in found)
     return [domains.pop() for domains in found]
-
-
-def test_batches_are_of_one_domain_each() -> None:
-    of = records((5, 4), (4, 9))
-    sampler = DomainSampler(of, 2, 3, seed=0)
-    drawn = list(sampler.batches(1))
-    assert len(sampler) == len(drawn) == 2 + 6 and sampler.size == 6
-    turns = domains_of(([draw.index for draw in batch] for batch in drawn), of)
-    assert sorted(turns) == [0, 0, 1, 1, 1, 1, 1, 1] and turns != sorted(turns)
-    for batch in drawn:
-        shown = [of[draw.index].identity for draw in batch]
-        assert len(set(shown)) == 2 and all(shown.count(person) == 3 for person in shown)
-    assert list(sampler.batches(1, 3)) == drawn[3:] == list(DomainSampler(of, 2, 3, seed=0).batches(1))[3:]
-    assert list(sampler.batches(2)) != drawn
-    with pytest.raises(DatasetError, match="a batch of 5 identities is larger than the training set, which has 4"):
-        DomainSampler(of, 5, 3, seed=0)
 
 
 def test_prompts_see_every_image_once() -> None:

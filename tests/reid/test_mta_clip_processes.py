@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mta_clip_run import config_of, train_on_domains, write_domains
+from mta_clip_run import config_of, write_domains
 from test_processes import same
-from tiny_run import forkserver
+from tiny_run import forkserver, train_alone
 
 from bdam_reid.config import Config
 from bdam_reid.engine import trainer
@@ -33,7 +33,7 @@ def compute_share(config: Config, number: int, count: int, port: int) -> None:
         os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
     trainer.make_method = partial(exact, trainer.make_method)
     evaluator.evaluate = lambda *_, **__: sys.exit(0)
-    train_on_domains(config)
+    train_alone(config)
 
 
 def train_in(count: int, config: Config) -> list[int | None]:

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from bdam_reid.config import DataConfig
 from bdam_reid.data.records import Record
-from bdam_reid.data.samplers import Draw
+from bdam_reid.data.samplers import DomainSampler, Draw
 from bdam_reid.data.training import Batches, Item, TrainingSet, nothing
 from bdam_reid.methods.batches import Tensors
-from bdam_reid.methods.mta_clip.sampler import DomainSampler, places_by_domain, turns
 from bdam_reid.methods.mta_clip.tower import UNKNOWN
 from bdam_reid.processes import WHOLE, Share
 
@@ -38,7 +37,7 @@ def image_batches(
     """The batches of training records, each of one domain. Raises: DatasetError if a domain has too few identities."""
     return Batches(
         TrainingSet(records, data.image_size, data.augment, data.erase, seed, camera_of),
-        DomainSampler(records, data.identities_per_batch, data.images_per_identity, seed),  # type: ignore[arg-type]
+        DomainSampler(records, data.identities_per_batch, data.images_per_identity, seed, data.across_outfits),
         partial(collate, {camera: place for place, camera in enumerate(cameras)}),
     )
 
@@ -81,7 +80,11 @@ class RowBatches:
 
     def __init__(self, records: Sequence[Record], batch: int, seed: int) -> None:
         self.records = tuple(records)
-        self._seed, self._domains = seed, places_by_domain(records)
+        self._seed = seed
+        self._domains = [
+            [place for place, record in enumerate(records) if record.domain == domain]
+            for domain in sorted({record.domain for record in records})
+        ]
         self.size = min(batch, *map(len, self._domains))
 
     def __len__(self) -> int:
@@ -99,9 +102,10 @@ class RowBatches:
 
     def _numbers(self, epoch: int) -> list[list[int]]:
         rng = Random(f"{self._seed}/{epoch}/rows")
-        drawn = [iter(rng.sample(own, len(own))) for own in self._domains]
-        order = turns([len(own) // self.size for own in self._domains], rng)
-        return [[next(drawn[domain]) for _ in range(self.size)] for domain in order]
+        drawn = [rng.sample(own, len(own)) for own in self._domains]
+        batches = [own[at : at + self.size] for own in drawn for at in range(0, len(own) - self.size + 1, self.size)]
+        rng.shuffle(batches)
+        return batches
 
 
 class Kept(NamedTuple):

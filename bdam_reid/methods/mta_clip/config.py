@@ -204,8 +204,39 @@ def image_baseline() -> Config:
     return replace(config, preset="image-baseline", output="runs/image-baseline", method=method)
 
 
+def mta_clip_demo() -> Config:
+    """MTA-CLIP on two drawn domains in minutes on a CPU, from the small CLIP that `small-clip` trains and
+    `python -m bdam_reid.export RUN models/small-clip --hub` writes.
+
+    `python -m bdam_reid.synthetic data/market-summer --layout market --identities 600`, and data/market-winter with
+    --domain 1 --seed 1, draw the domains.
+    """
+    return Config(
+        preset="mta-clip-demo",
+        output="runs/mta-clip-demo",
+        method=MTAClipConfig(
+            clip="models/small-clip",
+            prompts=PromptsConfig(lr=2e-3, epochs=20, warmup_epochs=1),
+            images=ImagesConfig(blocks=WHOLE, lr=2e-4, new_factor=5.0, epochs=18, warmup_epochs=2, clip_norm=5.0),
+            loss=LossConfig(temperature=0.05),
+        ),
+        data=DataConfig(
+            root="data/market-summer",
+            domains=("data/market-winter",),
+            image_height=96,
+            image_width=48,
+            max_tokens=77,
+            identities_per_batch=16,
+            images_per_identity=4,
+            erase=0.3,
+        ),
+        engine=EngineConfig(validate_every=3),
+    )
+
+
 PRESETS: Presets = {
     "mta-clip": mta_clip,
     "clip-reid": clip_reid,
     "image-baseline": image_baseline,
+    "mta-clip-demo": mta_clip_demo,
 }
