@@ -21,6 +21,7 @@ from mta_clip_run import (
     write_market,
 )
 from naive import close
+from PIL import Image
 from published import write_clip
 from safetensors.torch import load_file
 from tiny_run import tensors_of, train_alone
@@ -36,6 +37,7 @@ from bdam_reid.engine.checkpoint import CheckpointError, load_state, load_weight
 from bdam_reid.engine.environment import make_accelerator
 from bdam_reid.engine.run import open_best, read_curves
 from bdam_reid.engine.trainer import Trainer, make_method
+from bdam_reid.evaluate import main as evaluate
 from bdam_reid.evaluation.ranking import Embedder
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.mta_clip import method as module
@@ -398,6 +400,29 @@ def test_an_evaluation_tells_the_cameras(domains: Path, tmp_path: Path) -> None:
     assert not torch.allclose(told, method.embed_images(torch.stack(images)), atol=1e-3)
     query = test.queries[0]
     assert not torch.allclose(ranking.asked[0], method.embed_queries([Query(image=query.image)])[0], atol=1e-3)
+
+
+@torch.no_grad()
+def test_maps_say_which_patches_are_like_the_image(domains: Path, tmp_path: Path) -> None:
+    method, images = untrained("mta-clip", domains, tmp_path, "--method.tower.groups 2"), torch.rand(2, 3, 32, 16)
+    tower, maps = method.image_encoder, method.maps(images)
+    assert list(maps) == ["without adapter", "with adapter", "group 1", "group 2"]
+    assert all(values.shape == (2, 4, 2) for values in maps.values())
+    patches = tower.tokens(images)[:, 1:]
+    assert tower.adapter is not None
+    adapted = tower.adapter.grouped(patches)
+    close(maps["group 2"].flatten(1), adapted.maps[:, 1])
+    whole = tower(images).projected
+    patch = tower.finish(adapted.tokens[:, 5]).projected
+    expected = [torch.dot(a, b) / a.norm() / b.norm() for a, b in zip(patch, whole, strict=True)]
+    close(maps["with adapter"][:, 2, 1], torch.stack(expected))
+
+
+def test_an_evaluation_draws_where_it_looks(run: Path, tmp_path: Path) -> None:
+    evaluate([str(run), "--output", str(tmp_path), "--split", "two_test"])
+    with Image.open(tmp_path / "pictures" / "looks.png") as picture:
+        assert picture.width > 1000
+    assert "Where it looks in some images of the gallery" in (tmp_path / "pictures" / "index.html").read_text()
 
 
 @torch.no_grad()

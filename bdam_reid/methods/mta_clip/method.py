@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -266,6 +266,18 @@ class MTAClip(Method):
     def embed_images(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> unit vectors (B, D + E)."""
         return joined(self.image_encoder(images))
+
+    def maps(self, images: Tensor) -> Mapping[str, Tensor]:
+        """How alike each patch is to the image's feature, by their cosine in the space of texts, with the adapter and
+        as if it were not there; and what the adapter keeps of each group of channels."""
+        tower = self.image_encoder
+        tokens = tower.tokens(images)
+        maps = {"without adapter": tower.alike(tokens)}
+        if tower.adapter is not None:
+            grouped = tower.adapter.grouped(tokens[:, 1:])
+            maps["with adapter"] = tower.alike(torch.cat((tokens[:, :1], grouped.tokens), dim=1))
+            maps |= {f"group {number}": kept for number, kept in enumerate(grouped.maps.unbind(dim=1), start=1)}
+        return {name: values.unflatten(1, tower.grid) for name, values in maps.items()}
 
     def embed_records(self, images: Tensor, records: Sequence[Record]) -> Tensor:
         """As `embed_images`, of images whose cameras are known."""

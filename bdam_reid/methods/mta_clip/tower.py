@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import CLIPVisionModelWithProjection
 
 from bdam_reid.encoders.config import ImageEncoderConfig
@@ -96,8 +97,15 @@ class ImageTower(nn.Module):
             tokens = torch.cat((tokens[:, :1] + self._seen_by(cameras, len(images)), tokens[:, 1:]), dim=1)
         return vision.encoder(inputs_embeds=vision.pre_layrnorm(tokens)).last_hidden_state
 
+    def alike(self, tokens: Tensor) -> Tensor:
+        """How alike each patch is to the whole image: their cosine in the space of texts, of class token and patch
+        tokens before the last norm, (B, 1 + N, D) -> (B, N)."""
+        whole = tokens[:, 0] + tokens[:, 1:].mean(dim=1) if self.pools_patches else tokens[:, 0]
+        patches = self.finish(tokens[:, 1:]).projected
+        return F.cosine_similarity(patches, self.finish(whole).projected[:, None], dim=2)
+
     def finish(self, feature: Tensor) -> Features:
-        """A feature before the last norm, (B, D)."""
+        """Features before the last norm, (..., D)."""
         own = self.model.vision_model.post_layernorm(feature)
         return Features(own, self.model.visual_projection(own))
 
