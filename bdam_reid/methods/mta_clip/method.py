@@ -33,7 +33,7 @@ from bdam_reid.methods.mta_clip.batches import (
     places_of,
     unvaried,
 )
-from bdam_reid.methods.mta_clip.config import MTAClipConfig
+from bdam_reid.methods.mta_clip.config import MTAClipConfig, TowerConfig
 from bdam_reid.methods.mta_clip.heads import Head
 from bdam_reid.methods.mta_clip.losses import (
     contrastive_loss,
@@ -58,8 +58,8 @@ AT_ONCE = 128
 
 class MTAClip(Method):
     """Persons in several domains told apart by a CLIP. An embedding is the two features of its image tower as unit
-    vectors side by side, so that a score is the mean of two cosines; of a sentence, which has the second alone, half a
-    cosine.
+    vectors side by side, so that a score is the mean of two cosines; of a sentence, which has the second alone, it is
+    in proportion to one.
 
     Args:
         config: of the method.
@@ -85,13 +85,15 @@ class MTAClip(Method):
         self.config, self.data, self.tokenize, self.people = config, data, tokenize, people
         self.image_size = data.image_size
         image, text = (architecture(architectures, name) for name in (IMAGE, TEXT))
-        cameras = len(people.cameras) if config.tower.cameras else 0
+        # The first stage is without all that is added to the CLIP, and so is what it alone has trained.
+        tower = TowerConfig(adapter="none", stride=config.tower.stride) if config.plan == "prompts" else config.tower
+        cameras = len(people.cameras) if tower.cameras else 0
         if cameras and len(people.of_domains) > 1:
             raise ValueError(
                 f"--method.tower.cameras True is for one domain, whose cameras have numbers of their own, got "
                 f"{len(people.of_domains)}"
             )
-        self.image_encoder = ImageTower(config.clip, config.tower, data.image_size, cameras, image)
+        self.image_encoder = ImageTower(config.clip, tower, data.image_size, cameras, image)
         self.text_encoder = TextEncoder(
             TextEncoderConfig(pretrained=config.clip, projected=True, pooling="own", frozen=True),
             tokenize.vocab_size, data.max_tokens, text, tokenize.pad_id,
@@ -107,7 +109,7 @@ class MTAClip(Method):
         self.texts: Tensor | None = None
 
     def _prompts(self) -> Prompts:
-        words = self._text_tower.text_model.embeddings.token_embedding
+        words = self._clip_text.text_model.embeddings.token_embedding
         with torch.no_grad():
             before, after = (words(self.tokenize([text])[0][0]) for text in (BEFORE, AFTER))
         learnt = self.config.prompts
@@ -122,7 +124,7 @@ class MTAClip(Method):
         return prompts
 
     @property
-    def _text_tower(self) -> CLIPTextModelWithProjection:
+    def _clip_text(self) -> CLIPTextModelWithProjection:
         assert isinstance(self.text_encoder.model, CLIPTextModelWithProjection)
         return self.text_encoder.model
 
@@ -213,7 +215,7 @@ class MTAClip(Method):
     def encode_prompts(self, persons: Tensor) -> Tensor:
         """Class indices (B,) -> features of their prompts, (B, E)."""
         assert self.prompts is not None
-        return read_embeddings(self._text_tower, self.prompts(persons))
+        return read_embeddings(self._clip_text, self.prompts(persons))
 
     def losses(self, batch: Images | Rows, step: int) -> Losses:
         """Of the stage that the batch is for."""

@@ -86,16 +86,15 @@ class ImageTower(nn.Module):
         return self.finish(tokens[:, 0] + adapted.mean(dim=1))
 
     def published(self, images: Tensor) -> Features:
-        """The features of the CLIP itself, those of its class token, of images (B, 3, H, W) in [-1, 1]."""
-        return self.finish(self.tokens(images)[:, 0])
+        """The features of the CLIP itself, without what is added to it, of images (B, 3, H, W) in [-1, 1]."""
+        return self.finish(self._encoded(self._embedded(images))[:, 0])
 
     def tokens(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         """As `forward` reads them -> class token and patch tokens before the last norm, (B, 1 + N, D)."""
-        vision, encoder = self.model.vision_model, self.encoder
-        tokens = self._embedded(images if encoder.as_they_are else images * encoder.scale + encoder.shift)
+        tokens = self._embedded(images)
         if self.cameras is not None:
             tokens = torch.cat((tokens[:, :1] + self._seen_by(cameras, len(images)), tokens[:, 1:]), dim=1)
-        return vision.encoder(inputs_embeds=vision.pre_layrnorm(tokens)).last_hidden_state
+        return self._encoded(tokens)
 
     def alike(self, tokens: Tensor) -> Tensor:
         """How alike each patch is to the whole image: their cosine in the space of texts, of class token and patch
@@ -111,14 +110,20 @@ class ImageTower(nn.Module):
 
     def _embedded(self, images: Tensor) -> Tensor:
         """Class and patch tokens with their positions, (B, 1 + N, D)."""
-        embeddings = self.model.vision_model.embeddings
+        embeddings, encoder = self.model.vision_model.embeddings, self.encoder
+        pixels = images if encoder.as_they_are else images * encoder.scale + encoder.shift
         if not self.stride:
-            return embeddings(images, interpolate_pos_encoding=self.encoder.interpolate)
-        patches = embeddings.patch_embedding(images).flatten(2).transpose(1, 2)
+            return embeddings(pixels, interpolate_pos_encoding=encoder.interpolate)
+        patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
         tokens = torch.cat((embeddings.class_embedding.expand(len(images), 1, -1), patches), dim=1)
         # It divides a size by that of a patch: there are as many patches as if they lay side by side.
         height, width = (number * embeddings.patch_size for number in self.grid)
         return tokens + embeddings.interpolate_pos_encoding(tokens, height, width)
+
+    def _encoded(self, tokens: Tensor) -> Tensor:
+        """Through all blocks."""
+        vision = self.model.vision_model
+        return vision.encoder(inputs_embeds=vision.pre_layrnorm(tokens)).last_hidden_state
 
     def _seen_by(self, cameras: Tensor | None, images: int) -> Tensor:
         """What the class tokens are told of the cameras, (B, 1, D) or (1, 1, D): of unknown ones, the mean of all."""
