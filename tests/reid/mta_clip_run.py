@@ -1,11 +1,12 @@
-"""Runs of MTA-CLIP small enough to test with: a random CLIP, two domains of a few grey persons."""
+"""Runs of MTA-CLIP small enough to test with: a random CLIP, two domains of a few persons."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from data_files import write_image
+import numpy as np
+from PIL import Image
 from published import write_clip
 from tiny_run import forkserver, train_alone
 
@@ -21,22 +22,24 @@ OPTIONS = """
 """Of a run on a CLIP of 16 channels, of which one of two blocks is trained."""
 
 
-def write_market(root: Path, people: int = 6, shade: int = 40) -> Path:
-    """A set in Market-1501's layout: persons of one grey each, 2 images by each of 2 cameras. Every other one is for
-    training, and one of those is held out for validation."""
+def write_market(root: Path, people: int = 6, seed: int = 0) -> Path:
+    """A set in Market-1501's layout: persons of a few coloured squares, 2 images by each of 2 cameras. So many are for
+    training, of whom one is held out for validation, and as many others for the test."""
     for person in range(1, 2 * people + 1):
+        squares = np.random.default_rng((seed, person)).integers(40, 215, (4, 2, 3)).repeat(5, 0).repeat(5, 1)
         for number in range(4):
-            trained = person % 2
-            folder = "bounding_box_train" if trained else "query" if number % 2 else "bounding_box_test"
-            name = f"{person:04d}_c{1 + number // 2}s1_{number:06d}_00.jpg"
-            write_image(root / folder / name, (shade + 17 * person + number) % 256)
+            folder = "bounding_box_train" if person % 2 else "query" if number % 2 else "bounding_box_test"
+            path = root / folder / f"{person:04d}_c{1 + number // 2}s1_{number:06d}_00.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng((seed, person, number)).integers(-40, 40, squares.shape)
+            Image.fromarray((squares + noise).astype(np.uint8)).save(path)
     return root
 
 
 def write_domains(root: Path) -> Path:
     """Two sets, and a CLIP, in one folder."""
     write_market(root / "one")
-    write_market(root / "two", 4, 90)
+    write_market(root / "two", 4, 1)
     write_clip(root / "clip")
     return root
 

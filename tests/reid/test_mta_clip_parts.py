@@ -131,7 +131,7 @@ def test_a_prompt_is_words_in_order() -> None:
     for person, tokens in zip(persons.tolist(), read, strict=True):
         words = [prompts.before, prompts.shared, prompts.domain[domains[person]], prompts.person[person], prompts.after]
         assert torch.equal(tokens, torch.cat(words))
-    learnt = torch.cat([words.flatten() for words in prompts.parameters()])
+    learnt = torch.cat([words.detach().flatten() for words in prompts.parameters()])
     assert float(learnt.std()) == pytest.approx(0.02, rel=0.1) and abs(learnt.mean()) < 0.005
     assert {name for name, _ in prompts.named_parameters()} == {"shared", "domain", "person"}
     for domain in (0, 1):
@@ -328,8 +328,7 @@ def test_the_last_blocks(clip: Path) -> None:
         layers = {name for name in names.values() for n in range(2 - blocks, 2) if f".layers.{n}." in name}
         assert {names[id(parameter)] for parameter in tower.last(blocks)} == always | layers
     assert {names[id(parameter)] for parameter in tower.last(WHOLE)} == set(names.values())
-    with pytest.raises(ValueError, match="must be at most 2, those of the CLIP, got 3"):
-        list(tower.last(3))
+    assert tower.blocks == 2
 
 
 def records(*domains: tuple[int, int]) -> list[Record]:

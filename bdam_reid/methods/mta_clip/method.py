@@ -94,6 +94,11 @@ class MTAClip(Method):
                 f"{len(people.of_domains)}"
             )
         self.image_encoder = ImageTower(config.clip, tower, data.image_size, cameras, image)
+        if config.images.blocks > self.image_encoder.blocks:
+            raise ValueError(
+                f"--method.images.blocks must be at most {self.image_encoder.blocks}, those of the CLIP, got "
+                f"{config.images.blocks}"
+            )
         self.text_encoder = TextEncoder(
             TextEncoderConfig(pretrained=config.clip, projected=True, pooling="own", frozen=True),
             tokenize.vocab_size, data.max_tokens, text, tokenize.pad_id,
@@ -332,13 +337,13 @@ def joined(features: Features) -> Tensor:
 def prepare(config: MTAClipConfig, dataset: Dataset, folder: Path) -> None:
     """Write into a run folder what the model needs besides weights. What is there stays. Raises: ConfigError if the
     CLIP cannot be had; OSError if it cannot be written."""
-    if not (folder / TOKENIZER).exists():
-        save_tokenizer(pretrained_tokenizer(config.clip, "method.clip"), folder / TOKENIZER)
     try:
         for name in (IMAGE, TEXT):
             save_architecture(config.clip, folder / name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if not (folder / TOKENIZER).exists():
+        save_tokenizer(pretrained_tokenizer(config.clip, "method.clip"), folder / TOKENIZER)
     write_people(People.of(dataset.train), folder)
 
 

@@ -44,6 +44,7 @@ class ImageTower(nn.Module):
     Attributes:
         grid: rows and columns of patches.
         width, features: D and E of `Features`.
+        blocks: how many it has.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ImageTower(nn.Module):
             ImageEncoderConfig(pretrained=clip, projected=True), image_size, architecture
         )  # fmt: skip
         self.width, self.features = self.model.config.hidden_size, self.model.config.projection_dim
+        self.blocks: int = self.model.config.num_hidden_layers
         self.stride, (self.grid,) = config.stride, self.encoder.grids
         if config.stride:
             self.grid = overlap(self.model.vision_model.embeddings.patch_embedding, config.stride, image_size)
@@ -141,18 +143,16 @@ class ImageTower(nn.Module):
             yield self.cameras
 
     def last(self, blocks: int) -> Iterator[nn.Parameter]:
-        """Of the CLIP, the last so many blocks, the last norm and the projection; all of it for WHOLE.
-
-        Raises: ValueError if it has fewer blocks.
-        """
+        """Of the CLIP, the last so many blocks, the last norm and the projection; all of it for WHOLE."""
         if blocks == WHOLE:
             yield from self.model.parameters()
             return
         vision = self.model.vision_model
-        layers = vision.encoder.layers
-        if blocks > len(layers):
-            raise ValueError(f"--method.images.blocks must be at most {len(layers)}, those of the CLIP, got {blocks}")
-        for part in (*layers[len(layers) - blocks :], vision.post_layernorm, self.model.visual_projection):
+        for part in (
+            *vision.encoder.layers[self.blocks - blocks :],
+            vision.post_layernorm,
+            self.model.visual_projection,
+        ):
             yield from part.parameters()
 
 
