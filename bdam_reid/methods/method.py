@@ -83,6 +83,10 @@ class Method(nn.Module, ABC):
     def embed_images(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> embeddings (B, E)."""
 
+    def embed_records(self, images: Tensor, records: Sequence[Record]) -> Tensor:
+        """As `embed_images`, where it is known what took the images (B, 3, H, W): a method may read the cameras."""
+        return self.embed_images(images)
+
     @abstractmethod
     def embed_queries(self, queries: Sequence[Query]) -> Tensor:
         """B queries -> embeddings (B, E). Raises: QueryError for a query that the method cannot read."""
@@ -123,6 +127,10 @@ class Method(nn.Module, ABC):
         """images (B, 3, H, W) -> features (B, D) by name, from which linear probes read ground truth."""
         embeddings = self.embed_images(images)
         return {name: embeddings[:, part] for name, part in self.parts.items()}
+
+    def maps(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Where the method looks in images (B, 3, H, W), by name, (B, rows, columns); greater is more. For pictures."""
+        return {}
 
     def analyse(self, gallery: Iterable[tuple[Tensor, Sequence[Record]]]) -> Mapping[str, Mapping[str, Tensor]]:
         """What else evaluation reports of images in batches: weights in [0, 1], (N, ...), by group and name."""

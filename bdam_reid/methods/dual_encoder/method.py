@@ -22,11 +22,11 @@ from bdam_reid.losses.tal import triplet_alignment_loss
 from bdam_reid.losses.temperatures import LossTemperatures
 from bdam_reid.methods.dual_encoder.batches import Batch, make_batches
 from bdam_reid.methods.dual_encoder.config import PERSONS, DualEncoderConfig, LossConfig
-from bdam_reid.methods.dual_encoder.text_tower import WholeTextTower
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.optim import main_stage, parameter_groups, published_parameters
 from bdam_reid.methods.preparation import IMAGE, TEXT, architecture, tokenize_of, words_left_out
 from bdam_reid.methods.preparation import prepare as prepare_encoders
+from bdam_reid.methods.whole_text_tower import WholeTextTower
 from bdam_reid.processes import gather
 
 
