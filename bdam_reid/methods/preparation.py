@@ -17,6 +17,8 @@ from bdam_reid.encoders.efficientnet import save_efficientnet
 from bdam_reid.encoders.hub import hub_or_cache
 
 TOKENIZER, IMAGE, TEXT = PREPARED
+PROMPT = "A photo of a person."
+"""The form of what a CLIP is asked and tuned with; a CLIP from scratch reads it before some of its captions."""
 
 
 def prepare(
@@ -41,6 +43,8 @@ def prepare(
             save_tokenizer(pretrained_tokenizer(name, f"method.text.{field}"), folder / TOKENIZER)
         else:
             texts = [text for r in dataset.train for text in (*r.captions, *(r.texts or ()))]
+            if text.kind == "clip":
+                texts += [PROMPT, PROMPT]  # what comes once is not learnt as a whole
             train_wordpiece(texts, data.vocab_size, folder / TOKENIZER)
     try:
         if image.pretrained == EFFICIENTNET:
