@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bdam_reid.data import composed_sets, image_sets, text_sets
+from bdam_reid.data.attributes import with_attributes
 from bdam_reid.data.checks import check_answers
 from bdam_reid.data.records import Dataset, DatasetError
 
@@ -29,7 +30,7 @@ def load_dataset(root: Path | str, *, hold_out: bool = True, allow_missing: bool
             f"`python -m bdam_reid.synthetic {root}`"
         )
     if image_sets.is_market(root):
-        return _checked(image_sets.load_market(root, hold_out, allow_missing))
+        return _checked(with_attributes(image_sets.load_market(root, hold_out, allow_missing)))
     if index := text_sets.find_index(root):
         return _checked(text_sets.load_text_set(root, *index, hold_out, allow_missing))
     if composed_sets.is_itcpr(root):
