@@ -168,7 +168,7 @@ class Embedder:
         """The G records whose images can be read, and their embeddings (G, E), float32 on the CPU."""
 
         def embed() -> dict[str, Tensor]:
-            readable, found = self._collect(records, lambda images: {"": self.method.embed_images(images)})
+            readable, found = self._collect(records, lambda *both: {"": self.method.embed_records(*both)})
             there = {record.path for record in readable}
             return {"readable": torch.tensor([record.path in there for record in records]), "embeddings": found[""]}
 
@@ -182,7 +182,7 @@ class Embedder:
 
     def probed(self, records: Sequence[Record]) -> tuple[tuple[Record, ...], dict[str, Tensor]]:
         """The G records whose images can be read, and what probes read of them, (G, D) each, float32 on the CPU."""
-        readable, features = self._collect(records, self.method.probed)
+        readable, features = self._collect(records, lambda images, _: self.method.probed(images))
         if lost := len(records) - len(readable):
             log.warning(f"probes: without {lost} of {len(records)} {records[0].split} images, which cannot be read")
         return readable, features
@@ -233,14 +233,14 @@ class Embedder:
             return tuple(asked), self.queries(asked)
 
     def _collect(
-        self, records: Sequence[Record], compute: Callable[[Tensor], Mapping[str, Tensor]]
+        self, records: Sequence[Record], compute: Callable[[Tensor, list[Record]], Mapping[str, Tensor]]
     ) -> tuple[tuple[Record, ...], dict[str, Tensor]]:
         readable: list[Record] = []
         kept: dict[str, Tensor] = {}
         with inference(self.method, self.device, self.precision):
             for images, of in self._batches(records):
                 rows = slice(len(readable), len(readable) + len(of))
-                for name, value in compute(images).items():
+                for name, value in compute(images, of).items():
                     if name not in kept:  # a list of batches, put together at the end, would take twice as much
                         kept[name] = torch.empty(len(records), *value.shape[1:])
                     kept[name][rows] = value

@@ -5,5 +5,6 @@ from __future__ import annotations
 from bdam_reid.config import Presets
 from bdam_reid.methods.bdam import presets as bdam
 from bdam_reid.methods.dual_encoder import config as dual_encoder
+from bdam_reid.methods.mosaic import config as mosaic
 
-PRESETS: Presets = {**bdam.PRESETS, **dual_encoder.PRESETS}
+PRESETS: Presets = {**bdam.PRESETS, **dual_encoder.PRESETS, **mosaic.PRESETS}
