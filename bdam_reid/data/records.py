@@ -84,6 +84,11 @@ class Protocol:
     """What it asks."""
 
 
+def has_attributes(protocol: Protocol) -> bool:
+    """Whether anything is known of its images that a search does not know."""
+    return any(query.attributes for query in protocol.queries) or any(record.attributes for record in protocol.gallery)
+
+
 def without_attributes(protocol: Protocol) -> Protocol:
     """The same protocol, of whose images nothing is known but what a search knows."""
     return replace(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bdam_reid.config import ConfigError
-from bdam_reid.data.records import Clothes, Dataset, QueryError, Record, without_attributes
+from bdam_reid.data.records import Clothes, Dataset, QueryError, Record, has_attributes, without_attributes
 from bdam_reid.engine.checkpoint import write_json
 from bdam_reid.engine.run import log
 from bdam_reid.evaluation.disentanglement import probe
@@ -77,9 +77,8 @@ def evaluate(
         },
     }
     for name in chosen:
-        protocol = dataset.protocols[name]
-        if method.oracle and any(entry.attributes for entry in (*protocol.queries, *protocol.gallery)):
-            found, bare = metrics["protocols"][name], embedder.rank(without_attributes(protocol))
+        if method.oracle and has_attributes(dataset.protocols[name]):
+            found, bare = metrics["protocols"][name], embedder.rank(without_attributes(dataset.protocols[name]))
             found["attributes"] = "oracle"
             found["results"]["without_attributes"] = asdict(bare.metrics(weights[found["clothes"]]))
     if method.reranks:

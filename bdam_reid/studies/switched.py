@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from bdam_reid.data.attributes import Labels, labels_of
 from bdam_reid.data.images import load_image
-from bdam_reid.data.records import Protocol, QueryError
+from bdam_reid.data.records import Protocol, Query, QueryError, Record
 from bdam_reid.data.training import CACHE_BYTES
 from bdam_reid.engine.environment import inference
 from bdam_reid.engine.run import Opened
@@ -40,7 +40,7 @@ class Switched:
         self.protocol = protocol
         if any(query.image is None or query.text is not None for query in protocol.queries):
             raise QueryError(f"attributes are of images, and {protocol.name} has queries with texts: give another set")
-        entries = {
+        entries: dict[Path, Query | Record] = {
             **{query.image: query for query in protocol.queries if query.image is not None},
             **{record.path: record for record in protocol.gallery},
         }

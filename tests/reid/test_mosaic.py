@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bdam_reid
-from bdam_reid.config import Config, ConfigError, check_config, parse_config
+from bdam_reid.config import Config, ConfigError, DataConfig, check_config, parse_config
 from bdam_reid.data.attributes import DUKE, MARKET, labels_of
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.images import load_image
@@ -154,6 +154,14 @@ def test_without_experts_the_tower_is_as_it_was(towers: Path, name: str, project
     trained = {id(p) for p in tower.parameters() if p.requires_grad}
     assert trained == set(map(id, tower.new())) and len(trained) == 2 * 4 * layers
     assert not any(part.training for part in tower.train().encoder.modules())
+
+
+def test_a_tower_without_experts_reads_no_labels(towers: Path) -> None:
+    config, images = ImageEncoderConfig(pretrained=str(towers / "clip"), frozen=True), torch.rand(2, 3, 32, 32)
+    tower = ExpertTower(config, (32, 32), 0, E, R)
+    assert torch.equal(tower(images, torch.rand(2, E)), ImageEncoder(config, (32, 32)).encode(images).pooled)
+    method = MosaicConfig(image=config, experts=ExpertsConfig(layers=0))
+    assert not Mosaic(method, DataConfig(image_height=32, image_width=32), 2).oracle
 
 
 def test_other_towers_and_too_many_layers_are_errors(towers: Path) -> None:

@@ -24,8 +24,9 @@ class ExpertsConfig:
 
     attributes: Literal["market", "duke"] = "market"
     """Whose labels they are for: Market-1501's 12 attributes have 35 experts, DukeMTMC-reID's 10 have 26."""
-    layers: int = 4
-    """Of the image tower, the last so many have experts, on queries, values and both layers of the MLP."""
+    layers: Annotated[int, Range(0)] = 4
+    """Of the image tower, the last so many have experts, on queries, values and both layers of the MLP; 0 is the tower
+    without experts, to compare with."""
     rank: int = 16
     alpha: Annotated[float, Range(1e-3)] = 16.0
     """Over the rank, it scales what the experts add."""

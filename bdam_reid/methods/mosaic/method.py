@@ -40,11 +40,10 @@ class Mosaic(Method):
     Raises: ValueError if the tower cannot be loaded, or does not fit.
     """
 
-    oracle = True
-
     def __init__(self, config: MosaicConfig, data: DataConfig, persons: int, architectures: Path | None = None) -> None:
         super().__init__()
         self.config, self.data, self.image_size = config, data, data.image_size
+        self.oracle = config.experts.layers > 0
         self.router = Router(SCHEMAS[config.experts.attributes])
         self.tower = ExpertTower(
             config.image, data.image_size, config.experts.layers, self.router.experts, config.experts.rank,
