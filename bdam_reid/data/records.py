@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -48,7 +48,7 @@ class Record:
     """Number of the outfit among those of the person."""
     texts: Texts | None = None
     attributes: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
-    """Ground truth, as in attributes.json."""
+    """Ground truth, as in attributes.json; labels of the person, see `attributes.LABELS`."""
     domain: int = 0
     """Which of the sets that are used together it is of: its place in `Dataset.domains`."""
 
@@ -64,6 +64,8 @@ class Query:
     outfit: int | None = None
     described: Path | None = None
     """Image that the text describes, for pictures of results. No method reads it."""
+    attributes: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+    """Ground truth of who is shown, as that of a record; a search has none."""
 
 
 Junk: TypeAlias = Callable[[Sequence[Query], Sequence[Record]], "Tensor"]
@@ -84,6 +86,20 @@ class Protocol:
     """What it asks."""
     domain: int = 0
     """Which of the sets that are used together it is of."""
+
+
+def has_attributes(protocol: Protocol) -> bool:
+    """Whether anything is known of its images that a search does not know."""
+    return any(query.attributes for query in protocol.queries) or any(record.attributes for record in protocol.gallery)
+
+
+def without_attributes(protocol: Protocol) -> Protocol:
+    """The same protocol, of whose images nothing is known but what a search knows."""
+    return replace(
+        protocol,
+        queries=tuple(replace(query, attributes=None) for query in protocol.queries),
+        gallery=tuple(replace(record, attributes=None) for record in protocol.gallery),
+    )
 
 
 @dataclass(frozen=True)

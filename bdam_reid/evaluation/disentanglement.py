@@ -27,7 +27,7 @@ def probe(embedder: Embedder, train: Sequence[Record], unseen: Mapping[str, Sequ
         can be seen, if that is known; "above_chance": split -> group -> probe -> feature; "views": attribute of the
         identity -> viewpoint of test persons -> row.
     """
-    if not any(record.attributes for record in train):
+    if not any(group in (record.attributes or {}) for record in train for group in GROUPS):
         return {}
     if len(train) > TRAIN_IMAGES:
         train = [train[at] for at in sorted(Random(0).sample(range(len(train)), TRAIN_IMAGES))]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bdam_reid.config import ConfigError
-from bdam_reid.data.records import Clothes, Dataset, QueryError, Record
+from bdam_reid.data.records import Clothes, Dataset, QueryError, Record, has_attributes, without_attributes
 from bdam_reid.engine.checkpoint import write_json
 from bdam_reid.engine.run import log
 from bdam_reid.evaluation.disentanglement import probe
@@ -77,6 +77,11 @@ def evaluate(
             for name, ranking in rankings.items()
         },
     }
+    for name in chosen:
+        if method.oracle and has_attributes(dataset.protocols[name]):
+            found, bare = metrics["protocols"][name], embedder.rank(without_attributes(dataset.protocols[name]))
+            found["attributes"] = "oracle"
+            found["results"]["without_attributes"] = asdict(bare.metrics(weights[found["clothes"]]))
     if method.reranks:
         for name, ranking in rankings.items():
             try:

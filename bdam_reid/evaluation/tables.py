@@ -10,6 +10,8 @@ from bdam_reid.evaluation.attributes import GROUPS
 from bdam_reid.methods.method import first_alone
 
 CLOTHES_WORDS: Mapping[str, str] = {"same": "the same clothes", "other": "other clothes"}
+ORACLE_WORDS = ", images with their true attributes (oracle)"
+"""Follows what was measured with truths that a search has not."""
 RATES = {"r1": "R-1", "r5": "R-5", "r10": "R-10", "map": "mAP", "minp": "mINP"}
 _TITLE = 42
 
@@ -48,7 +50,8 @@ def weights_text(weights: Mapping[str, float]) -> str:
 def metrics_table(metrics: Mapping[str, Any]) -> str:
     """The retrieval metrics: for each protocol a line at the weights for its own question, one at those for the other
     and one with the first part alone, unless these are the same; one re-ranked, and its cost; one re-ranked by
-    k-reciprocal neighbours; one for chance, and what was left out. After the protocols of several sets their means."""
+    k-reciprocal neighbours; one without the attributes of images, if the others are with them; one for chance, and
+    what was left out. After the protocols of several sets their means."""
     weights: Mapping[str, Mapping[str, float]] = metrics["weights"]
     head = "".join(f"{name:>7}" for name in RATES.values())
     lines = [
@@ -56,7 +59,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
         f"{'retrieval, %':<{_TITLE}}{head}  queries  gallery",
     ]
     for name, found in metrics["protocols"].items():
-        lines.append(f"{title(name)}: {CLOTHES_WORDS[found['clothes']]}")
+        oracle = found.get("attributes") == "oracle"
+        lines.append(f"{title(name)}: {CLOTHES_WORDS[found['clothes']]}{ORACLE_WORDS * oracle}")
         for keys in _alike(weights, found):
             row = found["results"][keys[0]]
             lines.append(_result(_how(keys), row))
@@ -64,6 +68,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
             lines += _reranked(found)
         if "k_reciprocal" in found:
             lines += _by_neighbours(found)
+        if oracle:
+            bare = found["results"]["without_attributes"]
+            lines.append(_result(f"for {found['clothes']} clothes, without attributes", bare))
         lines.append(f"{'  by chance':<{_TITLE}}{found['chance_r1']:7.2f}")
         lines += _left_out(found, row)
     for name, found in metrics.get("means", {}).items():

@@ -17,7 +17,7 @@ from bdam_reid.engine.trainer import Validation
 from bdam_reid.evaluation.metrics import Metrics, mean
 from bdam_reid.evaluation.ranking import Embedder, choose_weights
 from bdam_reid.evaluation.reranking import rerank
-from bdam_reid.evaluation.tables import CLOTHES_WORDS, RATES, weights_text
+from bdam_reid.evaluation.tables import CLOTHES_WORDS, ORACLE_WORDS, RATES, weights_text
 from bdam_reid.methods.method import Method
 
 _PREFIXES: Mapping[Clothes, str] = {"same": "", "other": "other_"}
@@ -90,7 +90,8 @@ def validator(
         }
         score = (fmean(of.best.r1 for of in rated.values()), fmean(of.best.map for of in rated.values()))
         reranks = [clothes for clothes, of in rated.items() if of.reranking_pays]
-        return Validation(score, {**figures, **shared}, weights, _words(rated, weights, shared), reranks)
+        words = _words(rated, weights, shared) + ORACLE_WORDS * method.oracle
+        return Validation(score, {**figures, **shared}, weights, words, reranks)
 
     return validate
 

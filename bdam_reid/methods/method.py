@@ -63,6 +63,10 @@ class Method(nn.Module, ABC):
     """Parts in which `losses` computes the features of a batch (see `parts.in_parts`), for the engine to set; None is a
     method that cannot."""
 
+    oracle: bool = False
+    """Whether `embed_records` and `embed_queries` read the attributes of images, truths that a search has not: an
+    evaluation says so, and reports results without them too."""
+
     @abstractmethod
     def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
         """What training consists of, in order."""
@@ -84,7 +88,8 @@ class Method(nn.Module, ABC):
         """images (B, 3, H, W) in [-1, 1] -> embeddings (B, E)."""
 
     def embed_records(self, images: Tensor, records: Sequence[Record]) -> Tensor:
-        """As `embed_images`, where it is known what took the images (B, 3, H, W): a method may read the cameras."""
+        """As `embed_images`, where it is known what took the images (B, 3, H, W) and whom they show: a method may read
+        the cameras, and the attributes if it says so."""
         return self.embed_images(images)
 
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bdam_reid.evaluation.tables import CLOTHES_WORDS, weights_text
+from bdam_reid.evaluation.tables import CLOTHES_WORDS, ORACLE_WORDS, weights_text
 
 _CARD = """\
 # {name}
@@ -142,7 +142,9 @@ def _program(description: Mapping[str, Any]) -> str:
     return _IMAGES.format(imports=_TOKENIZER if reads else "") + (_TEXTS if reads else "")
 
 
-def figures_text(data: str, validation: Mapping[str, float], table: str, *, synthetic: bool) -> str:
+def figures_text(
+    data: str, validation: Mapping[str, float], table: str, *, synthetic: bool, oracle: bool = False
+) -> str:
     """What a run was measured to do, in Markdown.
 
     Args:
@@ -150,12 +152,13 @@ def figures_text(data: str, validation: Mapping[str, float], table: str, *, synt
         validation: figures of the checkpoint by name; empty where there was no validation.
         table: of the evaluation; empty where there was none.
         synthetic: whether the set is drawn.
+        oracle: whether images came with their true attributes.
     """
     paragraphs = [f"Trained and measured on the set `{data}`."]
     if synthetic:
         paragraphs.append(_SYNTHETIC)
     if validation:
         rates = ", ".join(f"{name} {value:.2f}" for name, value in validation.items())
-        paragraphs.append(f"On validation, which chose the checkpoint: {rates}.")
+        paragraphs.append(f"On validation, which chose the checkpoint{ORACLE_WORDS * oracle}: {rates}.")
     paragraphs.append(f"```\n{table}\n```" if table else "It has not been evaluated on a test split.")
     return "\n\n".join(paragraphs)

@@ -130,7 +130,7 @@ def _figures(run: Path, opened: Opened, validation: Mapping[str, float]) -> str:
     data = " + ".join(Path(root).name for root in opened.config.data.roots)
     # Only drawn persons come with the ground truth that probes read.
     synthetic = "synthetic" in data or "probes" in metrics
-    return figures_text(data, validation, table, synthetic=synthetic)
+    return figures_text(data, validation, table, synthetic=synthetic, oracle=opened.method.oracle)
 
 
 def _said_of_graphs(description: Mapping[str, Any]) -> list[str]:

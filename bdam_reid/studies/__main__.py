@@ -19,6 +19,7 @@ STUDIES = (
     "clothes",
     "rerank",
     "free-language",
+    "attributes",
 )
 """A module each, whose `main` takes what follows the name."""
 

@@ -35,7 +35,8 @@ lists the identity attributes that a picture shows, `visible_slots` the places o
 or not; `statements.json` has the values that each caption states. `python -m bdam_reid.synthetic.ceiling OUT` prints
 from them how well a perfect reader of the captions could do.
 
-`--layout market` writes pictures only, in folders and under names as Market-1501's; see `market.py`.
+`--layout market` writes pictures in folders and under names as Market-1501's, and its file of attributes; see
+`market.py`.
 """
 
 from bdam_reid.synthetic.market import write_market

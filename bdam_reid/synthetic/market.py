@@ -1,8 +1,9 @@
-"""Writes a set in the layout of Market-1501: pictures only, whose names say who is seen by which camera.
+"""Writes a set in the layout of Market-1501: pictures, whose names say who is seen by which camera.
 
     bounding_box_train/   half of the persons
     query/                of the other half, one picture of every person by every camera that saw the person
     bounding_box_test/    more pictures of the same persons by the same cameras, and of people who only pass by
+    attribute/market_attribute.mat   attributes of the persons, labelled as those of Market-1501 are
 
 A name such as 0002_c1s1_000451_01.jpg gives the person (0000 is somebody who passes by, -1 a picture that shows a part
 of somebody), the camera and its sequence, the frame, and the box in it: 00 is drawn by hand, 01 is found by a detector.
@@ -16,8 +17,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
+from bdam_reid.data.attributes import FOLDER, MARKET, Labels
 from bdam_reid.synthetic.drawing import render
+from bdam_reid.synthetic.labels import labels, write_labels
 from bdam_reid.synthetic.output import SyntheticError, draw_all, new_folder, save
 from bdam_reid.synthetic.painter import HEIGHT, WIDTH
 from bdam_reid.synthetic.people import Shot, sample_person, sample_shots
@@ -53,20 +57,33 @@ def write_market(root: Path, identities: int, seed: int, domain: int = 0, proces
     Returns: the number of pictures.
     Raises: SyntheticError if the arguments do not fit, `root` is in use, or the disk is full; nothing is left then.
     """
-    train, passers = identities // 2, identities // 4
-    if train < 2 or identities + passers > _MOST_PEOPLE:
+    trained, passers = identities // 2, identities // 4
+    if trained < 2 or identities + passers > _MOST_PEOPLE:
         raise SyntheticError(
             f"expected 4 identities or more, and with a quarter that passes by at most {_MOST_PEOPLE}, "
             f"got {identities}: change --identities"
         )
-    roles = ["train"] * train + ["test"] * (identities - train) + ["passer"] * passers
+    roles = ["train"] * trained + ["test"] * (identities - trained) + ["passer"] * passers
     with new_folder(root) as folder:
         draw = partial(_draw_person, folder, seed, domain)
-        with draw_all(draw, list(enumerate(roles, start=1)), processes) as pictures:
-            return sum(pictures)
+        with draw_all(draw, list(enumerate(roles, start=1)), processes) as drawn:
+            people = list(drawn)
+        train, test = ({who.number: who.labels for who in people if who.role == role} for role in ("train", "test"))
+        write_labels(folder / FOLDER / f"{MARKET.struct}.mat", train, test)
+        return sum(who.pictures for who in people)
 
 
-def _draw_person(root: Path, seed: int, domain: int, job: tuple[int, str]) -> int:
+class _Drawn(NamedTuple):
+    """A person all of whose pictures are drawn."""
+
+    number: int
+    role: str
+    pictures: int
+    """How many."""
+    labels: Labels
+
+
+def _draw_person(root: Path, seed: int, domain: int, job: tuple[int, str]) -> _Drawn:
     """Draw all pictures of one person; everything follows from the seed, the domain and the person's number."""
     number, role = job
     place = DOMAINS[domain]
@@ -86,7 +103,7 @@ def _draw_person(root: Path, seed: int, domain: int, job: tuple[int, str]) -> in
         folder = _TRAIN if role == "train" else _QUERY if query else _GALLERY
         label = "-1" if cut else "0000" if role == "passer" else f"{number:04d}"
         save(image, root / folder / f"{label}_{_where(shot, place, number, index)}_{'00' if query else '01'}.jpg")
-    return len(shots)
+    return _Drawn(number, role, len(shots), labels(person, outfit))
 
 
 def _where(shot: Shot, place: Domain, number: int, index: int) -> str:

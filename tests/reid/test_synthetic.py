@@ -540,7 +540,8 @@ def test_the_command_writes_market(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     options = "--layout market --identities 4 --domain 1 --processes 1"
     monkeypatch.setattr(sys, "argv", ["synthetic", str(tmp_path / "set"), *options.split()])
     assert main() == 0
-    assert {path.name for path in (tmp_path / "set").iterdir()} == {"bounding_box_train", "query", "bounding_box_test"}
+    written = {path.name for path in (tmp_path / "set").iterdir()}
+    assert written == {"bounding_box_train", "query", "bounding_box_test", "attribute"}
 
 
 def test_ties_are_broken_in_expectation() -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from bdam_reid.data.attributes import with_attributes
 from bdam_reid.data.image_sets import Search, image_set, images_in
 from bdam_reid.data.records import Dataset, Findings, Record, Split
 
@@ -34,7 +35,8 @@ def load(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
     known = [record for record in found if record.identity != _DISTRACTOR]
     name = "dukemtmc-reid" if _has_frames([*known, *queries]) else "market-1501"
     tests = [Search("test", queries, gallery)]
-    return image_set(name, root, known, tests, findings, hold_out=hold_out, allow_missing=allow_missing)
+    read = image_set(name, root, known, tests, findings, hold_out=hold_out, allow_missing=allow_missing)
+    return with_attributes(read)
 
 
 def _has_frames(records: Sequence[Record]) -> bool:
