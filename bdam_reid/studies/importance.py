@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bdam_reid.config import ConfigError
+
 LEVEL = 0.95
 """Of all intervals."""
 TREES = 200
@@ -31,15 +33,16 @@ EXACT = 12
 Floats = NDArray[np.float64]
 
 
-class ImportanceError(ValueError):
-    """Trials of which nothing can be said."""
+def trials_wanted(attributes: int) -> int:
+    """The least that can tell so many attributes apart."""
+    return 2 * attributes + 2
 
 
 @dataclass(frozen=True)
 class Trials:
     """Scores of a model with subsets of its attributes.
 
-    Raises: ImportanceError if shapes differ, a score is not finite, an attribute is never switched, two are always
+    Raises: ConfigError if shapes differ, a score is not finite, an attribute is never switched, two are always
         switched together, or there are too few trials to tell as many attributes apart.
     """
 
@@ -53,18 +56,16 @@ class Trials:
     def __post_init__(self) -> None:
         trials, attributes = len(self.scores), len(self.names)
         if self.switches.shape != (trials, attributes):
-            raise ImportanceError(f"switches must be {(trials, attributes)}, got {self.switches.shape}")
+            raise ConfigError(f"switches must be {(trials, attributes)}, got {self.switches.shape}")
         if not np.isfinite(self.scores).all():
-            raise ImportanceError(f"scores must be finite, got {self.scores[~np.isfinite(self.scores)][0]}")
-        if trials < 2 * attributes + 2:
-            raise ImportanceError(
-                f"{attributes} attributes need {2 * attributes + 2} trials or more, got {trials}: try more subsets"
-            )
+            raise ConfigError(f"scores must be finite, got {self.scores[~np.isfinite(self.scores)][0]}")
+        if trials < (wanted := trials_wanted(attributes)):
+            raise ConfigError(f"{attributes} attributes need {wanted} trials or more, got {trials}: try more subsets")
         for column, name in enumerate(self.names):
             if len(np.unique(self.switches[:, column])) < 2:
-                raise ImportanceError(f"every attribute must be on in some trials and off in others, got {name} in one")
+                raise ConfigError(f"every attribute must be on in some trials and off in others, got {name} in one")
         if np.linalg.matrix_rank(_design(self.switches)) <= attributes:
-            raise ImportanceError("attributes must be switched apart from each other: draw subsets at random")
+            raise ConfigError("attributes must be switched apart from each other: draw subsets at random")
 
 
 class Estimate(NamedTuple):

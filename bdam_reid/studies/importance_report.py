@@ -19,7 +19,7 @@ NOTE = (
     "model of all switches, with a 95% interval. Difference: of the means with and without it, with a bootstrap's 95% "
     "interval; p by Welch's test, corrected by Holm. Of random forests, which explain {explained:.0%} of the variance "
     "of unseen trials: shares of impurity, what shuffled switches cost of R^2, and Shapley values. Frequency: share of "
-    "the gallery's images that have the attribute's rarer states."
+    "the persons who are not in the attribute's most frequent state."
 )
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bdam_reid.config import ConfigError
 from bdam_reid.studies.importance import (
     Importance,
-    ImportanceError,
     Trials,
     analyse,
     interactions,
@@ -136,7 +136,7 @@ def test_a_score_that_no_attribute_changes() -> None:
 )
 def test_trials_that_say_nothing_are_refused(change: object, message: str) -> None:
     of = trials()
-    with pytest.raises(ImportanceError, match=message):
+    with pytest.raises(ConfigError, match=message):
         Trials(NAMES, *change(of.switches, of.scores))  # type: ignore[operator]
 
 
