@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from itertools import permutations
 from math import factorial
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from bdam_reid.config import ConfigError
+from bdam_reid.studies import importance
 from bdam_reid.studies.importance import (
     Importance,
     Trials,
@@ -32,6 +34,14 @@ def trials(noise: float = 0.2, together: float = 0.0, number: int = 120) -> Tria
     switches = generator.random((number, len(NAMES))) < 0.5
     scores = 40 + switches @ TRUTH + together * (switches[:, 0] & switches[:, 1])
     return Trials(NAMES, switches, scores + noise * generator.standard_normal(number))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_forests() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importance, "TREES", 50)
+        patch.setattr(importance, "REPEATS", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
