@@ -52,7 +52,8 @@ def test_adapter(contest: Contest, small: bool, architecture: Path, batch: int) 
     images = torch.randn(batch, 3, *image_size, device=DEVICE)
     with torch.device(DEVICE):
         towers = {
-            name: Projected(ImageTower("", config, image_size, 0, architecture)) for name, config in ADAPTERS.items()
+            name: Projected(ImageTower(str(architecture), config, image_size, 0, architecture))
+            for name, config in ADAPTERS.items()
         }
     facts = {name: {"parameters": parameters(tower), **flops(tower, [images])} for name, tower in towers.items()}
     contest(
