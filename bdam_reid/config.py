@@ -38,7 +38,10 @@ class DataConfig:
     """What is read, and how it becomes batches."""
 
     root: str = "data/synthetic"
-    """Folder of CUHK-PEDES, ICFG-PEDES, RSTPReid or Market-1501 layout."""
+    """Folder of a data set: CUHK-PEDES, ICFG-PEDES, RSTPReid, Market-1501, DukeMTMC-reID, MSMT17, PRCC, LTCC,
+    images.csv, or a folder a person."""
+    domains: tuple[str, ...] = ()
+    """Folders of further sets that are trained on together with the root, each a domain."""
     image_height: int = 224
     image_width: int = 224
     max_tokens: Annotated[int, Range(3)] = 64
@@ -60,6 +63,11 @@ class DataConfig:
     trained on, as for published figures; the last checkpoint is the result, and weights of parts are the method's."""
     allow_missing: bool = False
     """Whether validation and evaluation may lack images, which are then left out and counted; else that is an error."""
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The folders of all sets, that of `root` first."""
+        return (self.root, *self.domains)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -140,9 +148,9 @@ class Config:
 Presets: TypeAlias = Mapping[str, Callable[[], Config]]
 """By name, functions that give a config; their docstrings are what the command line says of them."""
 
-FREE_FIELDS = ("output", "engine.save-every", "engine.workers", "data.root", "data.allow-missing")
+FREE_FIELDS = ("output", "engine.save-every", "engine.workers", "data.root", "data.domains", "data.allow-missing")
 """Fields in which a resumed run may differ from its beginning: they change no result, or say that they did. The root
-says where the data is; that it is the same, the run checks by itself."""
+and the domains say where the data is; that it is the same, the run checks by itself."""
 
 
 def parse_config(presets: Presets, arguments: Sequence[str] | None = None) -> Config:
@@ -232,10 +240,12 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         if value not in get_args(hint):
             raise ConfigError(f"config field {name} must be one of {', '.join(get_args(hint))}, got {value!r}")
         return value
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(_value(get_args(hint)[0], each, name) for each in value)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        raise ConfigError(f"config field {name} must be {hint.__name__}, got {value!r}")
+        raise ConfigError(f"config field {name} must be {(get_origin(hint) or hint).__name__}, got {value!r}")
     return value
 
 

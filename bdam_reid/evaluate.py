@@ -24,11 +24,15 @@ class Options:
     pictures."""
 
     run: tyro.conf.Positional[Path]
-    """Folder that training wrote. It comes first: --split and --weights take all that follows them."""
+    """Folder that training wrote. It comes first: --domains, --split and --weights take all that follows them."""
     root: Path | None = None
-    """Folder of the data set; that of the run if it is not given."""
+    """Folder of the data set; those of the run if it is not given."""
+    domains: tuple[Path, ...] = ()
+    """Folders of further sets that are evaluated on together with that of --root, each with rows of its own, and their
+    mean."""
     split: tuple[str, ...] = ()
-    """Protocols to rank, such as val, test, clothing_change; without any, all but those of validation persons."""
+    """Protocols to rank, such as val, test, clothing_change, of several sets duke_test; without any, all but those of
+    validation persons."""
     device: str = "auto"
     """As torch names it; auto is the GPU where there is one."""
     batch_size: int = 128
@@ -70,24 +74,28 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     from bdam_reid.engine.run import log, open_best, start_log
     from bdam_reid.evaluation.cache import FeatureCache
     from bdam_reid.evaluation.evaluator import evaluate
-    from bdam_reid.evaluation.page import draw_page
+    from bdam_reid.evaluation.looks import looks
+    from bdam_reid.evaluation.page import QUERIES, draw_page
     from bdam_reid.evaluation.ranking import Embedder
     from bdam_reid.evaluation.tables import checkpoint_text, describe
 
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1, got {options.batch_size}")
     run, output = options.run, options.output or options.run
+    if options.domains and not options.root:
+        raise ConfigError(f"--domains needs --root, the first of the sets, got {', '.join(map(str, options.domains))}")
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output must be a folder, got the file {output}")
     if options.cache and options.cache.exists() and not options.cache.is_dir():
         raise ConfigError(f"--cache must be a folder, got the file {options.cache}")
     config, method, best, device, precision = open_best(run, presets, options.device)
     repeat_bits(device)
-    root, allow_missing = options.root or config.data.root, options.allow_missing or config.data.allow_missing
-    dataset = load_dataset(root, hold_out=config.data.hold_out, allow_missing=allow_missing)
+    allow_missing = options.allow_missing or config.data.allow_missing
+    roots = (options.root, *options.domains) if options.root else config.data.roots
+    dataset = load_dataset(*roots, hold_out=config.data.hold_out, allow_missing=allow_missing)
     output.mkdir(parents=True, exist_ok=True)
     start_log(output)
-    log.info(f"{run}: {dataset.name} at {root}, on {device}\n{dataset.report}")
+    log.info(f"{run}: {dataset}, on {device}\n{dataset.report}")
     cache = FeatureCache(options.cache, config) if options.cache else None
     embedder = Embedder(method, device, precision, options.batch_size, allow_missing, cache)
     weights = dict.fromkeys(CLOTHES, options.weights) if options.weights else method.chosen_weights(best)
@@ -95,7 +103,8 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     reranks = best.get("reranks", ())
     found = evaluate(embedder, dataset, weights, output, options.split, reranks, trained_on, options.k_reciprocal)
     log.info(f"{checkpoint_text(best)}\n{describe(found.metrics)}")
-    page = draw_page(run, output, found)
+    first = next(iter(found.rankings.values()))
+    page = draw_page(run, output, found, looks(embedder, first, QUERIES))
     log.info(f"figures in {output / 'metrics.json'}, pictures in {page.parent}: open {page}")
     return found
 
@@ -111,7 +120,7 @@ def _trained_on(run: Path, config: Config, dataset: Dataset) -> str:
     environment = run / "environment.json"
     # Runs of older versions do not say what layout it had.
     name = read_json(environment).get("dataset", "a set") if environment.exists() else "a set"
-    return f"{name} at {config.data.root}"
+    return f"{name} at {', '.join(config.data.roots)}"
 
 
 if __name__ == "__main__":

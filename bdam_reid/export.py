@@ -1,4 +1,4 @@
-"""Export of a trained run: `python -m bdam_reid.export RUN OUT [--onnx]`."""
+"""Export of a trained run: `python -m bdam_reid.export RUN OUT [--onnx | --hub]`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from bdam_reid.config import Presets
+from bdam_reid.config import ConfigError, Presets
 from bdam_reid.engine.signals import handled_by, leave
 from bdam_reid.methods import PRESETS
 
@@ -24,6 +24,9 @@ class Options:
     """A new folder."""
     onnx: bool = False
     """Write the encoders as ONNX graphs too, and compare them in onnxruntime with the run's; needs the extra `onnx`."""
+    hub: bool = False
+    """Write the two encoders of a dual encoder on a CLIP instead, in the form of the Hugging Face hub, which
+    --method.image.pretrained OUT and --method.text.pretrained OUT of another run begin with."""
 
 
 def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:
@@ -32,10 +35,16 @@ def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> 
         options = tyro.cli(Options, prog="python -m bdam_reid.export", args=arguments)
         # After the arguments: help, or word of a mistake in them, does not wait for torch.
         from bdam_reid.engine.errors import user_errors
+        from bdam_reid.search.clip_folder import export_clip
         from bdam_reid.search.exporter import export_run
 
         with user_errors("what other programs take of it"):
-            print(export_run(options.run, options.out, onnx=options.onnx, presets=presets))
+            if options.hub and options.onnx:
+                raise ConfigError("--hub writes no graphs: give either --hub or --onnx, got both")
+            if options.hub:
+                print(export_clip(options.run, options.out, presets))
+            else:
+                print(export_run(options.run, options.out, onnx=options.onnx, presets=presets))
 
 
 if __name__ == "__main__":

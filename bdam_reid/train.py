@@ -50,18 +50,20 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     main, count = processes.is_main(), processes.own_share().count
     with ExitStack() as stack:
         with processes.main_first():
-            dataset = load_dataset(config.data.root, hold_out=config.data.hold_out, allow_missing=allow_missing)
-            if not dataset.train:
+            dataset = load_dataset(*config.data.roots, hold_out=config.data.hold_out, allow_missing=allow_missing)
+            trained = {record.domain for record in dataset.train}
+            if lacking := [str(domain) for number, domain in enumerate(dataset.domains) if number not in trained]:
                 raise DatasetError(
-                    f"expected training images, got {dataset.name} at {dataset.root}, which is for evaluation only: "
-                    "give --data.root another set, and this one to `python -m bdam_reid.evaluate RUN --root`"
+                    f"expected training images, got {'; '.join(lacking)}, which is for evaluation only: give "
+                    "--data.root or --data.domains another set, and this one to "
+                    "`python -m bdam_reid.evaluate RUN --root`"
                 )
             run = stack.enter_context(open_run(config, presets, dataset))
             if main:
                 surroundings |= {"precision": precision, "dataset": dataset.name, "data": asdict(dataset.report)}
                 write_json(run / "environment.json", surroundings)
             log.info(
-                f"{run}: {dataset.name} at {config.data.root}, on {f'{count} x ' * (count > 1)}{device} "
+                f"{run}: {dataset}, on {f'{count} x ' * (count > 1)}{device} "
                 f"with kernels of backend {surroundings['backend']}\n{dataset.report}"
             )
             method = make_method(config, run, dataset)

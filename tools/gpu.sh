@@ -63,9 +63,10 @@ compile_cuda() {
   part "the CUDA module is there" 5 bash -c 'ls bdam_kernels/_cuda*.so'
 }
 
-smoke() { # BACKEND: every operator in a process of its own
+smoke() { # BACKEND: every operator that it has in a process of its own
   local op dtype
   for op in $OPS; do
+    case "$op $1" in "hsic triton" | "causal_conv1d cuda") continue ;; esac
     for dtype in $DTYPES; do
       part_beside pytest "smoke $op $1 $dtype" 90 "tests/kernels/test_smoke.py::test_smoke[$op-$1-$dtype]"
     done

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check(roots: Sequence[Path], decode: bool) -> int:
     """Print what is found in data sets; 1 if something makes results wrong."""
-    from bdam_reid.data.audit import audit, listed, overlaps, table
+    from bdam_reid.data.audit import audit, listed, table
+    from bdam_reid.data.contents import overlaps
 
     audits = []
     for root in dict.fromkeys(roots):
@@ -44,7 +45,7 @@ def check(roots: Sequence[Path], decode: bool) -> int:
         print(*table(audits[-1]), sep="\n", flush=True)
     findings = [finding for of in audits for finding in of.findings]
     for one, other in combinations(audits, 2):
-        shared = overlaps(one, other)
+        shared = overlaps(one.contents, other.contents)
         findings += shared
         compared = "no image in both" if one.contents and other.contents else "not compared"
         print(f"{one.name} and {other.name}", *(listed(shared) if shared else [f"  {compared}"]), sep="\n")

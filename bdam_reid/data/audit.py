@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
 
-from tqdm.auto import tqdm
-
+from bdam_reid.data.contents import Contents, contents_of, images_of
 from bdam_reid.data.datasets import load_dataset
-from bdam_reid.data.images import image_problem, open_image
-from bdam_reid.data.records import SPLITS, Dataset, DatasetError, Finding, Findings, Report, Split
-
-_WHOLE = (1 << 16, 1 << 16)
-"""Size in pixels at which no image is decoded smaller than it is."""
-
-
-class Image(NamedTuple):
-    """An image file of a set."""
-
-    path: Path
-    key: str
-    """Its path below the root of the set."""
-    identity: int | None
-    split: Split
-
-
-Contents: TypeAlias = Mapping[bytes, Sequence[Image]]
-"""Images by a digest of their content."""
+from bdam_reid.data.records import SPLITS, Dataset, DatasetError, Finding, Findings, Report
 
 
 @dataclass(frozen=True)
@@ -63,64 +38,11 @@ def audit(root: Path, decode: bool = False) -> Audit:
         reason = Finding("error, so that nothing else was looked at", 1, (str(error),), wrong=True)
         return Audit(f"unusable set at {root}", None, (reason,), {})
     findings = Findings()
-    contents = _contents(_images(dataset), decode, findings)
+    contents = contents_of(images_of(dataset), findings, decode)
     _find_copies(contents, findings)
     _find_vague_captions(dataset, findings)
     report = dataset.report
     return Audit(f"{dataset.name} at {root}", report, (*report.findings, *findings.listed()), contents)
-
-
-def overlaps(one: Audit, other: Audit) -> tuple[Finding, ...]:
-    """Images that are in two sets, by split. Those that one trains on and the other is tested on make results wrong."""
-    findings = Findings()
-    for first, second in product(SPLITS, repeat=2):
-        keys = [
-            next(image.key for image in one.contents[content] if image.split == first)
-            for content in one.contents.keys() & other.contents.keys()
-            if _has(one, content, first) and _has(other, content, second)
-        ]
-        what = f"{first} images of the one that are {second} images of the other"
-        findings.add(what, sorted(keys), wrong=(first == "train") != (second == "train"))
-    return findings.listed()
-
-
-def _has(of: Audit, content: bytes, split: Split) -> bool:
-    return any(image.split == split for image in of.contents[content])
-
-
-def _images(dataset: Dataset) -> list[Image]:
-    """Every image file of a set once."""
-    named: list[tuple[Path, int | None, Split]] = [(r.path, r.identity, r.split) for r in dataset.train]
-    for protocol in dataset.protocols.values():
-        named += [(r.path, r.identity, protocol.split) for r in protocol.gallery]
-        named += [(q.image, q.identity, protocol.split) for q in protocol.queries if q.image]
-    files = {path: Image(path, os.path.relpath(path, dataset.root), identity, split) for path, identity, split in named}
-    return list(files.values())
-
-
-def _contents(images: Sequence[Image], decode: bool, findings: Findings) -> Contents:
-    contents: dict[bytes, list[Image]] = defaultdict(list)
-    with ThreadPoolExecutor() as pool:
-        digests: Iterable[bytes | None] = pool.map(partial(_digest, decode=decode), (image.path for image in images))
-        digests = tqdm(digests, "comparing images", len(images), unit="image", disable=None, leave=False)
-        for image, digest in zip(images, digests, strict=True):
-            if digest is not None:
-                contents[digest].append(image)
-            elif not image_problem(image.path):
-                what = f"{image.split} images that are damaged inside"
-                findings.add(what, [image.key], wrong=image.split != "train")
-    return contents
-
-
-def _digest(path: Path, decode: bool) -> bytes | None:
-    """Of an image's bytes or pixels; None if it cannot be read."""
-    try:
-        if not decode:
-            return hashlib.sha256(path.read_bytes()).digest()
-        image = open_image(path, _WHOLE)
-    except (OSError, ValueError):  # ImageError is one, and what a name with a zero byte raises
-        return None
-    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
 
 
 def _find_copies(contents: Contents, findings: Findings) -> None:

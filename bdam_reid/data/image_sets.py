@@ -1,23 +1,20 @@
-"""Reads image sets in Market-1501's layout, checks them and says what was found.
-
-Folders and names: bounding_box_train, query, bounding_box_test, in each of them PERSON_cCAMERA... .jpg. Person -1 marks
-detections of nobody, which are left out; person 0 marks distractors, which stay in the gallery and are nobody's.
-"""
+"""What image sets of every layout become: persons held out, protocols of searches by an image, checks."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import Literal, NamedTuple
 
 from bdam_reid.data.checks import check_images
+from bdam_reid.data.junk import same_camera
 from bdam_reid.data.records import (
+    Clothes,
     Dataset,
     DatasetError,
     Findings,
+    Junk,
     Protocol,
     Query,
     Record,
@@ -26,82 +23,126 @@ from bdam_reid.data.records import (
     held_out,
 )
 
-FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
-_NAME = re.compile(r"(-?\d{1,18})_c(\d{1,18})(?!\d)")
-_SUFFIXES = (".jpg", ".jpeg", ".png")
-_NOBODY, _DISTRACTOR = -1, 0
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+"""Of the names of image files, in small letters."""
 
 
-def is_market(root: Path) -> bool:
-    """Whether a folder has Market-1501's layout."""
-    return all((root / folder).is_dir() for folder in FOLDERS)
+class Search(NamedTuple):
+    """Images that search others; each is a record, which has its split."""
+
+    name: str
+    """Of the protocol."""
+    queries: Sequence[Record]
+    gallery: Sequence[Record]
+    junk: Junk = same_camera
+    clothes: Clothes = "same"
 
 
-def load_market(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
-    """Read a set in Market-1501's layout.
+def image_set(
+    name: str,
+    root: Path,
+    train: Sequence[Record],
+    tests: Sequence[Search],
+    findings: Findings,
+    *,
+    hold_out: bool,
+    allow_missing: bool,
+    val: Sequence[Record] = (),
+    validation: Callable[[Sequence[Record]], Sequence[Search]] | None = None,
+) -> Dataset:
+    """The data set of the records that a layout has read.
 
-    Every tenth identity of the training folder, in the order of their numbers, is held out for validation: the first
-    image of a person by each camera searches all images of these persons.
+    Where it brings no validation persons, every tenth training person, in the order of their numbers, is one.
 
     Args:
-        root: the folder that has FOLDERS.
-        hold_out: whether there is a protocol "val"; else all are trained on.
+        name: of the layout.
+        root: its folder.
+        train: training records; none for a set that is for evaluation only.
+        tests: what the test part is searched for.
+        findings: of reading it; what is found here is added.
+        hold_out: whether training persons are held out for validation if there are no others; else there is no
+            protocol "val".
         allow_missing: whether evaluation may lack images.
+        val: validation records, if the set brings them.
+        validation: the searches of validation records; `by_each_camera` if it is not given.
     Raises: DatasetError if the set cannot be used.
     """
-    findings = Findings()
-    found = _read(root, FOLDERS[0], "train", findings)
-    queries, gallery = (_read(root, folder, "test", findings) for folder in FOLDERS[1:])
-    known = [r for r in found if r.identity != _DISTRACTOR]
-    findings.add("training images of nobody (person 0) skipped", [r.key for r in found if r.identity == _DISTRACTOR])
-    if shared := sorted({r.identity for r in known} & {r.identity for r in queries}):
+    _check_people(root, train, val, tests)
+    if hold_out and not val:
+        train, val = _hold_out(train, "val")
+        what = "training identities held out for validation, as there is no such split"
+        findings.add(what, _first_of_each(val))
+    asked, found = (_distinct(getattr(test, side) for test in tests) for side in ("queries", "gallery"))
+    splits = {"train": train, "val": val, "query": asked, "test": found}
+    kept = check_images(splits, allow_missing, findings) if any(splits.values()) else ()
+    people = {record.identity for record in kept}
+    if len(people) == 1 or (hold_out and kept and not val) or not asked:
         raise DatasetError(
-            f"splits must have different people, but {len(shared)} ids of {root} are in both train and test, such as "
-            f"{shared[0]}: a result would be wrong, use the official folders"
+            f"expected training images of {'three' if hold_out else 'two'} people or more and images of queries in "
+            f"{root}, got images of {len({r.identity for r in (*kept, *val)})} people and {len(asked)} queries: is it "
+            "the right folder, and is it whole?"
         )
-    people = held_out(r.identity for r in known) if hold_out else set()
-    findings.add("training identities held out for validation, as there is no such split", sorted(people))
-    val = tuple(Record(r.path, r.key, r.identity, "val", camera=r.camera) for r in known if r.identity in people)
-    rest = [r for r in known if r.identity not in people]
-    splits = {"train": rest, "val": val, "query": queries, "test": gallery}
-    train = check_images(splits, allow_missing, findings) if any(splits.values()) else ()
-    if len({r.identity for r in train}) < 2 or (hold_out and not val) or not queries:
-        raise DatasetError(
-            f"expected images of four people or more in {FOLDERS[0]} of {root} and one or more in {FOLDERS[1]}, "
-            f"got {len(known)} and {len(queries)} images"
-        )
-    first = {(r.identity, r.camera): r for r in reversed(val)}
-    asked = [r for r in val if first[r.identity, r.camera] is r]
-    protocols = {"val": Protocol("val", _queries(asked), val, same_camera, "val")} if hold_out else {}
-    protocols["test"] = Protocol("test", _queries(queries), tuple(gallery), same_camera)
-    report = Report.of({"train": train, "val": val, "test": (*queries, *gallery)}, findings)
-    return Dataset("market-1501", root, train, protocols, report)
+    searches = [*(validation or by_each_camera)(val), *tests] if val else tests
+    report = Report.of({"train": kept, "val": val, "test": _distinct((asked, found))}, findings)
+    return Dataset(name, root, kept, {search.name: _protocol(search) for search in searches}, report)
 
 
-def same_camera(queries: Sequence[Query], gallery: Sequence[Record]) -> Tensor:
-    """Junk of image -> image: the same person by the same camera, often the next frame; (Q, G) bool."""
-    rows, columns = (
-        [torch.tensor([getattr(x, name) for x in side]) for name in ("identity", "camera")]
-        for side in (queries, gallery)
+def by_each_camera(records: Sequence[Record], name: str = "val") -> list[Search]:
+    """The first image of a person by each camera, in each outfit if that is known, searches all of the records."""
+    first = {(r.identity, r.camera, r.outfit): r for r in reversed(records)}
+    return [Search(name, [r for r in records if first[r.identity, r.camera, r.outfit] is r], records)]
+
+
+def hold_out_test(records: Sequence[Record], findings: Findings) -> tuple[list[Record], list[Search]]:
+    """Every tenth person for a test, where a set has no such part, and the records of the others."""
+    rest, test = _hold_out(records, "test")
+    what = "persons held out for the test, as there are neither queries nor a gallery"
+    findings.add(what, _first_of_each(test))
+    return rest, by_each_camera(test, "test")
+
+
+def _hold_out(records: Sequence[Record], split: Split) -> tuple[list[Record], list[Record]]:
+    """The records without every tenth person, and those of these, of another split."""
+    people = held_out(record.identity for record in records)
+    return (
+        [record for record in records if record.identity not in people],
+        [replace(record, split=split) for record in records if record.identity in people],
     )
-    same = [row[:, None] == column for row, column in zip(rows, columns, strict=True)]
-    return same[0] & same[1]
 
 
-def _queries(records: Sequence[Record]) -> tuple[Query, ...]:
-    return tuple(Query(image=r.path, identity=r.identity, camera=r.camera) for r in records)
+def _first_of_each(records: Sequence[Record]) -> list[str]:
+    """The key of the first image of each person, which is what a user knows the person by."""
+    return list({record.identity: record.key for record in reversed(records)}.values())[::-1]
 
 
-def _read(root: Path, folder: str, split: Split, findings: Findings) -> list[Record]:
-    """The records of a folder in the order of their names, without those of nobody."""
-    records, unnamed = [], []
-    for path in sorted((root / folder).iterdir()):
-        if path.suffix.lower() not in _SUFFIXES:
-            continue
-        name = _NAME.match(path.name)
-        if name is None:
-            unnamed.append(f"{folder}/{path.name}")
-        elif int(name[1]) != _NOBODY:
-            records.append(Record(path, f"{folder}/{path.name}", int(name[1]), split, camera=int(name[2])))
-    findings.add("images whose name has no person and camera skipped", unnamed)
-    return records
+def images_in(folder: Path) -> Iterator[Path]:
+    """The image files in a folder, in the order of their names."""
+    return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES)
+
+
+def numbered(names: Iterable[str]) -> dict[str, int]:
+    """Numbers from 0 for names, in their order."""
+    return {name: number for number, name in enumerate(sorted(set(names)))}
+
+
+def _protocol(search: Search) -> Protocol:
+    queries = tuple(Query(image=r.path, identity=r.identity, camera=r.camera, outfit=r.outfit) for r in search.queries)
+    split: Literal["val", "test"] = "val" if any(r.split == "val" for r in search.gallery[:1]) else "test"
+    return Protocol(search.name, queries, tuple(search.gallery), search.junk, split, search.clothes)
+
+
+def _distinct(lists: Iterable[Sequence[Record]]) -> list[Record]:
+    return list({record.path: record for records in lists for record in records}.values())
+
+
+def _check_people(root: Path, train: Sequence[Record], val: Sequence[Record], tests: Sequence[Search]) -> None:
+    """Raise DatasetError for a person of two splits."""
+    splits = {"train": train, "val": val, "test": [record for test in tests for record in test.queries]}
+    people = {split: {record.identity for record in records} for split, records in splits.items()}
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        if shared := sorted(people[one] & people[other]):
+            first = next(record.key for record in splits[one] if record.identity == shared[0])
+            raise DatasetError(
+                f"splits must have different people, but {len(shared)} ids of {root} are in both {one} and {other}, "
+                f"such as that of {first}: a result would be wrong, use the official splits"
+            )

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from bdam_reid.captions.texts import Texts
 from bdam_reid.data.printable import printable, shortened
@@ -49,6 +49,8 @@ class Record:
     texts: Texts | None = None
     attributes: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
     """Ground truth, as in attributes.json; labels of the person, see `attributes.LABELS`."""
+    domain: int = 0
+    """Which of the sets that are used together it is of: its place in `Dataset.domains`."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Protocol:
     """Whether it may choose checkpoints and weights of parts, or is only reported."""
     clothes: Clothes = "same"
     """What it asks."""
+    domain: int = 0
+    """Which of the sets that are used together it is of."""
 
 
 def has_attributes(protocol: Protocol) -> bool:
@@ -141,6 +145,8 @@ class Report:
     identities: dict[str, int]
     captions: dict[str, int]
     findings: tuple[Finding, ...]
+    domains: Mapping[str, Report] = field(default_factory=dict)
+    """Of several sets that are used together, what each holds, by name; the counts are of all."""
 
     @classmethod
     def of(cls, splits: Mapping[str, Sequence[Record]], findings: Findings) -> Report:
@@ -158,19 +164,51 @@ class Report:
             + (f", {self.captions[split]} captions" if any(self.captions.values()) else "")
             for split in SPLITS
         ]
-        return "\n".join([*lines, *(str(finding) for finding in self.findings)])
+        parts = [f"{name}: {line}" for name, report in self.domains.items() for line in str(report).splitlines()]
+        return "\n".join([*lines, *parts, *(str(finding) for finding in self.findings)])
+
+
+class Domain(NamedTuple):
+    """One of the sets that are used together."""
+
+    name: str
+    """Of its folder; no other has it."""
+    layout: str
+    root: Path
+
+    def __str__(self) -> str:
+        return f"{self.layout} at {self.root}"
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A data set; `name` is that of its layout, `protocols` has "test", what else there is, and "val" unless nothing
-    was left for it. Of the split "val" there is one protocol for a question at most."""
+    was left for it. Of the split "val" there is one protocol for a question at most.
+
+    Or several sets that are used together, each a domain: no identity is in two of them, and keys of records and names
+    of protocols begin with a domain's name ("duke/query/...", "duke_test"). `name` is of all layouts, `root` of the
+    first."""
 
     name: str
     root: Path
     train: tuple[Record, ...]
     protocols: Mapping[str, Protocol]
     report: Report
+    several: tuple[Domain, ...] = ()
+    """The sets, if there are several."""
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """The sets that it is made of, or the one that it is."""
+        return self.several or (Domain(self.root.name, self.name, self.root),)
+
+    def own_name(self, of: Record | Protocol) -> str:
+        """The key of a record, or the name of a protocol, as its own set has it."""
+        named = of.key if isinstance(of, Record) else of.name
+        return named[len(self.domains[of.domain].name) + 1 :] if self.several else named
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.domains))
 
 
 def held_out(identities: Iterable[int]) -> set[int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from random import Random
+from typing import Protocol
 
 from bdam_reid.data.records import DatasetError, Record
 
@@ -20,6 +21,20 @@ class Draw:
     index: int
     epoch: int
     repeat: int = 0
+
+
+class Sampler(Protocol):
+    """Says which images make the batches of an epoch."""
+
+    @property
+    def size(self) -> int:
+        """Images in a batch."""
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[Draw]]:
+        """The batches of an epoch, from batch number `start` on."""
 
 
 def indices_by_identity(records: Sequence[Record]) -> dict[int, list[int]]:
@@ -51,7 +66,7 @@ class IdentitySampler:
         records: Sequence[Record],
         identities_per_batch: int,
         images_per_identity: int,
-        seed: int,
+        seed: int | str,
         across_outfits: bool = False,
     ):
         self._people = list(indices_by_identity(records).values())
@@ -101,6 +116,57 @@ class IdentitySampler:
         if len(shuffled) < k:
             return [[(shuffled[i % len(shuffled)], i // len(shuffled)) for i in range(k)]]
         return [[(index, 0) for index in shuffled[at : at + k]] for at in range(0, len(shuffled) - k + 1, k)]
+
+
+class DomainSampler:
+    """Batches of P identities with K images each, all of one domain; those of all domains come in an epoch, mixed, each
+    as `IdentitySampler` would have them. Of one domain they are the same as that sampler's.
+
+    Args:
+        records: the records of the training set.
+        identities_per_batch, images_per_identity, seed, across_outfits: as `IdentitySampler` has them.
+    Raises: DatasetError if a domain has fewer than P identities.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        identities_per_batch: int,
+        images_per_identity: int,
+        seed: int,
+        across_outfits: bool = False,
+    ):
+        self._seed = seed
+        self._domains: list[tuple[list[int], IdentitySampler]] = []
+        for domain in sorted({record.domain for record in records}):
+            places = [place for place, record in enumerate(records) if record.domain == domain]
+            own, of_its_own = [records[place] for place in places], f"{seed}/{domain}" if domain else seed
+            try:
+                sampler = IdentitySampler(own, identities_per_batch, images_per_identity, of_its_own, across_outfits)
+            except DatasetError as error:
+                raise DatasetError(f"of domain {domain}, with images such as {own[0].key}: {error}") from error
+            self._domains.append((places, sampler))
+
+    @property
+    def size(self) -> int:
+        """Images in a batch."""
+        return self._domains[0][1].size
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return sum(len(sampler) for _, sampler in self._domains)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[Draw]]:
+        """The batches of an epoch, from batch number `start` on."""
+        return islice(self._all_batches(epoch), start, None)
+
+    def _all_batches(self, epoch: int) -> Iterator[list[Draw]]:
+        turns = [number for number, (_, sampler) in enumerate(self._domains) for _ in range(len(sampler))]
+        Random(f"{self._seed}/{epoch}/domains").shuffle(turns)
+        running = [sampler.batches(epoch) for _, sampler in self._domains]
+        for number in turns:
+            places, _ = self._domains[number]
+            yield [replace(draw, index=places[draw.index]) for draw in next(running[number])]
 
 
 def _alternating(images: Sequence[int], outfits: Sequence[int | None]) -> list[int]:

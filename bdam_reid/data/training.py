@@ -27,7 +27,7 @@ from torch.utils.data import Dataset as TorchDataset
 from bdam_reid.data.checks import named
 from bdam_reid.data.images import ImageError, augment, decode_image, normalise
 from bdam_reid.data.records import DatasetError, Record
-from bdam_reid.data.samplers import Draw, IdentitySampler, indices_by_identity
+from bdam_reid.data.samplers import Draw, Sampler, indices_by_identity
 from bdam_reid.processes import WHOLE, Share
 
 log = logging.getLogger("bdam_reid")
@@ -64,8 +64,8 @@ def nothing(record: Record, rng: Random) -> None:
 class TrainingSet(TorchDataset[Item[D]]):
     """Training items of records.
 
-    An image that cannot be read is replaced by another one of the same person, or of another person if there is none,
-    and counted in `skipped`.
+    An image that cannot be read is replaced by another one of the same person, or of another person of its domain if
+    there is none, and counted in `skipped`.
 
     Args:
         records: training records; their identities become class indices in the order of their numbers.
@@ -139,13 +139,16 @@ class TrainingSet(TorchDataset[Item[D]]):
             except ImageError:
                 skipped.append(self.records[candidate].key)
                 self.skip(skipped)
-        raise DatasetError(f"none of {len(self.records)} training images can be read: unpack the set again")
+        raise DatasetError(
+            f"none of the training images can be read among which {self.records[index].key} is: unpack the set again"
+        )
 
     def _candidates(self, index: int) -> Iterator[int]:
         same = self._by_identity[self.records[index].identity]
         at = same.index(index)
         yield from same[at:] + same[:at]
-        yield from ((index + step) % len(self.records) for step in range(1, len(self.records)))
+        others = ((index + step) % len(self.records) for step in range(1, len(self.records)))
+        yield from (other for other in others if self.records[other].domain == self.records[index].domain)
 
     def _pixels(self, index: int) -> Tensor:
         if self._kept and self._kept.has[index]:
@@ -197,7 +200,7 @@ class Batches(Generic[D, B]):
     """What a stage trains on: items, which of them make a batch, and what a batch is made of them."""
 
     items: TrainingSet[D]
-    sampler: IdentitySampler
+    sampler: Sampler
     collate: Callable[[Sequence[Item[D]]], B]
 
     @property

@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from bdam_reid.encoders.config import EncoderConfig
 from bdam_reid.encoders.hub import hub_or_cache
+from bdam_reid.encoders.stem_clip import StemCLIPVisionModel, StemCLIPVisionModelWithProjection
 
 Models: TypeAlias = Mapping[str, type[PreTrainedModel]]
 """By the type that a published encoder's config.json states."""
@@ -38,6 +39,7 @@ IMAGE_MODELS: Models = {
     "vit": ViTModel,
     "clip": CLIPVisionModel,
     "clip_vision_model": CLIPVisionModel,
+    "stem_clip": StemCLIPVisionModel,
     "siglip": SiglipVisionModel,
     "siglip_vision_model": SiglipVisionModel,
     "dinov2": Dinov2Model,
@@ -46,6 +48,7 @@ IMAGE_MODELS: Models = {
 PROJECTED_IMAGE_MODELS: Models = {
     "clip": CLIPVisionModelWithProjection,
     "clip_vision_model": CLIPVisionModelWithProjection,
+    "stem_clip": StemCLIPVisionModelWithProjection,
     "siglip": SiglipVisionModel,
     "siglip_vision_model": SiglipVisionModel,
 }
@@ -54,12 +57,14 @@ TEXT_MODELS: Models = {
     **WORD_MODELS,
     "clip": CLIPTextModel,
     "clip_text_model": CLIPTextModel,
+    "stem_clip": CLIPTextModel,
     "siglip": SiglipTextModel,
     "siglip_text_model": SiglipTextModel,
 }
 PROJECTED_TEXT_MODELS: Models = {
     "clip": CLIPTextModelWithProjection,
     "clip_text_model": CLIPTextModelWithProjection,
+    "stem_clip": CLIPTextModelWithProjection,
     "siglip": SiglipTextModel,
     "siglip_text_model": SiglipTextModel,
 }

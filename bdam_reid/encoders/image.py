@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    CLIPVisionConfig,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
     Dinov2Model,
@@ -32,6 +33,7 @@ from bdam_reid.encoders.base import (
 from bdam_reid.encoders.config import EFFICIENTNET, ImageEncoderConfig
 from bdam_reid.encoders.convolutions import Convolutions
 from bdam_reid.encoders.efficientnet import EfficientNetLite
+from bdam_reid.encoders.stem_clip import StemCLIPVisionModel, StemCLIPVisionModelWithProjection
 
 
 def image_encoder(
@@ -73,7 +75,7 @@ class ImageEncoder(Encoder):
     ) -> None:
         name = config.pretrained
         models = PROJECTED_IMAGE_MODELS if config.projected else IMAGE_MODELS
-        model = load("image", name, models, architecture) if name else _vit(config, image_size)
+        model = load("image", name, models, architecture) if name else _from_scratch(config, image_size)
         projects = isinstance(model, CLIPVisionModelWithProjection)
         super().__init__(model, model.config.projection_dim if projects else model.config.hidden_size, config.frozen)
         patch, native = _pair(model.config.patch_size), _pair(model.config.image_size)
@@ -89,6 +91,7 @@ class ImageEncoder(Encoder):
                 f"square ones can be used at another size: set the image size to that, got {image_size}"
             )
         mean, std = _mean_and_std(preprocessor(str(architecture or name)) if name else {}, model)
+        self.mean, self.std = mean, std
         self.as_they_are = (mean, std) == ([MEAN] * 3, [STD] * 3)
         # Not persistent: they belong to the encoder's name, and checkpoints have the names of its weights only.
         self.register_buffer("scale", STD / torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -114,7 +117,19 @@ class ImageEncoder(Encoder):
         return Encoded(patches, output.pooler_output)
 
 
-def _vit(config: ImageEncoderConfig, image_size: tuple[int, int]) -> PreTrainedModel:
+def _from_scratch(config: ImageEncoderConfig, image_size: tuple[int, int]) -> PreTrainedModel:
+    if config.kind == "clip":
+        kind = StemCLIPVisionModelWithProjection if config.projected else StemCLIPVisionModel
+        # CLIP's positions are those of a square, from which it interpolates those of other images.
+        return kind(
+            CLIPVisionConfig(
+                **sizes("image", config),
+                image_size=max(image_size),
+                patch_size=config.patch_height,
+                projection_dim=config.width,
+                hidden_act="gelu",
+            )
+        )
     return ViTModel(
         ViTConfig(
             **sizes("image", config),

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from transformers import (
     BertConfig,
     BertModel,
+    CLIPTextConfig,
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     PreTrainedModel,
     SiglipTextModel,
@@ -58,7 +60,8 @@ class TextEncoder(Encoder):
     ) -> None:
         name, words = config.pretrained or config.words, None
         models = PROJECTED_TEXT_MODELS if config.projected else TEXT_MODELS if config.pretrained else WORD_MODELS
-        model = load("text", name, models, architecture) if name else _bert(config, vocab_size, max_tokens)
+        scratch = _clip if config.kind == "clip" else _bert
+        model = load("text", name, models, architecture) if name else scratch(config, vocab_size, max_tokens)
         known = model.config.vocab_size
         if config.words and not config.pretrained:
             words, model = WordVectors(model, config), _bert(config, 1, max_tokens)
@@ -161,4 +164,21 @@ def _bert(config: TextEncoderConfig, vocab_size: int, max_tokens: int) -> PreTra
             attention_probs_dropout_prob=0.0,
         ),
         add_pooling_layer=False,
+    )
+
+
+def _clip(config: TextEncoderConfig, vocab_size: int, max_tokens: int) -> PreTrainedModel:
+    kind = CLIPTextModelWithProjection if config.projected else CLIPTextModel
+    return kind(
+        CLIPTextConfig(
+            **sizes("text", config),
+            vocab_size=vocab_size,
+            max_position_embeddings=max_tokens,
+            projection_dim=config.width,
+            hidden_act="gelu",
+            # The end of a text is where its mask ends.
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
     )

@@ -119,6 +119,7 @@ def portable(config: Config) -> dict[str, Any]:
     trained is in it, and nothing is looked for there."""
     values = _named(asdict(config))
     values["output"], values["data"]["root"] = Path(config.output).name, Path(config.data.root).name
+    values["data"]["domains"] = [Path(root).name for root in config.data.domains]
     return values
 
 

@@ -6,22 +6,21 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from bdam_reid.data.records import Dataset, Protocol, Record
 
 
 def fingerprint(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """The training records and each protocol of a data set: how many of what, and a digest of it. The root is not in
+    """The training records and each protocol of a data set: how many of what, and a digest of it. Roots are not in
     it, nor are pixels."""
     train = {
         "images": len(dataset.train),
         "persons": len({record.identity for record in dataset.train}),
         "captions": sum(len(record.captions) for record in dataset.train),
-        "sha256": _digest(map(_of_record, dataset.train)),
+        "sha256": _digest(_of_record(dataset, record) for record in dataset.train),
     }
-    return {"train": train} | {name: _of_protocol(p, dataset.root) for name, p in dataset.protocols.items()}
+    return {"train": train} | {_part(dataset, p): _of_protocol(dataset, p) for p in dataset.protocols.values()}
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -34,20 +33,26 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _of_protocol(protocol: Protocol, root: Path) -> dict[str, Any]:
+def _part(dataset: Dataset, protocol: Protocol) -> str:
+    """What a protocol is called wherever its set lies: folders may be renamed."""
+    return f"{dataset.own_name(protocol)} of domain {protocol.domain}" if dataset.several else protocol.name
+
+
+def _of_protocol(dataset: Dataset, protocol: Protocol) -> dict[str, Any]:
+    root = dataset.domains[protocol.domain].root
     queries = (
         [q.text, q.image and os.path.relpath(q.image, root), q.identity, q.camera, q.outfit] for q in protocol.queries
     )
     return {
         "queries": len(protocol.queries),
         "images": len(protocol.gallery),
-        "sha256": _digest([*queries, *map(_of_record, protocol.gallery)]),
+        "sha256": _digest([*queries, *(_of_record(dataset, record) for record in protocol.gallery)]),
     }
 
 
-def _of_record(record: Record) -> list[Any]:
+def _of_record(dataset: Dataset, record: Record) -> list[Any]:
     r = record
-    return [r.key, r.identity, r.captions, r.camera, r.outfit, r.texts, r.attributes]
+    return [dataset.own_name(r), r.identity, r.captions, r.camera, r.outfit, r.texts, r.attributes]
 
 
 def _digest(values: Iterable[Any]) -> str:

@@ -114,8 +114,11 @@ def _check_data(run: Path, config: Config, found: Mapping[str, Any]) -> None:
     """Raise ConfigError if a run that goes on began with other data. Runs of older versions do not say with which."""
     if (run / DATA).exists() and (changed := changes(read_json(run / DATA), found)):
         raise ConfigError(
-            f"the data in {config.data.root} is not what {run} began with:\n  " + "\n  ".join(changed) + "\n"
-            "Give --data.root a folder with the data as it was to go on, or another --output to begin anew"
+            f"the data in {', '.join(config.data.roots)} is not what {run} began with:\n  "
+            + "\n  ".join(changed)
+            + "\n"
+            "Give --data.root a folder with the data as it was to go on (and --data.domains those of the others, in "
+            "their order), or another --output to begin anew"
         )
 
 

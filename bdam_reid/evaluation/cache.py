@@ -77,8 +77,8 @@ class FeatureCache:
 
 
 def _of_record(record: Record) -> list[Any]:
-    """What a method may read of it: the image file as it is now, its texts, and its attributes."""
-    said = [str(record.path.absolute()), record.captions, record.texts, record.attributes]
+    """What a method may read of it: the image file as it is now, its texts, its camera and its attributes."""
+    said = [str(record.path.absolute()), record.captions, record.texts, record.camera, record.attributes]
     try:
         found = os.stat(record.path)
     except (OSError, ValueError):  # a missing file, or a name that no file has

@@ -16,6 +16,7 @@ from bdam_reid.engine.checkpoint import write_json
 from bdam_reid.engine.run import log
 from bdam_reid.evaluation.disentanglement import probe
 from bdam_reid.evaluation.k_reciprocal import K1, K2, LAMBDA, by_image, check_k_reciprocal, k_reciprocal
+from bdam_reid.evaluation.metrics import Metrics, mean
 from bdam_reid.evaluation.ranking import Embedder, Ranking
 from bdam_reid.evaluation.reranking import rerank
 from bdam_reid.evaluation.tables import weights_text
@@ -67,7 +68,7 @@ def evaluate(
     weights = {clothes: {part: given.get(part, 0.0) for part in method.parts} for clothes, given in weights.items()}
     neighbours = _by_neighbours(dataset, chosen, weights) if by_neighbours else []
     rankings = {name: embedder.rank(dataset.protocols[name]) for name in chosen}
-    sets = {"trained_on": trained_on, "evaluated_on": f"{dataset.name} at {dataset.root}"} if trained_on else {}
+    sets = {"trained_on": trained_on, "evaluated_on": str(dataset)} if trained_on else {}
     metrics: dict[str, Any] = {
         **sets,
         "weights": weights,
@@ -91,7 +92,12 @@ def evaluate(
         found = metrics["protocols"][name]
         found["results"]["k_reciprocal"] = asdict(k_reciprocal(rankings[name], weights[found["clothes"]]))
         found["k_reciprocal"] = {"k1": K1, "k2": K2, "lambda": LAMBDA}
-    gates = embedder.analyse(dataset.protocols[chosen[0]].gallery)
+    own_names = {name: dataset.own_name(dataset.protocols[name]) for name in chosen}
+    if dataset.several:
+        metrics["domains"] = {domain.name: str(domain) for domain in dataset.domains}
+        metrics["means"] = _means(metrics["protocols"], own_names)
+    alike = [name for name, own_name in own_names.items() if own_name == own_names[chosen[0]]]
+    gates = embedder.analyse([record for name in alike for record in dataset.protocols[name].gallery])
     if gates:
         metrics["gates"] = {
             group: {name: {"mean": float(x.mean()), "std": float(x.std())} for name, x in series.items()}
@@ -141,6 +147,28 @@ def add_reranked(
         "query_ms": reranked.query_ms,
         "preferred": clothes in reranks,
     }
+
+
+def _means(found: Mapping[str, Mapping[str, Any]], own_names: Mapping[str, str]) -> dict[str, Any]:
+    """The means of what metrics.json says of protocols over those that have one name in their own sets, by that name.
+
+    Args:
+        found: of the protocols, by name.
+        own_names: by name, that which each has in its own set.
+    """
+    means = {}
+    for own_name in dict.fromkeys(own_names.values()):
+        alike = {name: of for name, of in found.items() if own_names[name] == own_name}
+        first, *others = alike.values()
+        if others:
+            settings = [how for how in first["results"] if all(how in of["results"] for of in others)]
+            rows = {how: [Metrics(**of["results"][how]) for of in alike.values()] for how in settings}
+            means[own_name] = {
+                "protocols": list(alike),
+                "clothes": first["clothes"],
+                "results": {how: asdict(mean(of)) for how, of in rows.items()},
+            }
+    return means
 
 
 def _by_neighbours(

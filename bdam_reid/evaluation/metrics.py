@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -80,6 +81,22 @@ def average(rated: Sequence[Tensor], gallery: int) -> Metrics:
         queries=len(each),
         gallery=gallery,
         queries_without_positive=int((~valid).sum()),
+    )
+
+
+def mean(found: Sequence[Metrics]) -> Metrics:
+    """The mean of the rates of several rankings, each counting alike; of queries and images the sums."""
+    each_rate = zip(*((each.r1, each.r5, each.r10, each.map, each.minp) for each in found), strict=True)
+    r1, r5, r10, mean_ap, minp = map(fmean, each_rate)
+    return Metrics(
+        r1=r1,
+        r5=r5,
+        r10=r10,
+        map=mean_ap,
+        minp=minp,
+        queries=sum(each.queries for each in found),
+        gallery=sum(each.gallery for each in found),
+        queries_without_positive=sum(each.queries_without_positive for each in found),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from bdam_reid.engine.run import read_curves
 from bdam_reid.evaluation import pictures
 from bdam_reid.evaluation.evaluator import Evaluation
+from bdam_reid.evaluation.looks import Look
 from bdam_reid.evaluation.retrievals import Retrieval, Shown, retrievals
 from bdam_reid.evaluation.tables import CLOTHES_WORDS, describe, first_feature, title, view_gains, weights_text
 
@@ -16,13 +17,14 @@ QUERIES = 6
 """Of each protocol, on the page."""
 
 
-def draw_page(run: Path, output: Path, found: Evaluation) -> Path:
+def draw_page(run: Path, output: Path, found: Evaluation, looks: Sequence[Look] = ()) -> Path:
     """Draw OUTPUT/pictures; gives the path of its index.html.
 
     Args:
         run: folder of the run, which may have training curves.
         output: folder beside whose metrics.json the pictures go.
         found: what the evaluation found.
+        looks: where the method looks in some images.
     """
     folder = output / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,18 +40,22 @@ def draw_page(run: Path, output: Path, found: Evaluation) -> Path:
         shown = retrievals(ranking, weights, QUERIES)
         pictures.draw_retrievals(shown, heading, folder / f"{name}.png")
         sections.append(_section(heading, "".join(_article(retrieval, photos) for retrieval in shown)))
-    sections += [_section(heading, _picture(name, heading)) for heading, name in _draw(run, folder, found).items()]
+    drawn = _draw(run, folder, found, looks)
+    sections += [_section(heading, _picture(name, heading)) for heading, name in drawn.items()]
     path = folder / "index.html"
     path.write_text(_document(f"Run {run.name}", sections), encoding="utf-8")
     return path
 
 
-def _draw(run: Path, folder: Path, found: Evaluation) -> Mapping[str, str]:
+def _draw(run: Path, folder: Path, found: Evaluation, looks: Sequence[Look]) -> Mapping[str, str]:
     """The pictures that there is something for: heading -> file name."""
     drawn: dict[str, str] = {}
     if curves := read_curves(run):
         drawn["Training"] = "curves.png"
         pictures.draw_curves(curves, folder / "curves.png")
+    if looks:
+        drawn["Where it looks in some images of the gallery"] = "looks.png"
+        pictures.draw_looks(looks, folder / "looks.png")
     if found.gates:
         drawn["Gates"] = "gates.png"
         panels = {

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from bdam_reid.data.images import ImageError, open_image
+from bdam_reid.evaluation.looks import Look
 from bdam_reid.evaluation.retrievals import Retrieval, Shown
 
 RIGHT, WRONG, INK, GREY = "#2e9e5b", "#d1453b", "#22303c", "#8a97a3"
@@ -127,6 +128,30 @@ def thumbnail(path: Path) -> Image.Image:
         ImageDraw.Draw(image).line([(0, 0), (width, height)], "white", 3)
     image.thumbnail((2 * width, height), Image.Resampling.LANCZOS)
     return image
+
+
+def draw_looks(looks: Sequence[Look], path: Path) -> None:
+    """A row an image: the image, and each map over it in grey, bright where it is high. A map has one scale for all of
+    the images, from its least to its greatest value."""
+    names = list(looks[0].maps)
+    every = {name: np.stack([look.maps[name] for look in looks]) for name in names}
+    with plt.rc_context(STYLE | {"axes.titlelocation": "center", "axes.titlesize": 8}):
+        size = (WIDTH, 0.4 + 2.1 * WIDTH / (1 + len(names)) * len(looks))
+        figure, grid = plt.subplots(len(looks), 1 + len(names), figsize=size, squeeze=False, layout="constrained")
+        for row, look in zip(grid, looks, strict=True):
+            photo = thumbnail(look.path)
+            row[0].imshow(np.asarray(photo))
+            for axes, (name, values) in zip(row[1:], look.maps.items(), strict=True):
+                axes.imshow(np.asarray(photo.convert("L")), cmap="gray")
+                place = {"extent": (-0.5, photo.width - 0.5, photo.height - 0.5, -0.5), "interpolation": "bicubic"}
+                scale = {"vmin": every[name].min(), "vmax": every[name].max()}
+                axes.imshow(values, cmap="inferno", alpha=0.6, **place, **scale)
+            for axes in row:
+                axes.set(xticks=[], yticks=[])
+                axes.grid(False)
+        for axes, name in zip(grid[0], ("image", *names), strict=True):
+            axes.set_title(name)
+        _save(figure, path)
 
 
 def draw_gates(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:

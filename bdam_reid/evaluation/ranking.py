@@ -22,7 +22,7 @@ from bdam_reid.data.records import DatasetError, Junk, Protocol, Query, Record
 from bdam_reid.engine.environment import inference
 from bdam_reid.engine.run import log
 from bdam_reid.evaluation.cache import FeatureCache
-from bdam_reid.evaluation.metrics import Metrics, average, rates
+from bdam_reid.evaluation.metrics import Metrics, average, mean, rates
 from bdam_reid.methods.method import Method
 
 Gallery: TypeAlias = tuple[tuple[Record, ...], Tensor]
@@ -123,10 +123,13 @@ def _weighted(similarity: Mapping[str, Tensor], weights: Mapping[str, float]) ->
     return total
 
 
-def choose_weights(ranking: Ranking, choices: Sequence[Mapping[str, float]]) -> tuple[Mapping[str, float], Metrics]:
-    """Of some weights of the parts those of the best R-1, then mAP, on a validation split; the first of equals."""
-    rated = zip(choices, ranking.metrics_at(choices), strict=True)
-    return max(rated, key=lambda pair: (pair[1].r1, pair[1].map))
+def choose_weights(
+    rankings: Sequence[Ranking], choices: Sequence[Mapping[str, float]]
+) -> tuple[Mapping[str, float], Sequence[Metrics]]:
+    """Of some weights of the parts those of the best R-1, then mAP, in the mean over the validation splits of one or
+    several sets, and the metrics of each; the first of equals."""
+    rated = zip(choices, zip(*(ranking.metrics_at(choices) for ranking in rankings), strict=True), strict=True)
+    return max(rated, key=lambda pair: (mean(pair[1]).r1, mean(pair[1]).map))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ _TITLE = 42
 def describe(metrics: Mapping[str, Any]) -> str:
     """All of metrics.json as tables of text."""
     parts = [metrics_table(metrics)]
+    if "domains" in metrics:
+        parts.insert(0, "\n".join(printable(f"{name}: {where}") for name, where in metrics["domains"].items()))
     if "trained_on" in metrics:
         parts.insert(0, printable(f"trained on {metrics['trained_on']}, evaluated on {metrics['evaluated_on']}"))
     if "gates" in metrics:
@@ -49,7 +51,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     """The retrieval metrics: for each protocol a line at the weights for its own question, one at those for the other
     and one with the first part alone, unless these are the same; one re-ranked, and its cost; one re-ranked by
     k-reciprocal neighbours; one without the attributes of images, if the others are with them; one for chance, and
-    what was left out."""
+    what was left out. After the protocols of several sets their means."""
     weights: Mapping[str, Mapping[str, float]] = metrics["weights"]
     head = "".join(f"{name:>7}" for name in RATES.values())
     lines = [
@@ -71,6 +73,15 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
             lines.append(_result(f"for {found['clothes']} clothes, without attributes", bare))
         lines.append(f"{'  by chance':<{_TITLE}}{found['chance_r1']:7.2f}")
         lines += _left_out(found, row)
+    for name, found in metrics.get("means", {}).items():
+        lines.append(f"{title(name)}, mean of {len(found['protocols'])} sets: {CLOTHES_WORDS[found['clothes']]}")
+        lines += (_result(_how(keys), found["results"][keys[0]]) for keys in _alike(weights, found))
+        again = {"reranked": "re-ranked", "k_reciprocal": "k-reciprocal"}
+        lines += (
+            _result(f"for {found['clothes']} clothes, {words}", found["results"][how])
+            for how, words in again.items()
+            if how in found["results"]
+        )
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from math import isfinite
 from statistics import fmean
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import hsic
-from bdam_reid.data.records import CLOTHES, Clothes, Dataset
+from bdam_reid.data.records import CLOTHES, Clothes, Dataset, Protocol
 from bdam_reid.engine.trainer import Validation
-from bdam_reid.evaluation.metrics import Metrics
+from bdam_reid.evaluation.metrics import Metrics, mean
 from bdam_reid.evaluation.ranking import Embedder, choose_weights
 from bdam_reid.evaluation.reranking import rerank
 from bdam_reid.evaluation.tables import CLOTHES_WORDS, ORACLE_WORDS, RATES, weights_text
@@ -26,11 +27,13 @@ MIN_IMAGES = 4
 
 
 class Rated(NamedTuple):
-    """What a method does on a question."""
+    """What a method does on a question, in the mean over the sets that ask it."""
 
     plain: Metrics
     reranked: Metrics | None
     """None if the method does not re-rank."""
+    domains: Mapping[str, Metrics]
+    """`plain` of each of several sets by name; empty for one."""
 
     @property
     def reranking_pays(self) -> bool:
@@ -48,15 +51,21 @@ class Rated(NamedTuple):
         rates = {name: getattr(self.plain, name) for name in RATES}
         if self.reranked:
             rates |= {f"reranked_{name}": getattr(self.reranked, name) for name in ("r1", "map")}
+        for domain, of in self.domains.items():
+            rates |= {f"{domain}/{name}": getattr(of, name) for name in RATES}
         return rates
 
 
 def validator(
     dataset: Dataset, device: torch.device, precision: str, allow_missing: bool
 ) -> Callable[[Method], Validation] | None:
-    """What the trainer is handed: the mean over the protocols of the split "val" of R-1, then mAP, each at the best
-    weights of the parts, and re-ranked where that is better; None for a set without such a protocol."""
-    protocols = {protocol.clothes: protocol for protocol in dataset.protocols.values() if protocol.split == "val"}
+    """What the trainer is handed: the mean over the questions that protocols of the split "val" ask of R-1, then mAP,
+    each at the best weights of the parts, and re-ranked where that is better; None for a set without such a protocol.
+    On several sets a question's rates are the means over those that ask it."""
+    protocols: dict[Clothes, list[Protocol]] = defaultdict(list)
+    for protocol in dataset.protocols.values():
+        if protocol.split == "val":
+            protocols[protocol.clothes].append(protocol)
     if not protocols:
         return None
 
@@ -66,13 +75,16 @@ def validator(
         rated: dict[Clothes, Rated] = {}
         shared: dict[str, float] = {}
         for clothes in CLOTHES:
-            if clothes in protocols:
-                gallery = embedder.gallery(protocols[clothes].gallery)
-                ranking = embedder.rank(protocols[clothes], gallery)
-                weights[clothes], plain = choose_weights(ranking, method.weight_choices())
-                again = rerank(embedder, ranking, weights[clothes], clothes).metrics if method.reranks else None
-                rated[clothes] = Rated(plain, again)
-                shared = shared or dependence(method.parts, gallery[1])
+            if asked := protocols.get(clothes):
+                galleries = [embedder.gallery(protocol.gallery) for protocol in asked]
+                rankings = list(map(embedder.rank, asked, galleries))
+                weights[clothes], plain = choose_weights(rankings, method.weight_choices())
+                names = [dataset.domains[protocol.domain].name for protocol in asked] if dataset.several else []
+                again = (rerank(embedder, ranking, weights[clothes], clothes).metrics for ranking in rankings)
+                rated[clothes] = Rated(
+                    mean(plain), mean(list(again)) if method.reranks else None, dict(zip(names, plain, strict=False))
+                )
+                shared = shared or dependence(method.parts, galleries[0][1])
         figures = {
             _PREFIXES[clothes] + name: rate for clothes, of in rated.items() for name, rate in of.rates().items()
         }
@@ -105,7 +117,9 @@ def _words(
     rated: Mapping[Clothes, Rated], weights: Mapping[Clothes, Mapping[str, float]], shared: Mapping[str, float]
 ) -> str:
     questions = [
-        f"{CLOTHES_WORDS[clothes]}: {_rates(of.plain)} ({weights_text(weights[clothes])})"
+        f"{CLOTHES_WORDS[clothes]}: {_rates(of.plain)}"
+        + (f", the mean of {', '.join(f'{n} {_rates(each)}' for n, each in of.domains.items())}" if of.domains else "")
+        + f" ({weights_text(weights[clothes])})"
         + (f", re-ranked {_rates(of.reranked)}" if of.reranked else "")
         for clothes, of in rated.items()
     ]

@@ -133,6 +133,10 @@ class Method(nn.Module, ABC):
         embeddings = self.embed_images(images)
         return {name: embeddings[:, part] for name, part in self.parts.items()}
 
+    def maps(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Where the method looks in images (B, 3, H, W), by name, (B, rows, columns); greater is more. For pictures."""
+        return {}
+
     def analyse(self, gallery: Iterable[tuple[Tensor, Sequence[Record]]]) -> Mapping[str, Mapping[str, Tensor]]:
         """What else evaluation reports of images in batches: weights in [0, 1], (N, ...), by group and name."""
         return {}

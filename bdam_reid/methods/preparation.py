@@ -17,6 +17,8 @@ from bdam_reid.encoders.efficientnet import save_efficientnet
 from bdam_reid.encoders.hub import hub_or_cache
 
 TOKENIZER, IMAGE, TEXT = PREPARED
+PROMPT = "A photo of a person."
+"""The form of what a CLIP is asked and tuned with; a CLIP from scratch reads it before some of its captions."""
 
 
 def prepare(
@@ -38,9 +40,11 @@ def prepare(
     if not (folder / TOKENIZER).exists():
         if name := text.pretrained or text.words:
             field = "pretrained" if text.pretrained else "words"
-            save_tokenizer(pretrained_tokenizer(name, field), folder / TOKENIZER)
+            save_tokenizer(pretrained_tokenizer(name, f"method.text.{field}"), folder / TOKENIZER)
         else:
             texts = [text for r in dataset.train for text in (*r.captions, *(r.texts or ()))]
+            if text.kind == "clip":
+                texts += [PROMPT, PROMPT]  # what comes once is not learnt as a whole
             train_wordpiece(texts, data.vocab_size, folder / TOKENIZER)
     try:
         if image.pretrained == EFFICIENTNET:
@@ -77,13 +81,13 @@ def words_left_out(text: TextEncoderConfig) -> frozenset[str]:
     return frozenset() if text.function_words else FUNCTION_WORDS
 
 
-def pretrained_tokenizer(name: str, field: str = "pretrained") -> PreTrainedTokenizerBase:
-    """The tokenizer of a published encoder, which the field --method.text.FIELD names. Raises: ConfigError."""
+def pretrained_tokenizer(name: str, field: str = "method.text.pretrained") -> PreTrainedTokenizerBase:
+    """The tokenizer of a published encoder, which a field of the config names. Raises: ConfigError."""
     try:
         with hub_or_cache(name) as source:
             return load_tokenizer(source)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"the tokenizer of --method.text.{field} {name!r} could not be loaded ({error}): "
+            f"the tokenizer of --{field} {name!r} could not be loaded ({error}): "
             "give a Hugging Face hub name (network or a filled cache needed) or a folder that holds one"
         ) from error

@@ -127,7 +127,7 @@ def _figures(run: Path, opened: Opened, validation: Mapping[str, float]) -> str:
             f"{path} is not what this version writes ({error!r}): evaluate the run again with "
             f"`python -m bdam_reid.evaluate {run}`, or remove that file"
         ) from error
-    data = Path(opened.config.data.root).name
+    data = " + ".join(Path(root).name for root in opened.config.data.roots)
     # Only drawn persons come with the ground truth that probes read.
     synthetic = "synthetic" in data or "probes" in metrics
     return figures_text(data, validation, table, synthetic=synthetic, oracle=opened.method.oracle)

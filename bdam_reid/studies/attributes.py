@@ -27,7 +27,7 @@ from bdam_reid.methods import PRESETS
 if TYPE_CHECKING:
     from bdam_reid.studies.switched import Switched
 
-ALL, NONE = "all attributes", "no attribute"
+ALL, NONE, RANDOM = "all attributes", "no attribute", "random "
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,12 @@ class Options:
     root: Path | None = None
     """Folder of the data set; that of the run if it is not given."""
     output: Path | None = None
-    """Folder of attributes.json, .csv and .md; RUN/attributes if it is not given."""
+    """Folder of attributes.json, .csv and .md, and of importance.md, .csv and .png; RUN/attributes if it is not
+    given."""
     protocol: str = "test"
     """What is ranked: test, or val for its persons held out of training."""
     subsets: Annotated[int, Range(0)] = 64
-    """Random subsets; those that are there stay if it is raised."""
+    """Random subsets, of which the statistics are; those that are there stay if it is raised. 0 is without them."""
     seed: Annotated[int, Range(0)] = 0
     """Of the subsets, and of what the controls shuffle."""
     device: str = "auto"
@@ -62,19 +63,20 @@ def configurations(names: Sequence[str], subsets: int, seed: int) -> dict[str, t
         NONE: (),
         **{f"without {left_out}": tuple(name for name in names if name != left_out) for left_out in names},
         **{f"{name} alone": (name,) for name in names},
-        **{f"random {number}": on for number, on in enumerate(drawn)},
+        **{f"{RANDOM}{number}": on for number, on in enumerate(drawn)},
     }
 
 
 def run_study(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
-    """Rank what OUTPUT/attributes.json lacks, and write it, attributes.csv and attributes.md; gives its content.
+    """Rank what OUTPUT/attributes.json lacks, and write it, attributes.csv and attributes.md, and of the random subsets
+    importance.md, .csv and .png; gives the content of the first.
 
     It has "configurations", by name what is switched on and the metrics; "controls"; "attributes" with the states of
     each, and "persons" with how many have each; and "trials": the attributes ("names"), and for each configuration its
     name ("configurations"), switches (N, A), and mAP in percent ("scores").
 
     Raises: CheckpointError, DatasetError, ImageError, QueryError; ConfigError for a run of another method, an unknown
-        protocol, or if the file is of another run, set, protocol or seed.
+        protocol, too few subsets, or if the file is of another run, set, protocol or seed.
     """
     from bdam_reid.data.attributes import labels_of
     from bdam_reid.data.datasets import load_dataset
@@ -98,6 +100,7 @@ def run_study(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
     if options.protocol not in dataset.protocols:
         raise ConfigError(f"--protocol must be of {', '.join(dataset.protocols)}, got {options.protocol}")
     protocol, router = dataset.protocols[options.protocol], opened.method.router
+    _check_subsets(options.subsets, len(router.names))
     output = options.output or options.run / "attributes"
     checkpoint = find_checkpoint(options.run, "best")
     study = {
@@ -134,7 +137,43 @@ def run_study(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
         draft = output / f"attributes{suffix}.tmp"
         draft.write_text(text, encoding="utf-8")
         draft.replace(draft.with_suffix(""))
+    if options.subsets:
+        write_importance(kept, options.seed, output)
     return kept
+
+
+def write_importance(kept: Mapping[str, Any], seed: int, output: Path) -> str:
+    """Write what the random subsets say of each attribute; gives the page."""
+    import numpy as np
+
+    from bdam_reid.studies.importance import Trials, analyse
+    from bdam_reid.studies.importance_report import write
+
+    trials = kept["trials"]
+    random = [place for place, name in enumerate(trials["configurations"]) if name.startswith(RANDOM)]
+    found = analyse(
+        Trials(tuple(trials["names"]), np.array(trials["switches"])[random], np.array(trials["scores"])[random]), seed
+    )
+    return write(found, {name: _frequency(counts) for name, counts in kept["persons"].items()}, "importance", output)
+
+
+def _frequency(persons: Mapping[str, int]) -> float:
+    """Share of the labelled persons that are not in the most frequent state."""
+    known = [count for state, count in persons.items() if state != "unknown"]
+    return 1 - max(known) / sum(known) if sum(known) else 0.0
+
+
+def _check_subsets(subsets: int, attributes: int) -> None:
+    from importlib.util import find_spec
+
+    from bdam_reid.studies.importance import trials_wanted
+
+    if not subsets:
+        return
+    if subsets < (wanted := trials_wanted(attributes)):
+        raise ConfigError(f"--subsets must be {wanted} or more for {attributes} attributes, or 0, got {subsets}")
+    if find_spec("statsmodels") is None:
+        raise ConfigError("statistics of random subsets need `pip install -e '.[studies]'`, or --subsets 0")
 
 
 def _digest_of(checkpoint: Path) -> str:

@@ -104,9 +104,8 @@ def _open(run: Path, options: Options) -> tuple[Embedder, Sequence[Record]]:
     device = find_device(options.device)
     repeat_bits(device)
     method, _ = load_best(run, config)
-    dataset = load_dataset(
-        options.root or config.data.root, hold_out=config.data.hold_out, allow_missing=config.data.allow_missing
-    )
+    roots = (options.root,) if options.root else config.data.roots
+    dataset = load_dataset(*roots, hold_out=config.data.hold_out, allow_missing=config.data.allow_missing)
     images = {r.key: r for p in dataset.protocols.values() if p.split == "test" for r in p.gallery}
     precision = precision_on(device, config.engine)
     embedder = Embedder(method.to(device), device, precision, options.batch_size, config.data.allow_missing)

@@ -154,7 +154,7 @@ def transplant(source: Path, config: Config) -> None:
     method = config.method.build(config.data, draft, fresh=False)
     weights = {name: value for name, value in trained.state_dict().items() if not name.startswith("matcher.")}
     load_into(method, method.state_dict() | weights, source)
-    dataset = load_dataset(config.data.root, hold_out=config.data.hold_out, allow_missing=config.data.allow_missing)
+    dataset = load_dataset(*config.data.roots, hold_out=config.data.hold_out, allow_missing=config.data.allow_missing)
     first, second = method.stages(dataset, config.seed)
     state = {
         "progress": asdict(Progress(stage=1, step=steps_of(first))),

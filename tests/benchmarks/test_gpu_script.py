@@ -42,7 +42,8 @@ def test_every_other_part_leaves_its_figures(tmp_path: Path) -> None:
     python.chmod(0o755)
     timeout.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHON": str(python), "BDAM_CUDA_HOST": "1", "TRITON_INTERPRET": "1"}
+    rehearsal = {"BDAM_CUDA_HOST": "1", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": path, "PYTHON": str(python), **rehearsal}
     out = tmp_path / "out"
     subprocess.run([ROOT / "tools" / "gpu.sh", out], env=environment, check=True, stdout=subprocess.DEVNULL)
     parts = {name: int(status) for name, status, _ in csv.reader((out / "steps.tsv").open(), delimiter="\t")}

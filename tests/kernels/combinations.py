@@ -45,5 +45,11 @@ def every(
     )
 
 
+def fewer(backend: str, number: int) -> int:
+    """So many batches or heads; in Triton's interpreter, which takes as long for each, one. That kernels tell several
+    apart show tests of strides, masks and optional arguments."""
+    return 1 if is_interpreted(backend) else number
+
+
 def is_interpreted(backend: str) -> bool:
     return backend == "triton" and device_of(backend).type == "cpu"

@@ -21,7 +21,7 @@ from attention_cases import (
     padding,
     run,
 )
-from combinations import every, is_interpreted
+from combinations import every, fewer, is_interpreted
 from helpers import assert_matches, device_of, require
 from torch import Tensor
 
@@ -73,8 +73,7 @@ LAYOUTS = pytest.mark.parametrize("layout", [_merged, _transposed, _every_second
     in_interpreter={"lengths": [(1, 7), (31, 64), (97, 29)]},
 )
 def test_lengths(form: Form, backend: str, dtype: torch.dtype, lengths: tuple[int, int]) -> None:
-    batch, heads = (1, 2) if is_interpreted(backend) else (2, 3)
-    check(form, make_inputs(batch, heads, *lengths, 64, dtype), require(backend))
+    check(form, make_inputs(fewer(backend, 2), fewer(backend, 3), *lengths, 64, dtype), require(backend))
 
 
 @every(
@@ -84,7 +83,7 @@ def test_lengths(form: Form, backend: str, dtype: torch.dtype, lengths: tuple[in
     in_interpreter={"dtype": [torch.float32, torch.bfloat16], "width": [7, 37, 96, 128, 192, 256]},
 )
 def test_widths(form: Form, backend: str, dtype: torch.dtype, width: int) -> None:
-    check(form, make_inputs(1, 2, 21, 38, width, dtype), require(backend))
+    check(form, make_inputs(1, fewer(backend, 2), 21, 38, width, dtype), require(backend))
 
 
 @FORCED_DTYPES
@@ -114,7 +113,7 @@ def test_outputs_past_the_caches(form: Form, dtype: torch.dtype, width: int) -> 
 @FORCED_DTYPES
 @pytest.mark.parametrize("streams", ["a", "b", "ab"])
 def test_masks(form: Form, backend: str, dtype: torch.dtype, streams: str) -> None:
-    inputs = make_inputs(3, 2, 18, 45, 32, dtype)
+    inputs = make_inputs(3, fewer(backend, 2), 18, 45, 32, dtype)
     masks = {f"key_padding_mask_{s}": padding(3, inputs[f"q_{s}"].shape[2]) for s in streams}
     check(form, inputs, require(backend), **masks)
 
@@ -126,7 +125,7 @@ def test_only_padding_gives_zero_and_no_gradient(
 ) -> None:
     mask = padding(3, 20)
     mask[1] = True
-    inputs = make_inputs(3, 2, 9, 20, 32, dtype)
+    inputs = make_inputs(3, fewer(backend, 2), 9, 20, 32, dtype)
     result = check(form, inputs, require(backend), key_padding_mask_b=mask, dropout_p=dropout_p)
     for name in ("out_a", "grad_q_a", "grad_k_b", "grad_v_b"):
         assert result[name][1].count_nonzero() == 0, name
@@ -145,7 +144,7 @@ def test_padding_does_not_reach_the_result(form: Form, backend: str) -> None:
 @FORCED
 @pytest.mark.parametrize("scale", [0.0, 1.0, -0.5])
 def test_scale(form: Form, backend: str, scale: float) -> None:
-    check(form, make_inputs(2, 2, 11, 19, 8), require(backend), scale=scale)
+    check(form, make_inputs(1, fewer(backend, 2), 11, 19, 8), require(backend), scale=scale)
 
 
 @FORCED
@@ -167,7 +166,7 @@ def test_nan_stays_in_its_head(form: Form, backend: str) -> None:
 def test_dropout_draws_the_same_weights_everywhere(
     form: Form, backend: str, dtype: torch.dtype, dropout_p: float, lengths: tuple[int, int]
 ) -> None:
-    inputs = make_inputs(2, 1 if is_interpreted(backend) else 2, *lengths, 32, dtype)
+    inputs = make_inputs(2, fewer(backend, 2), *lengths, 32, dtype)
     check(form, inputs, require(backend), dropout_p=dropout_p, key_padding_mask_a=padding(2, lengths[0]))
 
 
@@ -191,7 +190,7 @@ def test_strides(form: Form, backend: str, dtype: torch.dtype, layout: Callable[
 
 @FORCED
 def test_expanded_and_absent_gradients(form: Form, backend: str) -> None:
-    inputs = {n: t.requires_grad_() for n, t in on_device(make_inputs(2, 2, 6, 11, 8), backend).items()}
+    inputs = {n: t.requires_grad_() for n, t in on_device(make_inputs(1, 2, 6, 11, 8), backend).items()}
     out_a, _ = form(**inputs, backend=require(backend))
     reached = (inputs["q_a"], inputs["k_b"], inputs["v_b"])
     expanded = torch.autograd.grad(out_a.sum(), reached, retain_graph=True)
@@ -253,7 +252,7 @@ def test_second_derivative_with_a_constant_upstream_gradient(
 
 @pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_bit_equal_twice(form: Form, backend: str) -> None:
-    inputs = make_inputs(1, 2, 70, 99, 32, torch.bfloat16)
+    inputs = make_inputs(1, fewer(backend, 2), 70, 99, 32, torch.bfloat16)
     first, second = (run(form, inputs, backend=require(backend), dropout_p=0.1) for _ in range(2))
     assert all(torch.equal(second[name], value) for name, value in first.items())
 
@@ -314,7 +313,7 @@ def test_autocast(form: Form, backend: str) -> None:
 
 @FORCED
 def test_compile(form: Form, backend: str) -> None:
-    inputs = {n: t.requires_grad_() for n, t in on_device(make_inputs(1, 2, 6, 11, 8), backend).items()}
+    inputs = {n: t.requires_grad_() for n, t in on_device(make_inputs(1, 1, 6, 11, 8), backend).items()}
     options = {"dropout_p": 0.3, "backend": require(backend), "key_padding_mask_b": padding(1, 11)}
     options = on_device(options, backend)
 
@@ -336,8 +335,8 @@ def test_compile(form: Form, backend: str) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("save", [False, True])
 def test_opcheck(form: Form, backend: str, dtype: torch.dtype, save: bool) -> None:
-    batch = 1 if is_interpreted(backend) else 2
-    tensors = tuple(on_device(make_inputs(batch, 2, 6, 11, 8, dtype), require(backend)).values())
+    batch = fewer(require(backend), 2)
+    tensors = tuple(on_device(make_inputs(batch, batch, 6, 11, 8, dtype), backend).values())
     mask = padding(batch, 11).to(device_of(backend))
     options = (0.5, 6554, torch.tensor(11))
     name = form.__name__.replace("bidirectional_", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from attention_cases import DTYPES, FORCED, check, forward_only, make_inputs, mean_of_the_unpooled, padding, run
+from combinations import fewer
 from helpers import assert_matches, require
 
 from bdam_kernels import pooled_bidirectional_cross_attention
@@ -28,8 +29,9 @@ def test_large_scores_pick_one_key(backend: str, dtype: torch.dtype, queries: in
 @FORCED
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 def test_equals_the_mean_of_the_unpooled_form_on_the_same_backend(backend: str, dropout_p: float) -> None:
-    inputs = make_inputs(2, 3, 33, 50, 32)
-    options = {"backend": require(backend), "dropout_p": dropout_p, "key_padding_mask_b": padding(2, 50)}
+    batch = fewer(require(backend), 2)
+    inputs = make_inputs(batch, fewer(backend, 3), 33, 50, 32)
+    options = {"backend": backend, "dropout_p": dropout_p, "key_padding_mask_b": padding(batch, 50)}
     expected = run(mean_of_the_unpooled, inputs, **options)
     for name, value in run(pooled_bidirectional_cross_attention, inputs, **options).items():
         assert_matches(value, expected[name].double(), name)

@@ -9,6 +9,8 @@ import pytest
 from tiny_run import one_thread, restore_globals, tiny, train_alone, write_people
 from torch.utils.data._utils import signal_handling
 
+from bdam_reid.evaluation import page, pictures
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_handler_of_ended_workers() -> None:
@@ -25,6 +27,21 @@ def _untouched_globals() -> Iterator[None]:
     restore_globals()
 
 
+@pytest.fixture
+def charts() -> None:
+    """For tests of the charts on a page, which other tests do without: drawing them takes longer than all the rest of
+    a tiny run's evaluation."""
+
+
+@pytest.fixture(autouse=True)
+def _small_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages show three queries, two beside each other and one below, in coarse pictures."""
+    monkeypatch.setattr(page, "QUERIES", 3)
+    monkeypatch.setitem(pictures.STYLE, "savefig.dpi", 40)
+    if "charts" not in request.fixturenames:
+        monkeypatch.setattr(page, "_draw", lambda *_: {})
+
+
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn persons. Tests that change them take a copy."""
@@ -34,4 +51,4 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on them. Tests that change it take a copy."""
-    return train_alone(tiny(people, tmp_path_factory.mktemp("runs") / "finished", "--engine.save-every", "0"))
+    return train_alone(tiny(people, tmp_path_factory.mktemp("runs") / "finished"))

@@ -17,8 +17,9 @@ LETTERS = string.ascii_lowercase + string.digits + string.punctuation
 MERGES = ("t h", "th e</w>", "m a", "ma n</w>", "r e", "re d</w>")
 
 
-def write_clip(folder: Path, projection: int = 24) -> Path:
-    """A CLIP with its tokenizer, whose word pieces are letters and a few words, and the width of the shared space."""
+def write_clip(folder: Path, projection: int = 24, longest: int = 77) -> Path:
+    """A CLIP with its tokenizer, whose word pieces are letters and a few words, the width of the shared space, and how
+    many tokens it reads."""
     torch.manual_seed(0)
     vocabulary = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), *(m.replace(" ", "") for m in MERGES), START, END]
     ids = {piece: number for number, piece in enumerate(vocabulary)}
@@ -26,7 +27,7 @@ def write_clip(folder: Path, projection: int = 24) -> Path:
     # The projection_dim of the parts is not that of the pair: it is what a published CLIP may state, and means nothing.
     config = transformers.CLIPConfig(
         vision_config=VISION,
-        text_config=SIZES | ends | {"vocab_size": len(ids), "max_position_embeddings": 77},
+        text_config=SIZES | ends | {"vocab_size": len(ids), "max_position_embeddings": longest},
         projection_dim=projection,
     )
     transformers.CLIPModel(config).save_pretrained(folder)
@@ -34,7 +35,7 @@ def write_clip(folder: Path, projection: int = 24) -> Path:
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES, ""]))
     special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77} | special)
+        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": longest} | special)
     )
     write_processor(folder, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
     return folder

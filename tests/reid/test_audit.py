@@ -115,7 +115,7 @@ def test_a_set_that_cannot_be_used_says_why(root: Path, capsys: pytest.CaptureFi
         index.write_text(json.dumps(records) if change == "shared id" else "{")
     code, lines = check(capsys, root)
     assert code == 1 and lines[0] == f"unusable set at {root}"
-    reason = {"shared id": "1 ids are in both train and test (1)", "no set": "expected one of", "broken": "JSON"}
+    reason = {"shared id": "1 ids are in both train and test (1)", "no set": "found none of", "broken": "JSON"}
     assert reason[change] in found(lines, "WRONG")
     (root.parent / "other").mkdir()
     assert check(capsys, root, root.parent / "other")[1][-2] == "not compared"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import re
 import shutil
 import signal
@@ -15,7 +14,7 @@ import pytest
 import torch
 from baseline.config import PRESETS
 from PIL import Image
-from tiny_run import one_thread, write_people
+from tiny_run import forkserver, one_thread, write_people
 
 import bdam_reid
 from bdam_reid.data.datasets import load_dataset
@@ -53,11 +52,9 @@ def train_alone(arguments: list[str]) -> None:
 
 
 def start(market: Path, output: Path) -> Any:
-    """Train in a process that is forked from one that has everything imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bdam_reid.engine.trainer", "bdam_reid.evaluation.evaluator", "baseline.method"])
+    """Train in a process of its own."""
     arguments = ["baseline", "--data.root", str(market), "--output", str(output)]
-    process = context.Process(target=train_alone, args=(arguments,))
+    process = forkserver().Process(target=train_alone, args=(arguments,))
     process.start()
     return process
 
@@ -97,7 +94,7 @@ def kill_at(where: tuple[int, int, int], market: Path, output: Path) -> None:
     process = start(market, output)
     while place(output) < where:
         assert process.is_alive()
-        time.sleep(0.002)
+        time.sleep(0.01)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -128,7 +125,7 @@ def check_that_the_head_was_trained_alone(market: Path, killed: Path) -> None:
     assert changed == {"neck", "classifier"}
 
 
-def test_evaluation_ranks_images_without_those_of_the_same_camera(run: Path, tmp_path: Path) -> None:
+def test_evaluation_ranks_images_without_those_of_the_same_camera(run: Path, tmp_path: Path, charts: None) -> None:
     trained = json.loads((run / "metrics.json").read_text())
     evaluate([str(run), "--output", str(tmp_path)], PRESETS)
     metrics = json.loads((tmp_path / "metrics.json").read_text())

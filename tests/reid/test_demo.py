@@ -71,7 +71,7 @@ def test_killed_at_some_steps_it_ends_with_the_same_bits(people: Path, run: Path
         process = start(config)
         while steps_done(killed) < step:
             assert process.is_alive()
-            time.sleep(0.002)
+            time.sleep(0.01)
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL or steps_done(killed) == STEPS

@@ -23,6 +23,7 @@ import bdam_reid
 from bdam_reid.captions import whole
 from bdam_reid.config import Config, ConfigError, check_config, parse_config
 from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.images import load_image
 from bdam_reid.data.records import Dataset, Query, QueryError
 from bdam_reid.encoders.config import EFFICIENTNET
 from bdam_reid.encoders.efficientnet import PACKAGE
@@ -97,8 +98,20 @@ def test_it_is_searched_with_by_whole_sentences(run: Path, dataset: Dataset) -> 
     with torch.no_grad():
         whole = F.normalize(method.encode_text(*method.tokenize([sentence])), dim=1)[0]
     assert [hit.image for hit in hits] == (gallery @ whole).argsort(descending=True, stable=True)[:3].tolist()
-    with pytest.raises(QueryError, match="searches by a sentence alone"):
-        method.embed_queries([Query(text="a man", image=records[0].path)])
+
+
+def test_it_is_searched_with_by_an_image_too(run: Path, dataset: Dataset) -> None:
+    method = open_best(run, PRESETS, "cpu").method.eval()
+    paths = [record.path for record in dataset.protocols["test"].gallery[:2]]
+    asked = [Query(image=paths[0]), Query(text="a man"), Query(image=paths[1]), Query(text="a red coat")]
+    with torch.no_grad():
+        found = method.embed_queries(asked)
+        images = method.embed_images(torch.stack([load_image(path, method.image_size) for path in paths]))
+        close(found[::2], images)
+        close(found[1::2], method.embed_queries([asked[1], asked[3]]))
+        for query in (Query(text="a man", image=paths[0]), Query()):
+            with pytest.raises(QueryError, match="a sentence or by an image, got a query with both or neither"):
+                method.embed_queries([asked[1], query])
 
 
 def test_an_export_searches_as_the_run_does_without_its_classifier(run: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bdam_reid.config import ConfigError
-from bdam_reid.data.image_sets import same_camera
+from bdam_reid.data.junk import same_camera
 from bdam_reid.data.records import Query, Record
 from bdam_reid.evaluation import k_reciprocal as module
 from bdam_reid.evaluation.k_reciprocal import distances_of, k_reciprocal

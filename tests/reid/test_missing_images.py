@@ -12,7 +12,7 @@ import torch
 from data_files import entries, write_image, write_set
 from image_search import Brightness
 from PIL import Image
-from tiny_run import tiny, train_alone, write_people
+from tiny_run import tiny, train_alone
 
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.images import ImageError, decode_image, image_problem
@@ -154,17 +154,10 @@ def test_a_protocol_without_any_answer_is_found_when_it_is_read(tmp_path: Path) 
 # In training and evaluation
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
-    root = tmp_path_factory.mktemp("missing")
-    return train_alone(tiny(write_people(root / "people"), root / "run", "--engine.save-every", "0"))
-
-
 @pytest.fixture
-def people(run: Path, tmp_path: Path) -> Path:
-    """A copy of the run's data set."""
-    return Path(shutil.copytree(run.parent / "people", tmp_path / "people"))
+def copied(people: Path, tmp_path: Path) -> Path:
+    """The finished run's data set, to change."""
+    return Path(shutil.copytree(people, tmp_path / "people"))
 
 
 def broken_inside(path: Path) -> None:
@@ -177,14 +170,14 @@ def broken_inside(path: Path) -> None:
         decode_image(path, (32, 16))
 
 
-def test_evaluation_stops_or_counts_in_metrics_and_tables(run: Path, people: Path, tmp_path: Path) -> None:
-    gallery = load_dataset(people).protocols["test"].gallery
+def test_evaluation_stops_or_counts_in_metrics_and_tables(finished: Path, copied: Path, tmp_path: Path) -> None:
+    gallery = load_dataset(copied).protocols["test"].gallery
     gallery[0].path.unlink()
     broken_inside(gallery[1].path)
     with pytest.raises(DatasetError, match="1 missing of 8 test images"):
-        evaluate_run(Options(run, root=people, output=tmp_path / "out"))
+        evaluate_run(Options(finished, root=copied, output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-    main([str(run), "--root", str(people), "--output", str(tmp_path / "out"), "--allow-missing"])
+    main([str(finished), "--root", str(copied), "--output", str(tmp_path / "out"), "--allow-missing"])
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     test = metrics["protocols"]["test"]
     assert (test["missing_images"], test["queries_without_image"]) == (2, 4)
@@ -199,12 +192,12 @@ def test_evaluation_stops_or_counts_in_metrics_and_tables(run: Path, people: Pat
     assert "left out: 2 gallery images" in page
 
 
-def test_a_person_without_any_image_is_counted(run: Path, people: Path, tmp_path: Path) -> None:
-    gallery = load_dataset(people).protocols["test"].gallery
+def test_a_person_without_any_image_is_counted(finished: Path, copied: Path, tmp_path: Path) -> None:
+    gallery = load_dataset(copied).protocols["test"].gallery
     for record in gallery:
         if record.identity == gallery[0].identity:
             record.path.unlink()
-    options = Options(run, root=people, output=tmp_path / "out", split=("test",), allow_missing=True)
+    options = Options(finished, root=copied, output=tmp_path / "out", split=("test",), allow_missing=True)
     metrics = evaluate_run(options).metrics
     test = metrics["protocols"]["test"]
     assert test["queries_without_image"] == test["results"]["same"]["queries_without_positive"] == 8
@@ -212,13 +205,13 @@ def test_a_person_without_any_image_is_counted(run: Path, people: Path, tmp_path
 
 
 def test_what_only_decoding_finds_stops_evaluation_too(
-    run: Path, people: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    finished: Path, copied: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    gallery = load_dataset(people).protocols["test"].gallery
+    gallery = load_dataset(copied).protocols["test"].gallery
     for record in gallery[2:4]:
         broken_inside(record.path)
     with pytest.raises(SystemExit):
-        main([str(run), "--root", str(people), "--output", str(tmp_path / "out")])
+        main([str(finished), "--root", str(copied), "--output", str(tmp_path / "out")])
     said = capsys.readouterr()
     assert f"2 of 8 test images cannot be read ({gallery[2].key}, {gallery[3].key})" in said.err
     # The report of the set has been printed.
@@ -226,19 +219,19 @@ def test_what_only_decoding_finds_stops_evaluation_too(
     for record in (*gallery[:2], *gallery[4:]):
         broken_inside(record.path)
     with pytest.raises(DatasetError, match=r"8 of 8 test images cannot be read .* unpack the set again"):
-        evaluate_run(Options(run, root=people, output=tmp_path / "out", allow_missing=True))
+        evaluate_run(Options(finished, root=copied, output=tmp_path / "out", allow_missing=True))
 
 
-def test_training_checks_before_it_begins_and_records_what_it_leaves_out(people: Path, tmp_path: Path) -> None:
-    dataset = load_dataset(people)
+def test_training_checks_before_it_begins_and_records_what_it_leaves_out(copied: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(copied)
     test, first, second = dataset.protocols["test"].gallery[0], *dataset.train[:2]
     test.path.unlink()
     with pytest.raises(DatasetError, match="1 missing of 8 test images"):
-        train_alone(tiny(people, tmp_path / "run"))
+        train_alone(tiny(copied, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     first.path.unlink()
     broken_inside(second.path)
-    run = train_alone(tiny(people, tmp_path / "run", "--data.allow-missing", "True", "--method.optim.epochs", "1"))
+    run = train_alone(tiny(copied, tmp_path / "run", "--data.allow-missing", "True", "--method.optim.epochs", "1"))
     log = (run / "log.txt").read_text()
     assert f"1 train images missing (not trained on): {first.key}" in log
     assert f"1 of {len(dataset.train) - 1} training images cannot be read, now {second.key}" in log

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -38,7 +38,7 @@ from bdam_reid.methods.mosaic.method import Mosaic
 from bdam_reid.methods.mosaic.router import UNKNOWN, Router, shares
 from bdam_reid.methods.mosaic.tower import ExpertTower
 from bdam_reid.search.exporter import export_run
-from bdam_reid.studies import attributes
+from bdam_reid.studies import attributes, importance
 from bdam_reid.studies.__main__ import main as studies
 from bdam_reid.studies.attribute_controls import CONTROLS, agreement, predicted, right
 from bdam_reid.studies.switched import Switched
@@ -352,7 +352,15 @@ def test_convolutions_have_no_experts(arguments: str) -> None:
 
 
 def study(run: Path, output: Path, **options: Any) -> attributes.Options:
-    return attributes.Options(run, output=output, **{"subsets": 3, "device": "cpu", **options})
+    return attributes.Options(run, output=output, **{"subsets": 26, "device": "cpu", **options})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_forests() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importance, "TREES", 5)
+        patch.setattr(importance, "REPEATS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +377,7 @@ def test_the_study_ranks_what_an_evaluation_ranks(run: Path, studied: Path) -> N
     assert found["configurations"][attributes.NONE]["metrics"] == results["without_attributes"]
     trials = found["trials"]
     assert trials["names"] == list(MARKET.states)
-    assert len(trials["scores"]) == len(trials["switches"]) == len(trials["configurations"]) == 2 + 2 * 12 + 3
+    assert len(trials["scores"]) == len(trials["switches"]) == len(trials["configurations"]) == 2 + 2 * 12 + 26
     rows = dict(zip(trials["configurations"], trials["switches"], strict=True))
     assert all(rows[attributes.ALL]) and not any(rows[attributes.NONE])
     at = trials["names"].index("hat")
@@ -380,6 +388,9 @@ def test_the_study_ranks_what_an_evaluation_ranks(run: Path, studied: Path) -> N
     assert len(lines) == 1 + len(rows) and lines[1].startswith("all attributes,1,1,") and lines[1].endswith(",0.0")
     page = (studied / "attributes.md").read_text()
     assert all(f"| {name} | " in page for name in (*MARKET.states, *CONTROLS, attributes.ALL))
+    statistics = (studied / "importance.md").read_text()
+    assert "| gender | 50% | " in statistics and all(f"| {name} | " in statistics for name in MARKET.states)
+    assert (studied / "importance.png").exists() and (studied / "importance.csv").exists()
 
 
 def test_the_study_goes_on_where_it_stopped(
@@ -403,19 +414,20 @@ def test_the_study_goes_on_where_it_stopped(
 
     monkeypatch.setattr(Switched, "embed", counted)
     monkeypatch.setattr(ExpertTower, "below", counted_below)
-    found = attributes.run_study(study(run, tmp_path, subsets=4))
+    found = attributes.run_study(study(run, tmp_path, subsets=27))
     # What was there is not done again, and tokens below the experts are computed once.
     assert sorted(done) == ["below", *3 * ["embed"]]
     whole = json.loads((studied / "attributes.json").read_text())
     for part in ("configurations", "controls"):
         assert {**whole[part], **found[part]} == found[part]
         assert {name: found[part][name] for name in whole[part]} == whole[part]
-    assert found["configurations"].keys() - whole["configurations"].keys() == {"random 3"}
+    assert found["configurations"].keys() - whole["configurations"].keys() == {"random 26"}
     for options, said in (
         ({"seed": 1}, "a study of another seed"),
         ({"protocol": "val"}, "a study of another data, protocol"),
         ({"protocol": "tests"}, "--protocol must be of val, test, got tests"),
         ({"subsets": -1}, "--subsets must be at least 0"),
+        ({"subsets": 25}, "--subsets must be 26 or more for 12 attributes, or 0, got 25"),
     ):
         with pytest.raises(ConfigError, match=said):
             attributes.run_study(study(run, tmp_path, **options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tiny_run import tiny, train_alone, write_people
+from tiny_run import tiny, train_alone
 
 import bdam_reid
 from bdam_reid.config import ConfigError
@@ -28,17 +29,18 @@ from bdam_reid.search.retriever import Retriever
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run whose data set is gone: pictures of its test split are in a folder of their own."""
-    root = tmp_path_factory.mktemp("search")
-    run = train_alone(tiny(write_people(root / "people"), root / "run", "--engine.save-every", "0"))
-    (root / "people").rename(root / "elsewhere")
+def run(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose data set is gone."""
+    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("search") / "run"))
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["root"] = "/no/such/folder"
+    (run / "config.json").write_text(json.dumps(config))
     return run
 
 
 @pytest.fixture(scope="module")
-def protocol(run: Path) -> Protocol:
-    return load_dataset(run.with_name("elsewhere")).protocols["test"]
+def protocol(people: Path) -> Protocol:
+    return load_dataset(people).protocols["test"]
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ def test_what_cannot_be_searched_is_said(run: Path, retriever: Retriever, tmp_pa
         bdam_reid.load(tmp_path / "new")
 
 
-def test_published_encoders_are_fetched_for_training_only(run: Path, protocol: Protocol, tmp_path: Path) -> None:
+def test_published_encoders_are_fetched_for_training_only(people: Path, protocol: Protocol, tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     published = tmp_path / "published"
     transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(
@@ -135,7 +137,6 @@ def test_published_encoders_are_fetched_for_training_only(run: Path, protocol: P
     for file in (published / "tokenizer").iterdir():
         shutil.copy(file, published / "bert")
     options = f"--method.image.pretrained {published / 'vit'} --method.text.pretrained {published / 'bert'}"
-    people = run.with_name("elsewhere")
     trained = train_alone(tiny(people, tmp_path / "run", *options.split(), "--method.optim.epochs", "1"))
     published.rename(tmp_path / "gone")
     gallery = bdam_reid.load(trained).embed_images([record.path for record in protocol.gallery])

@@ -87,7 +87,7 @@ def test_a_best_state_without_weights_of_parts_is_one_message(finished: Path, tm
         evaluate_run(Options(run))
 
 
-def test_a_run_without_curves_is_evaluated(finished: Path, tmp_path: Path) -> None:
+def test_a_run_without_curves_is_evaluated(finished: Path, tmp_path: Path, charts: None) -> None:
     run = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard"))
     evaluate_run(Options(run))
     assert (run / "pictures" / "index.html").exists() and not (run / "pictures" / "curves.png").exists()

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bdam_reid.data import checks
 from bdam_reid.data.checks import check_answers
-from bdam_reid.data.image_sets import same_camera
+from bdam_reid.data.junk import same_camera
 from bdam_reid.data.records import Protocol, Query, Record
 from bdam_reid.evaluation import ranking as ranking_module
 from bdam_reid.evaluation.metrics import retrieval
@@ -58,12 +58,12 @@ def test_some_at_a_time_are_rated_as_all_at_once_to_the_last_bit(monkeypatch: py
     similarity = [ranking.asked[:, part].contiguous() @ ranking.embeddings[:, part].T for part in PARTS.values()]
     scores = 1.0 * similarity[0] + 0.3 * similarity[1]
     assert whole[0] == retrieval(scores, ranking.query_ids, ranking.gallery_ids, junk)
-    chosen, chance, shown = choose_weights(ranking, choices), ranking.chance(), retrievals(ranking, WEIGHTS, 5)
+    chosen, chance, shown = choose_weights([ranking], choices), ranking.chance(), retrievals(ranking, WEIGHTS, 5)
     monkeypatch.setattr(ranking_module, "BUDGET", 1)
     chunks = [len(numbers) for numbers in ranking.chunks()]
     assert sum(chunks) == queries and len(chunks) == -(-queries // 16) and max(chunks) - min(chunks) <= 1
     assert ranking.metrics_at(choices) == whole
-    assert (choose_weights(ranking, choices), ranking.chance()) == (chosen, chance)
+    assert (choose_weights([ranking], choices), ranking.chance()) == (chosen, chance)
     assert retrievals(ranking, WEIGHTS, 5) == shown
 
 

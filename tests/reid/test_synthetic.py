@@ -26,6 +26,7 @@ from bdam_reid.synthetic.__main__ import main
 from bdam_reid.synthetic.ceiling import READERS, ceilings, expected
 from bdam_reid.synthetic.ceiling import main as print_ceilings
 from bdam_reid.synthetic.drawing import render
+from bdam_reid.synthetic.market import DOMAINS
 from bdam_reid.synthetic.people import (
     VIEWPOINTS,
     Item,
@@ -484,6 +485,35 @@ def test_market_is_the_same_for_any_number_of_processes_and_differs_by_domain(tm
     once, again, other = (contents(tmp_path / name) for name in ("once", "again", "other"))
     assert once == again
     assert not set(once.values()) & set(other.values())
+
+
+def test_market_domains_differ_in_dress() -> None:
+    rng = Random(0)
+    outfits = [[sample_outfit(rng, sample_person(rng), domain.season) for _ in range(300)] for domain in DOMAINS]
+    summer, winter = (sum(outfit.outer is not None for outfit in of) / len(of) for of in outfits)
+    assert summer < 0.3 < 0.5 < winter
+    bright, dark = ({outfit.upper.colour for outfit in of} for of in outfits)
+    assert bright & dark == {"beige"}
+
+
+def test_market_domains_differ_in_what_cameras_see(tmp_path: Path) -> None:
+    """The domain of a picture can be told from the means and deviations of its border by the picture that is nearest
+    among those of other persons, which cannot tell the persons of one domain apart in two halves."""
+    seen, domains, persons = [], [], []
+    for domain in (0, 1):
+        write_market(tmp_path / str(domain), 6, seed=3, domain=domain, processes=1)
+        for path in sorted((tmp_path / str(domain)).rglob("[0-9]*.jpg")):
+            with Image.open(path) as picture:
+                border = np.asarray(picture, dtype=float)[:, [*range(12), *range(-12, 0)]]
+            seen.append([*border.mean(axis=(0, 1)), *border.std(axis=(0, 1))])
+            domains.append(domain)
+            persons.append((domain, int(path.name[:4])))
+    distances = np.linalg.norm(np.array(seen)[:, None] - np.array(seen), axis=-1)
+    own = np.array([[one == other for other in persons] for one in persons])
+    nearest = np.where(own, np.inf, distances).argmin(axis=1)
+    assert np.mean(np.array(domains)[nearest] == domains) > 0.9
+    halves = np.array([number % 2 for _, number in persons])
+    assert np.mean(halves[nearest] == halves) < 0.75
 
 
 def test_market_marks_pictures_that_are_cut_and_refuses_too_few_people(tmp_path: Path) -> None:

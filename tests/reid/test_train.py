@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import arguments, start, steps_done, tensors_of, tiny, train_alone, train_apart
+from tiny_run import arguments, start, steps_done, tensors_of, tiny, train_alone
 
 from bdam_kernels import dispatch
 from bdam_reid.engine.checkpoint import load_state
@@ -24,12 +24,6 @@ from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam import method as bdam
 from bdam_reid.methods.schedules import warm_up_and_anneal
 from bdam_reid.train import main
-
-
-@pytest.fixture(scope="module")
-def finished(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run that nobody interrupted, trained in a process of its own."""
-    return train_apart(tiny(people, tmp_path_factory.mktemp("runs") / "finished"))
 
 
 def test_learning_rate_warms_up_and_anneals_to_zero() -> None:
@@ -122,7 +116,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(people: Path, finished:
         process = start(config)
         while steps_done(run) < step or not (run / "config.json").exists():
             assert process.is_alive()
-            time.sleep(0.002)
+            time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.join()

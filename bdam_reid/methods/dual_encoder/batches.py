@@ -16,6 +16,10 @@ from bdam_reid.data.samplers import IdentitySampler
 from bdam_reid.data.tokens import Tokenize
 from bdam_reid.data.training import Batches, Item, TrainingSet
 from bdam_reid.methods.batches import Tensors
+from bdam_reid.methods.preparation import PROMPT
+
+PROMPTED = 0.25
+"""Chance that a CLIP from scratch reads a prompt before a caption."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,14 @@ class Batch(Tensors):
     mask: Tensor
 
 
-def make_batches(records: Sequence[Record], data: DataConfig, tokenize: Tokenize, seed: int) -> Batches[str, Batch]:
-    """The batches of training records. Raises: DatasetError if these have too few identities."""
+def make_batches(
+    records: Sequence[Record], data: DataConfig, tokenize: Tokenize, seed: int, prompted: bool = False
+) -> Batches[str, Batch]:
+    """The batches of training records, in which a prompt may stand before captions. Raises: DatasetError if these have
+    too few identities."""
+    describe = a_prompted_caption if prompted else a_caption
     return Batches(
-        TrainingSet(records, data.image_size, data.augment, data.erase, seed, a_caption),
+        TrainingSet(records, data.image_size, data.augment, data.erase, seed, describe),
         IdentitySampler(records, data.identities_per_batch, data.images_per_identity, seed, data.across_outfits),
         partial(collate, tokenize),
     )
@@ -41,6 +49,12 @@ def make_batches(records: Sequence[Record], data: DataConfig, tokenize: Tokenize
 def a_caption(record: Record, rng: Random) -> str:
     """One of the record's captions, whole."""
     return rng.choice(record.captions)
+
+
+def a_prompted_caption(record: Record, rng: Random) -> str:
+    """One of the record's captions, sometimes behind a prompt, whose words no caption may have."""
+    caption = a_caption(record, rng)
+    return f"{PROMPT} {caption}" if rng.random() < PROMPTED else caption
 
 
 def collate(tokenize: Tokenize, items: Sequence[Item[str]]) -> Batch:

@@ -65,7 +65,7 @@ class DualEncoderConfig(MethodConfig):
 
     @property
     def pair(self) -> bool:
-        """Whether both global features are of a published pair of encoders, and can be compared as they are."""
+        """Whether both global features are of one pair of encoders, and can be compared as they are."""
         own = self.pooling == self.text.pooling == "own"
         return own and self.image.projected and self.text.projected
 
@@ -129,6 +129,38 @@ def rde() -> Config:
     return _with_loss(clip_itc(), "rde", RDE)
 
 
+def small_clip() -> Config:
+    """A small CLIP from scratch on drawn persons, where others begin with a published one: convolutions, a few
+    transformer layers, CLIP's loss with its learnt temperature. `python -m bdam_reid.export RUN FOLDER --hub` saves it
+    for their --method.image.pretrained and --method.text.pretrained.
+
+    A batch has two outfits of a person, so that of its images a caption fits its own alone.
+    """
+    return Config(
+        preset="small-clip",
+        output="runs/small-clip",
+        method=DualEncoderConfig(
+            image=ImageEncoderConfig(
+                kind="clip", projected=True, width=128, layers=2, heads=4, patch_height=8, patch_width=8
+            ),
+            text=TextEncoderConfig(kind="clip", projected=True, pooling="own", width=128, layers=2, heads=4),
+            loss=LossConfig(temperature=0.07, learnt_temperature=True),
+            optim=OptimConfig(
+                lr=1e-3, weight_decay=0.05, decoupled_decay=True, epochs=3, warmup_steps=100, clip_norm=5.0
+            ),
+        ),
+        data=DataConfig(
+            image_height=96,
+            image_width=48,
+            max_tokens=77,
+            identities_per_batch=32,
+            images_per_identity=2,
+            across_outfits=True,
+            erase=0.0,
+        ),
+    )
+
+
 def itc_demo() -> Config:
     """CLIP's loss on the towers, images, batches and epochs of `demo`, from scratch."""
     demo = bdam.demo()
@@ -169,6 +201,7 @@ PRESETS: Presets = {
     "clip-itc": clip_itc,
     "irra": irra,
     "rde": rde,
+    "small-clip": small_clip,
     "itc-demo": itc_demo,
     "irra-demo": irra_demo,
     "rde-demo": rde_demo,

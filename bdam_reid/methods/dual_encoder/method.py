@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bdam_reid.config import ConfigError, DataConfig
+from bdam_reid.data.images import load_image
 from bdam_reid.data.records import Dataset, Query, QueryError
 from bdam_reid.data.tokens import Tokenize
 from bdam_reid.encoders.convolutions import Convolutions
@@ -22,11 +23,11 @@ from bdam_reid.losses.tal import triplet_alignment_loss
 from bdam_reid.losses.temperatures import LossTemperatures
 from bdam_reid.methods.dual_encoder.batches import Batch, make_batches
 from bdam_reid.methods.dual_encoder.config import PERSONS, DualEncoderConfig, LossConfig
-from bdam_reid.methods.dual_encoder.text_tower import WholeTextTower
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.optim import main_stage, parameter_groups, published_parameters
 from bdam_reid.methods.preparation import IMAGE, TEXT, architecture, tokenize_of, words_left_out
 from bdam_reid.methods.preparation import prepare as prepare_encoders
+from bdam_reid.methods.whole_text_tower import WholeTextTower
 from bdam_reid.processes import gather
 
 
@@ -97,7 +98,9 @@ class DualEncoder(Method):
         published = published_parameters((self.image_encoder, config.image), (self.text_encoder, config.text))
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = parameter_groups(config.optim, trained, published)
-        return [main_stage(config.optim, groups, make_batches(dataset.train, self.data, self.tokenize, seed))]
+        prompted = config.text.kind == "clip"
+        batches = make_batches(dataset.train, self.data, self.tokenize, seed, prompted)
+        return [main_stage(config.optim, groups, batches)]
 
     def encode_image(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> features (B, E)."""
@@ -131,12 +134,20 @@ class DualEncoder(Method):
         return F.normalize(self.encode_image(images), dim=1)
 
     def embed_queries(self, queries: Sequence[Query]) -> Tensor:
-        """Queries with a text, read as a whole -> unit vectors (B, E)."""
+        """Queries with a text, read as a whole, or an image -> unit vectors (B, E). Raises: ImageError too."""
         texts = [query.text for query in queries if query.text is not None and query.image is None]
-        if len(texts) < len(queries):
-            raise QueryError("a dual encoder searches by a sentence alone, got a query with an image or without a text")
-        device = next(self.parameters()).device
-        return F.normalize(self.encode_text(*(x.to(device) for x in self.tokenize(texts))), dim=1)
+        paths = [query.image for query in queries if query.image is not None and query.text is None]
+        if len(texts) + len(paths) < len(queries):
+            raise QueryError("a dual encoder searches by a sentence or by an image, got a query with both or neither")
+        device, embedded = next(self.parameters()).device, []
+        if texts:
+            read = self.encode_text(*(x.to(device) for x in self.tokenize(texts)))
+            embedded.append(F.normalize(read, dim=1))
+        if paths:
+            images = torch.stack([load_image(path, self.image_size) for path in paths])
+            embedded.append(self.embed_images(images.to(device)))
+        order = sorted(range(len(queries)), key=lambda number: queries[number].text is None)
+        return torch.cat(embedded)[torch.tensor(order).argsort()]
 
     def text_tower(self) -> WholeTextTower:
         """Reads a sentence as a whole."""

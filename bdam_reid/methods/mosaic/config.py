@@ -125,7 +125,7 @@ def mosaic_demo() -> Config:
             optim=OptimConfig(lr=2e-3, weight_decay=1e-4, epochs=20, warmup_steps=20),
         ),
         data=DataConfig(
-            root="data/synthetic-market",
+            root="data/market-summer",
             image_height=96,
             image_width=48,
             identities_per_batch=16,

@@ -15,7 +15,7 @@ from baseline.config import BaselineConfig
 from bdam_reid.config import DataConfig
 from bdam_reid.data.images import load_image
 from bdam_reid.data.records import Dataset, Query, QueryError
-from bdam_reid.data.samplers import IdentitySampler
+from bdam_reid.data.samplers import DomainSampler
 from bdam_reid.data.training import Batches, Item, TrainingSet, nothing
 from bdam_reid.encoders.image import ImageEncoder
 from bdam_reid.losses.triplet import triplet_loss
@@ -54,7 +54,7 @@ class Baseline(Method):
     def stages(self, dataset: Dataset, seed: int) -> Sequence[Stage]:
         config, data = self.config, self.data
         items = TrainingSet(dataset.train, data.image_size, data.augment, data.erase, seed, nothing)
-        sampler = IdentitySampler(dataset.train, data.identities_per_batch, data.images_per_identity, seed)
+        sampler = DomainSampler(dataset.train, data.identities_per_batch, data.images_per_identity, seed)
         head = {"params": [self.neck.weight, self.classifier.weight]}
         body = {"params": list(self.encoder.parameters()), "factor": 0.5}
         stage = partial(

@@ -1,10 +1,10 @@
-"""A dual encoder's embedding of sentences from their tokens on, for export."""
+"""The embedding of sentences that are read as a whole, from their tokens on, for export."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,8 +12,12 @@ from torch.nn import functional as F
 from bdam_reid.captions import whole
 from bdam_reid.methods.text_tower import TextTower
 
-if TYPE_CHECKING:
-    from bdam_reid.methods.dual_encoder.method import DualEncoder
+
+class Reader(Protocol):
+    """A module that reads sentences."""
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Word pieces (B, L), mask (B, L) bool, True = real token -> features (B, E)."""
 
 
 class WholeTextTower(TextTower):
@@ -28,7 +32,7 @@ class WholeTextTower(TextTower):
     texts = ("sentence",)
     splitter = Path(whole.__file__)
 
-    def __init__(self, network: DualEncoder, vocab_size: int, max_tokens: int, left_out: Collection[str]) -> None:
+    def __init__(self, network: Reader, vocab_size: int, max_tokens: int, left_out: Collection[str]) -> None:
         super().__init__()
         self.network, self.vocab_size, self.max_tokens = network, vocab_size, max_tokens
         self.reading = {"split": "not at all", "left_out": sorted(left_out)}

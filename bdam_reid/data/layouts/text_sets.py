@@ -48,18 +48,21 @@ _Evaluated = Literal["val", "test"]
 _CHANGES: Mapping[str, _Evaluated] = {"clothing_change": "test", "clothing_change_val": "val"}
 """Protocols of persons in other clothes, each a file of that name, and the split of its persons."""
 INDEX_FILES = tuple(file for layout in _LAYOUTS.values() for file in layout.files)
+SIGNS = " or ".join(INDEX_FILES)
 
 
-def find_index(root: Path) -> tuple[str, Path] | None:
-    """The name of the layout of the set in a folder, and its index file; None if it has none of them."""
-    for name, layout in _LAYOUTS.items():
-        for file in layout.files:
-            if (root / file).is_file():
-                return name, root / file
-    return None
+def is_here(root: Path) -> bool:
+    """Whether a folder has the index file of one of these sets."""
+    return bool(_indices(root))
 
 
-def load_text_set(root: Path, name: str, index: Path, hold_out: bool, allow_missing: bool) -> Dataset:
+def _indices(root: Path) -> list[tuple[str, Path]]:
+    """The names of the layouts of which a folder has an index file, and these files."""
+    files = ((name, root / file) for name, layout in _LAYOUTS.items() for file in layout.files)
+    return [(name, file) for name, file in files if file.is_file()]
+
+
+def load(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
     """Read a set of images with captions: its index and, where they exist, `texts.json`, `attributes.json` and the
     protocols of persons in other clothes, `clothing_change.json` of the test split and `clothing_change_val.json` of
     the validation split.
@@ -70,12 +73,11 @@ def load_text_set(root: Path, name: str, index: Path, hold_out: bool, allow_miss
 
     Args:
         root: the folder with the index file and `imgs/`.
-        name, index: as `find_index` gives them.
         hold_out: whether a set without a validation split gets one; else it has no protocol "val".
         allow_missing: whether evaluation may lack images.
     Raises: DatasetError if the set cannot be used.
     """
-    findings = Findings()
+    findings, (name, index) = Findings(), _indices(root)[0]
     records = _read_index(root, index, _LAYOUTS[name].path_key, findings)
     attributes, texts = read_attributes(root / "attributes.json", findings), read_beside(root / FILE, findings)
     records = _described(records, texts, attributes)

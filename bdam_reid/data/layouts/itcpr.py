@@ -17,6 +17,7 @@ from bdam_reid.data.printable import shortened
 from bdam_reid.data.records import Dataset, DatasetError, Findings, Protocol, Query, Record, Report
 
 INDEX_FILES = ("query.json", "gallery.json")
+SIGNS = " and ".join(INDEX_FILES)
 _DISTRACTOR = -1
 
 
@@ -29,19 +30,14 @@ class _Entry(NamedTuple):
     caption: str
 
 
-def is_itcpr(root: Path) -> bool:
+def is_here(root: Path) -> bool:
     """Whether a folder has ITCPR's files."""
     return all((root / file).is_file() for file in INDEX_FILES)
 
 
-def load_itcpr(root: Path, allow_missing: bool) -> Dataset:
-    """Read ITCPR; what lacks something that every entry needs is skipped, and counted.
-
-    Args:
-        root: the folder that has INDEX_FILES.
-        allow_missing: whether evaluation may lack images.
-    Raises: DatasetError if the set cannot be used.
-    """
+def load(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
+    """Read ITCPR, in which nobody is trained on or held out; what lacks something that every entry needs is skipped,
+    and counted. Raises: DatasetError if the set cannot be used."""
     findings = Findings()
     asked, found = (list(_read(root, file, findings)) for file in INDEX_FILES)
     findings.add("queries without a caption skipped", [entry.record.key for entry in asked if not entry.caption])
