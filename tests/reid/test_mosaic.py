@@ -28,6 +28,7 @@ from bdam_reid.encoders.config import ImageEncoderConfig
 from bdam_reid.encoders.image import ImageEncoder
 from bdam_reid.engine.checkpoint import load_weights
 from bdam_reid.engine.run import open_best
+from bdam_reid.evaluation.evaluator import evaluate
 from bdam_reid.evaluation.ranking import Embedder
 from bdam_reid.evaluation.tables import describe
 from bdam_reid.methods import PRESETS
@@ -260,7 +261,9 @@ def test_a_run_that_stopped_ends_with_the_same_bits(
     assert not expected["neck.bias"].any()
 
 
-def test_evaluation_reports_results_of_an_oracle_as_such_and_those_without(run: Path, people: Path) -> None:
+def test_evaluation_reports_results_of_an_oracle_as_such_and_those_without(
+    run: Path, people: Path, tmp_path: Path
+) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["protocols"]["test"]["attributes"] == "oracle"
     results = metrics["protocols"]["test"]["results"]
@@ -271,6 +274,12 @@ def test_evaluation_reports_results_of_an_oracle_as_such_and_those_without(run: 
     embedder, test = Embedder(opened(run), torch.device("cpu")), load_dataset(people).protocols["test"]
     bare = embedder.rank(without_attributes(test)).metrics({"person": 1.0})
     assert results["without_attributes"]["map"] == bare.map
+    # On a set without labels there is no oracle.
+    weights = opened(run).default_weights()
+    other = evaluate(embedder, load_dataset(write_images(tmp_path / "bare")), weights, tmp_path / "out").metrics
+    unlabelled = other["protocols"]["test"]
+    assert "attributes" not in unlabelled and unlabelled["results"]["same"] == results["without_attributes"]
+    assert "oracle" not in describe(other) and "without_attributes" not in unlabelled["results"]
     said = [line for line in (run / "log.txt").read_text().splitlines() if "validation  the same clothes" in line]
     assert said and all("(oracle)" in line for line in said)
 
