@@ -212,9 +212,9 @@ def test_methods_on_clip_train_on_the_folder(
     (tmp_path / "run").mkdir()
     method: Any = make_method(config, tmp_path / "run", dataset).train()
     (stage,) = method.stages(dataset, 0)
-    optimizer, batch = torch.optim.Adam(stage.groups, lr=1e-3), next(iter(stage.batches.batches(0)))
+    optimizer, batch = torch.optim.Adam(stage.groups, lr=1e-4), next(iter(stage.batches.batches(0)))
     found = []
-    for step in range(5):
+    for step in range(8):
         losses = method.losses(batch, step)
         optimizer.zero_grad()
         losses.total.backward()

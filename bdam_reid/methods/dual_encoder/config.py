@@ -1,4 +1,4 @@
-"""The config of dual encoders, and the presets of three published ones."""
+"""The config of dual encoders, and the presets of three published ones and of a small CLIP from scratch."""
 
 from __future__ import annotations
 
