@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from bdam_reid.config import Config, ConfigError, check_config, parse_config
 from bdam_reid.data.datasets import load_dataset
-from bdam_reid.data.image_sets import FOLDERS
+from bdam_reid.data.layouts.market import FOLDERS
 from bdam_reid.data.records import Dataset, Record
 from bdam_reid.data.tokens import Tokenize, load_tokenizer
 from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
