@@ -429,7 +429,7 @@ def test_maps_say_which_patches_are_like_the_image(domains: Path, tmp_path: Path
     close(maps["with adapter"][:, 2, 1], torch.stack(expected))
 
 
-def test_the_page_shows_where_it_looks(domains: Path, tmp_path: Path) -> None:
+def test_the_page_shows_where_it_looks(charts: None, domains: Path, tmp_path: Path) -> None:
     method = untrained("mta-clip", domains, tmp_path)
     embedder = Embedder(method, torch.device("cpu"))
     found = looks(embedder, embedder.rank(load_dataset(domains / "one").protocols["test"]), 3)
