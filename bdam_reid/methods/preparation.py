@@ -35,7 +35,7 @@ def prepare(
     if without := [record.key for record in dataset.train if not record.captions]:
         raise DatasetError(
             f"{method} learns from captions, and {len(without)} of {len(dataset.train)} training images of "
-            f"{dataset.root} have none, such as {without[0]}: give --data.root a set with captions"
+            f"{dataset} have none, such as {without[0]}: give --data.root a set with captions"
         )
     if not (folder / TOKENIZER).exists():
         if name := text.pretrained or text.words:

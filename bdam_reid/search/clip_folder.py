@@ -14,7 +14,7 @@ from bdam_reid.data.tokens import load_tokenizer
 from bdam_reid.encoders.base import PREPROCESSOR
 from bdam_reid.encoders.image import ImageEncoder
 from bdam_reid.encoders.stem_clip import StemCLIPConfig, StemCLIPModel, StemCLIPVisionModelWithProjection
-from bdam_reid.engine.checkpoint import write_json
+from bdam_reid.engine.checkpoint import WEIGHTS, write_json
 from bdam_reid.engine.exported import is_export, new_folder
 from bdam_reid.engine.run import open_best
 from bdam_reid.methods.dual_encoder.method import DualEncoder
@@ -42,6 +42,7 @@ def export_clip(run: Path, out: Path, presets: Presets) -> str:
     tokenizer.model_max_length = method.text_encoder.longest
     with new_folder(out) as folder:
         clip.save_pretrained(folder)
+        (folder / WEIGHTS).chmod(0o644)
         tokenizer.save_pretrained(folder)
         write_json(folder / PREPROCESSOR, _processor(method.image_encoder, method.image_size))
     return f"{out}: begin with it by --method.image.pretrained {out} --method.text.pretrained {out}"

@@ -135,8 +135,8 @@ def test_a_prompt_is_words_in_order() -> None:
     assert float(learnt.std()) == pytest.approx(0.02, rel=0.1) and abs(learnt.mean()) < 0.005
     assert {name for name, _ in prompts.named_parameters()} == {"shared", "domain", "person"}
     for domain in (0, 1):
-        products = [float(s @ d) ** 2 for s in prompts.shared for d in prompts.domain[domain]]
-        assert float(prompts.overlap(domain)) == pytest.approx(sum(products), rel=1e-4)
+        products = [float(s @ d) ** 2 for s in prompts.shared.detach() for d in prompts.domain[domain].detach()]
+        assert float(prompts.overlap(domain).detach()) == pytest.approx(sum(products), rel=1e-4)
 
 
 def test_words_that_there_are_none_of_are_left_out() -> None:

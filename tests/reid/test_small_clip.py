@@ -162,7 +162,7 @@ def test_the_folder_has_what_a_hub_has(folder: Path, method: DualEncoder) -> Non
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.model_max_length) == ("[CLS]", "[SEP]", 77)
     assert config["text_config"]["eos_token_id"] == tokenizer.eos_token_id
-    assert not list(folder.parent.glob(".*"))
+    assert not list(folder.parent.glob(".*")) and (folder / "model.safetensors").stat().st_mode & 0o444 == 0o444
 
 
 def test_encoders_of_the_folder_give_the_features_of_the_run_to_the_bit(folder: Path, method: DualEncoder) -> None:
