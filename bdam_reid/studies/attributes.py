@@ -88,6 +88,7 @@ def run_study(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
     from bdam_reid.evaluation.ranking import Embedder
     from bdam_reid.methods.mosaic.method import Mosaic
     from bdam_reid.studies.attribute_controls import CONTROLS, run_control
+    from bdam_reid.studies.study import set_name
     from bdam_reid.studies.switched import Switched
 
     check_ranges(options)
@@ -106,7 +107,7 @@ def run_study(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
     study = {
         "run": str(options.run),
         "weights": _digest_of(checkpoint or options.run),
-        "set": dataset.name,
+        "set": set_name(root),
         "data": fingerprint(dataset)[options.protocol],
         "protocol": options.protocol,
         "seed": options.seed,
@@ -246,8 +247,8 @@ def markdown(kept: Mapping[str, Any], controls: Mapping[str, str]) -> str:
     lines = [
         f"# Attributes that {kept['run']} uses",
         "",
-        f"Measured on {kept['set']}, protocol {kept['protocol']}: {images}; labels of images are truths that a search "
-        "has not.",
+        f"Measured on the set {kept['set']}, protocol {kept['protocol']}: {images}; labels of images are truths that "
+        "a search has not.",
         "",
         "| labels | R-1 | mAP | what |",
         "|---|---:|---:|---|",

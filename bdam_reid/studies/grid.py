@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,10 +119,11 @@ def open_results(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         path: the file.
-        study: what its runs have in common, and "settings", its rows, by name; as JSON has it.
+        study: what its runs have in common, and "settings", its rows, by name.
     """
     from bdam_reid.engine.checkpoint import read_json
 
+    study = json.loads(json.dumps(study))  # as the file has it: of tuples lists
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         return {**study, "runs": []}

@@ -4,6 +4,7 @@
     query/                of the other half, one picture of every person by every camera that saw the person
     bounding_box_test/    more pictures of the same persons by the same cameras, and of people who only pass by
     attribute/market_attribute.mat   attributes of the persons, labelled as those of Market-1501 are
+    synthetic.json        {identities, seed, domain}: that the set is drawn, and how
 
 A name such as 0002_c1s1_000451_01.jpg gives the person (0000 is somebody who passes by, -1 a picture that shows a part
 of somebody), the camera and its sequence, the frame, and the box in it: 00 is drawn by hand, 01 is found by a detector.
@@ -12,6 +13,7 @@ A person wears one outfit. The two domains differ in cameras, light and dress.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -69,6 +71,8 @@ def write_market(root: Path, identities: int, seed: int, domain: int = 0, proces
         with draw_all(draw, list(enumerate(roles, start=1)), processes) as drawn:
             people = list(drawn)
         train, test = ({who.number: who.labels for who in people if who.role == role} for role in ("train", "test"))
+        drawn_by = {"identities": identities, "seed": seed, "domain": domain}
+        (folder / "synthetic.json").write_text(json.dumps(drawn_by) + "\n", encoding="utf-8")
         write_labels(folder / FOLDER / f"{MARKET.struct}.mat", train, test)
         return sum(who.pictures for who in people)
 

@@ -21,6 +21,7 @@ from PIL import Image
 from bdam_reid.captions.splitter import phrases
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.records import Record
+from bdam_reid.studies.study import set_name
 from bdam_reid.synthetic import SyntheticError, write_market, write_synthetic, writer
 from bdam_reid.synthetic.__main__ import main
 from bdam_reid.synthetic.ceiling import READERS, ceilings, expected
@@ -541,7 +542,8 @@ def test_the_command_writes_market(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["synthetic", str(tmp_path / "set"), *options.split()])
     assert main() == 0
     written = {path.name for path in (tmp_path / "set").iterdir()}
-    assert written == {"bounding_box_train", "query", "bounding_box_test", "attribute"}
+    assert written == {"bounding_box_train", "query", "bounding_box_test", "attribute", "synthetic.json"}
+    assert set_name(tmp_path / "set") == "synthetic"
 
 
 def test_ties_are_broken_in_expectation() -> None:

@@ -122,7 +122,7 @@ def mosaic_demo() -> Config:
         method=MosaicConfig(
             image=ImageEncoderConfig(pretrained="models/small-clip", frozen=True),
             experts=ExpertsConfig(layers=2, rank=8, alpha=8.0),
-            optim=OptimConfig(lr=2e-3, weight_decay=1e-4, epochs=20, warmup_steps=20),
+            optim=OptimConfig(lr=2e-3, weight_decay=1e-4, epochs=10, warmup_steps=20),
         ),
         data=DataConfig(
             root="data/market-summer",
