@@ -10,14 +10,13 @@ from bdam_reid.config import Config, ConfigError, DataConfig, MethodConfig, Pres
 from bdam_reid.encoders.config import PREPARED, ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.methods.bdam import presets as bdam
 from bdam_reid.methods.optim import OptimConfig
+from bdam_reid.methods.persons import PERSONS
 
 if TYPE_CHECKING:
     from bdam_reid.data.records import Dataset
     from bdam_reid.methods.dual_encoder.method import DualEncoder
 
 CLIP = "openai/clip-vit-base-patch16"
-PERSONS = "persons"
-"""File of a run folder: how many training persons the identity loss tells apart."""
 
 
 @dataclass(frozen=True)

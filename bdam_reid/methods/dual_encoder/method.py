@@ -22,9 +22,10 @@ from bdam_reid.losses.sdm import similarity_distribution_matching
 from bdam_reid.losses.tal import triplet_alignment_loss
 from bdam_reid.losses.temperatures import LossTemperatures
 from bdam_reid.methods.dual_encoder.batches import Batch, make_batches
-from bdam_reid.methods.dual_encoder.config import PERSONS, DualEncoderConfig, LossConfig
+from bdam_reid.methods.dual_encoder.config import DualEncoderConfig, LossConfig
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.optim import main_stage, parameter_groups, published_parameters
+from bdam_reid.methods.persons import read_persons, write_persons
 from bdam_reid.methods.preparation import IMAGE, TEXT, architecture, tokenize_of, words_left_out
 from bdam_reid.methods.preparation import prepare as prepare_encoders
 from bdam_reid.methods.whole_text_tower import WholeTextTower
@@ -193,21 +194,13 @@ def prepare(config: DualEncoderConfig, data: DataConfig, dataset: Dataset, folde
     """Write into a run folder what the model needs besides weights. What is there stays. Raises: as that of
     `preparation`."""
     prepare_encoders("a dual encoder", config.image, config.text, data, dataset, folder)
-    if not (folder / PERSONS).exists():
-        temporary = folder / f"{PERSONS}.tmp"
-        temporary.write_text(str(len({record.identity for record in dataset.train})), encoding="utf-8")
-        temporary.replace(folder / PERSONS)
+    write_persons(dataset, folder)
 
 
 def build(config: DualEncoderConfig, data: DataConfig, folder: Path, *, fresh: bool) -> DualEncoder:
     """The model of a prepared run folder. Raises: ConfigError if it cannot be built."""
     tokenize = tokenize_of(config.text, data, folder)
-    try:
-        persons = int((folder / PERSONS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{folder / PERSONS} must hold the number of training persons, got: {error}. Copy the run with all files"
-        ) from error
+    persons = read_persons(folder)
     try:
         return DualEncoder(config, data, tokenize, persons, None if fresh else folder)
     except ValueError as error:

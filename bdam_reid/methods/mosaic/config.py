@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from bdam_reid.config import Config, ConfigError, DataConfig, EngineConfig, MethodConfig, Presets, Range
-from bdam_reid.encoders.config import EFFICIENTNET, ImageEncoderConfig
+from bdam_reid.encoders.config import EFFICIENTNET, PREPARED, ImageEncoderConfig
 from bdam_reid.methods.optim import OptimConfig
+from bdam_reid.methods.persons import PERSONS
 
 if TYPE_CHECKING:
     from bdam_reid.data.records import Dataset
     from bdam_reid.methods.mosaic.method import Mosaic
 
-IMAGE, PERSONS = "image_encoder", "persons"
-"""In a run folder: the architecture of a published tower, and how many persons are trained on."""
+_, IMAGE, _ = PREPARED
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from bdam_reid.encoders.base import save_architecture
 from bdam_reid.losses.hard_triplet import hard_triplet_loss
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.mosaic.batches import Batch, make_batches
-from bdam_reid.methods.mosaic.config import IMAGE, PERSONS, MosaicConfig
+from bdam_reid.methods.mosaic.config import MosaicConfig
 from bdam_reid.methods.mosaic.router import Router, shares
 from bdam_reid.methods.mosaic.tower import ExpertTower
 from bdam_reid.methods.optim import main_stage, parameter_groups
-from bdam_reid.methods.preparation import architecture
+from bdam_reid.methods.persons import read_persons, write_persons
+from bdam_reid.methods.preparation import IMAGE, architecture
 from bdam_reid.processes import gather
 
 
@@ -137,20 +138,12 @@ def prepare(config: MosaicConfig, dataset: Dataset, folder: Path) -> None:
         save_architecture(config.image.pretrained, folder / IMAGE)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if not (folder / PERSONS).exists():
-        temporary = folder / f"{PERSONS}.tmp"
-        temporary.write_text(str(len({record.identity for record in dataset.train})), encoding="utf-8")
-        temporary.replace(folder / PERSONS)
+    write_persons(dataset, folder)
 
 
 def build(config: MosaicConfig, data: DataConfig, folder: Path, *, fresh: bool) -> Mosaic:
     """The model of a prepared run folder. Raises: ConfigError if it cannot be built."""
-    try:
-        persons = int((folder / PERSONS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{folder / PERSONS} must hold the number of training persons, got: {error}. Copy the run with all files"
-        ) from error
+    persons = read_persons(folder)
     try:
         return Mosaic(config, data, persons, None if fresh else folder)
     except ValueError as error:
