@@ -19,6 +19,10 @@ REMEMBERED = 1 << 18
 """Texts whose tokens are kept; a set has fewer, a server that is asked forever has not."""
 _LONG_WORD = re.compile(r"\S{101,}")
 """Unknown to the tokenizer, and learning from it takes time quadratic in its length."""
+WORD = re.compile(r"[^\W\d_]+")
+"""Letters of a text that belong together."""
+WORDS = "words.txt"
+"""File of a tokenizer's folder with the words of the texts that were learnt from, sorted, a line each."""
 _normaliser = normalizers.BertNormalizer(lowercase=True)
 
 
@@ -62,6 +66,14 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
         raise OSError(f"cannot save the tokenizer to {path}: {error}. Make room on the disk") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_words(texts: Iterable[str], folder: Path) -> None:
+    """Write the words of texts to `words.txt` in a tokenizer's folder. Raises: OSError if it cannot be written."""
+    words = {word.lower() for text in texts for word in WORD.findall(text)}
+    temporary = folder / f"{WORDS}.tmp"
+    temporary.write_text("".join(f"{word}\n" for word in sorted(words)), encoding="utf-8")
+    temporary.replace(folder / WORDS)
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:

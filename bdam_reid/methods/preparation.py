@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from bdam_reid.captions.splitter import FUNCTION_WORDS
 from bdam_reid.config import ConfigError, DataConfig
 from bdam_reid.data.records import Dataset, DatasetError
-from bdam_reid.data.tokens import Tokenize, load_tokenizer, save_tokenizer, train_wordpiece
+from bdam_reid.data.tokens import WORDS, Tokenize, load_tokenizer, save_tokenizer, save_words, train_wordpiece
 from bdam_reid.encoders.base import save_architecture
 from bdam_reid.encoders.config import EFFICIENTNET, PREPARED, ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.encoders.efficientnet import save_efficientnet
@@ -37,15 +37,16 @@ def prepare(
             f"{method} learns from captions, and {len(without)} of {len(dataset.train)} training images of "
             f"{dataset} have none, such as {without[0]}: give --data.root a set with captions"
         )
+    texts = [text for r in dataset.train for text in (*r.captions, *(r.texts or ()))]
     if not (folder / TOKENIZER).exists():
         if name := text.pretrained or text.words:
             field = "pretrained" if text.pretrained else "words"
             save_tokenizer(pretrained_tokenizer(name, f"method.text.{field}"), folder / TOKENIZER)
         else:
-            texts = [text for r in dataset.train for text in (*r.captions, *(r.texts or ()))]
-            if text.kind == "clip":
-                texts += [PROMPT, PROMPT]  # what comes once is not learnt as a whole
-            train_wordpiece(texts, data.vocab_size, folder / TOKENIZER)
+            asked = [PROMPT, PROMPT] if text.kind == "clip" else []  # what comes once is not learnt as a whole
+            train_wordpiece([*texts, *asked], data.vocab_size, folder / TOKENIZER)
+    if not (folder / TOKENIZER / WORDS).exists():
+        save_words(texts, folder / TOKENIZER)
     try:
         if image.pretrained == EFFICIENTNET:
             save_efficientnet(folder / IMAGE)

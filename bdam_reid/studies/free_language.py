@@ -36,6 +36,8 @@ class Options:
     --test-identities 100 --seed 1`."""
     sentences: Path = Path("benchmarks/free_language.json")
     """The sentences, each with the picture that it describes; the path is that in a checkout."""
+    reword: bool = False
+    """Put the sentences in the words of the training captions first, as a search does."""
     device: str = "auto"
     """As torch names it; auto is the GPU where there is one."""
     batch_size: int = 128
@@ -57,6 +59,7 @@ def search(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
     from bdam_reid.engine.environment import repeat_bits
     from bdam_reid.engine.run import open_best
     from bdam_reid.evaluation.ranking import Embedder
+    from bdam_reid.search.rewording.reword import open_rewording
 
     for name, count in (("batch-size", options.batch_size), ("worst", options.worst)):
         if count < 1:
@@ -65,6 +68,9 @@ def search(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
     repeat_bits(device)
     dataset = load_dataset(options.root, hold_out=config.data.hold_out)
     queries = read_queries(options.sentences, dataset)
+    if options.reword:
+        rewording = open_rewording(options.run)
+        queries = tuple(replace(query, text=rewording(str(query.text)).text) for query in queries)
     embedder = Embedder(method, device, precision, options.batch_size)
     weights, found = method.chosen_weights(best), {}
     for name in PROTOCOLS:

