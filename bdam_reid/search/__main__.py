@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,4 +158,4 @@ def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +21,15 @@ TIME = "time"
 UNKNOWN = -1
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class Column:
     """The texts of N images, each kept once."""
 
     codes: NDArray[np.int32]
     """(N,) places in `values`, or `UNKNOWN`."""
     values: list[str]
 
-    def __getitem__(self, row: int) -> str | None:  # type: ignore[override]
+    def __getitem__(self, row: int) -> str | None:
         """The text of an image."""
         code = int(self.codes[row])
         return None if code == UNKNOWN else self.values[code]

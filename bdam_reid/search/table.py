@@ -39,7 +39,8 @@ def read_table(path: Path) -> Table:
                     f"the first line of {path} must name its columns, each once, path among them, got "
                     f"{shortened(', '.join(header))!r}"
                 )
-            place, rows = header.index(PATH), {}
+            place = header.index(PATH)
+            rows: dict[str, tuple[str, ...]] = {}
             time = header.index(TIME) if TIME in header else None
             for line in lines:
                 if not line:

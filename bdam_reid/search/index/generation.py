@@ -142,7 +142,7 @@ def write_generation(folder: Path, rows: Generation, blocks: Iterable[Vectors], 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_array(folder / VECTORS, blocks, shape, np.dtype(np.float16))
-    codes = {f"column:{name}": column.codes for name, column in rows.columns.items()}
+    codes: dict[str, Any] = {f"column:{name}": column.codes for name, column in rows.columns.items()}
     np.savez(
         folder / ROWS, paths=rows.paths.text, ends=rows.paths.ends, sizes=rows.sizes, changed=rows.changed, **codes
     )

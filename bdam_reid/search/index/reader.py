@@ -15,11 +15,13 @@ from bdam_reid.search.index.generation import (
     GalleryError,
     Generation,
     Manifest,
+    damaged,
     folder_of,
     read_generation,
     read_manifest,
 )
-from bdam_reid.search.index.neighbours import Nearest, Neighbours, Queries, neighbours
+from bdam_reid.search.index.lists import Lists, check_faiss
+from bdam_reid.search.index.neighbours import Exact, Nearest, Neighbours, Queries
 
 EVERYTHING = Where()
 
@@ -77,7 +79,7 @@ class Index:
         return self._images.vectors[rows].astype(np.float32)
 
     def search(self, queries: Queries, k: int = 10, *, where: Where = EVERYTHING, one_per: str = "") -> list[list[Hit]]:
-        """The k images nearest to each of queries (Q, E), the best first, of equals the first; fewer if there are no
+        """The k images nearest to each of queries (Q, E), the best first; fewer if there are no
         more.
 
         Args:
@@ -133,13 +135,23 @@ def open_index(index: Path) -> Index:
         folder = folder_of(index, manifest.generation)
         try:
             generation = read_generation(folder)
-            found_by = neighbours(folder, generation.vectors, lists=bool(manifest.trained_on))
+            found_by = _neighbours(folder, generation, manifest)
         except GalleryError:
             # An update has removed it meanwhile.
             if read_manifest(index).generation != manifest.generation:
                 continue
             raise
         return Index(manifest, generation, found_by)
+
+
+def _neighbours(folder: Path, generation: Generation, manifest: Manifest) -> Neighbours:
+    if not manifest.trained_on:
+        return Exact(generation.vectors)
+    check_faiss(len(generation.vectors))
+    try:
+        return Lists(folder, generation.vectors)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise damaged(folder.parent, error) from error
 
 
 def _hits(nearest: Nearest) -> list[list[Hit]]:

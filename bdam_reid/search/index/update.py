@@ -23,7 +23,7 @@ from bdam_reid.engine.lock import FILE as LOCK
 from bdam_reid.engine.lock import locked
 from bdam_reid.search.columns import column_of
 from bdam_reid.search.files import ImageFile, Refused, list_images
-from bdam_reid.search.index import neighbours
+from bdam_reid.search.index import lists
 from bdam_reid.search.index.generation import (
     BLOCK,
     MANIFEST,
@@ -115,7 +115,7 @@ def update_index(index: Path, folder: Path, embedder: Embedder, model: str, tabl
         listing = list_images(folder)
         kept = np.array(sorted(known[image] for image in listing.images if image in known), dtype=np.int64)
         wanted = {image for image in listing.images if image not in known}
-        neighbours.check_faiss(len(kept) + len(wanted))
+        lists.check_faiss(len(kept) + len(wanted))
         pending = Pending(index / PENDING, embedder.fingerprint)
         refused = _embed(folder, sorted(wanted.difference(pending.images())), embedder, pending)
         new = [image for image in pending.images() if image in wanted]
@@ -126,7 +126,7 @@ def update_index(index: Path, folder: Path, embedder: Embedder, model: str, tabl
             target = folder_of(index, generation)
             width = max(part.stop for part in embedder.parts.values())
             write_generation(target, rows, _vectors(old, kept, pending, wanted), (len(rows.paths), width))
-            trained_on = _write_lists(index, before, target, kept)
+            trained_on = _write_lists(index, before, target, kept, list(embedder.parts.values()))
             commit(index, _manifest(generation, folder, embedder, model, trained_on))
     listed = sum(path in table.rows for path in rows.paths)
     return Report(
@@ -272,27 +272,28 @@ def _vectors(
     yield from pending.vectors(wanted)
 
 
-def _write_lists(index: Path, before: Manifest | None, target: Path, kept: NDArray[np.int64]) -> int:
+def _write_lists(
+    index: Path, before: Manifest | None, target: Path, kept: NDArray[np.int64], parts: Sequence[slice]
+) -> int:
     """Write the inverted lists of a large gallery; those of the generation before stay as they are where the gallery
     has about the size that they were trained for. Returns: that size, or 0 without lists."""
     vectors: Vectors = np.load(target / VECTORS, mmap_mode="r", allow_pickle=False)
     count = len(vectors)
-    if count <= neighbours.EXACT:
+    if count <= lists.EXACT:
         return 0
-    trained_on = before.trained_on if before else 0
-    if before and trained_on / RETRAINED <= count <= trained_on * RETRAINED:
-        source = folder_of(index, before.generation)
-        trained, codes = neighbours.read_trained(source), np.load(source / neighbours.CODES, mmap_mode="r")
+    if before and before.trained_on / RETRAINED <= count <= before.trained_on * RETRAINED:
+        source, trained_on = folder_of(index, before.generation), before.trained_on
+        trained, codes = lists.read_trained(source), np.load(source / lists.CODES, mmap_mode="r", allow_pickle=False)
     else:
-        trained, codes, kept, trained_on = neighbours.train_lists(vectors), None, kept[:0], count
+        trained, codes, kept, trained_on = lists.train_lists(vectors, parts), np.empty(0), kept[:0], count
 
     def blocks() -> Iterator[NDArray[np.uint8]]:
         for at in range(0, len(kept), BLOCK):
             yield codes[kept[at : at + BLOCK]]
         for at in tqdm(range(len(kept), count, BLOCK), unit="block", desc="sorting into lists", disable=None):
-            yield neighbours.encode(trained, vectors[at : at + BLOCK])
+            yield lists.encode(trained, parts, vectors[at : at + BLOCK])
 
-    neighbours.write_lists(target, trained, blocks(), count)
+    lists.write_lists(target, trained, blocks(), (count, len(parts) * lists.code_size(trained)))
     return trained_on
 
 
