@@ -1,9 +1,9 @@
 """Embeddings of a gallery that does not exist, clustered like those of photographs of persons.
 
-Each embedding has two unit vectors, of who is shown and of what is worn. The centres of persons, and those of their
-outfits, are normal with a power law for a spectrum, in directions that are no axes, as the features of trained
-networks are; a picture adds noise of the same spectrum to both. A person has `VIEWS` pictures in `OUTFITS` outfits. A
-query is one more picture of somebody in the gallery, with more noise, as that of a sentence.
+Each embedding has two unit vectors, of who is shown and of what is worn. Persons, and outfits, are normal vectors with
+a power law for a spectrum, in directions that are no axes, as the features of trained networks are. A person has
+`VIEWS` pictures in `OUTFITS` outfits out of a stock, which others wear too. A picture adds noise of the same spectrum
+to both. A query is one more picture of somebody in the gallery, with more noise, as that of a sentence.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ WIDTH = 256
 """Of each of the two parts."""
 VIEWS, OUTFITS = 20, 4
 """Pictures of a person, and outfits in them."""
-DECAY = 0.5
-"""The standard deviation along the i-th direction is i to the power of minus this."""
+WEARERS = 40
+"""Persons who wear an outfit, on average."""
+DECAY = 0.25
+"""The standard deviation along the i-th direction is i to the power of minus this; cosines of different persons have
+one of .08."""
 SEEN, DESCRIBED = 0.5, 0.8
-"""Noise of pictures and of queries, as a share of the spread of centres: cosines between two pictures of a person in
-one outfit, and between one and a query, are about 1 / (1 + SEEN ** 2) = .8 and .7."""
+"""Noise of pictures and of queries, as a share of the spread of persons: cosines of two pictures of a person in one
+outfit are about 1 / (1 + SEEN ** 2) = .8, of one and a query .7."""
 BLOCK = 50_000
 
 Array = NDArray[np.float32]
@@ -36,8 +39,10 @@ class Gallery:
         spread = np.arange(1, WIDTH + 1, dtype=np.float32) ** -DECAY
         rotation = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0].astype(np.float32)
         self._mixing = spread[:, None] * rotation
-        self._persons = self._normal(rng, max(1, count // VIEWS))
-        self._outfits = self._normal(rng, len(self._persons) * OUTFITS)
+        persons = max(1, count // VIEWS)
+        self._persons = self._normal(rng, persons)
+        self._stock = self._normal(rng, max(OUTFITS, persons * OUTFITS // WEARERS))
+        self._worn = rng.integers(len(self._stock), size=(persons, OUTFITS))
 
     def blocks(self) -> Iterator[Array]:
         """The embeddings, `BLOCK` at a time; pictures of a person are anywhere among them."""
@@ -53,10 +58,10 @@ class Gallery:
 
     def _pictures(self, rng: np.random.Generator, numbers: NDArray[np.int64], noise: float) -> Array:
         persons = numbers // VIEWS % len(self._persons)
-        outfits = persons * OUTFITS + numbers % OUTFITS
+        outfits = self._worn[persons, numbers % OUTFITS]
         parts = (
             centres[which] + noise * self._normal(rng, len(numbers))
-            for centres, which in ((self._persons, persons), (self._outfits, outfits))
+            for centres, which in ((self._persons, persons), (self._stock, outfits))
         )
         return np.hstack([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts])
 

@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from bdam_reid.config import ConfigError, Presets
 from bdam_reid.data.records import CLOTHES, Clothes
 from bdam_reid.search.columns import Where
-from bdam_reid.search.index.reader import EVERYTHING, Index, open_index
+from bdam_reid.search.index.reader import EVERYTHING, Gallery, open_index
 from bdam_reid.search.opening import open_model
 from bdam_reid.search.query import Question, embed_question, weighted
 from bdam_reid.search.retriever import Retriever
@@ -38,14 +36,14 @@ class Finder:
     """An index and its model. Threads may share one.
 
     Args:
-        index: of the gallery.
+        gallery: its index.
         retriever: the model.
     Raises: ConfigError if the index is another model's.
     """
 
-    def __init__(self, index: Index, retriever: Retriever) -> None:
-        check_model(index.manifest.fingerprint, retriever, index.manifest.model)
-        self.index, self.retriever = index, retriever
+    def __init__(self, gallery: Gallery, retriever: Retriever) -> None:
+        check_model(gallery.manifest.fingerprint, retriever, gallery.manifest.model)
+        self.gallery, self.retriever = gallery, retriever
 
     def find(
         self,
@@ -68,24 +66,22 @@ class Finder:
             where: which images may be found.
             one_per: a column of each text of which the best image alone is given; empty gives all.
         Raises: QueryError, ImageError as `embed_question`; ValueError for another word for clothes, and as `weighted`
-            and `Index.search`.
+            and `Gallery.entries`.
         """
         if clothes not in CLOTHES:
             raise ValueError(f"clothes must be {' or '.join(CLOTHES)}, got {clothes!r}")
         parts = self.retriever.parts
         vector = embed_question(question, self.retriever)
-        query = weighted(vector, parts, self.index.manifest.weights[clothes] if weights is None else weights)
-        (hits,) = self.index.search(query.numpy()[None], k, where=where, one_per=one_per)
-        seen = self.index.vectors(np.array([hit.row for hit in hits], dtype=np.int64))
-        cosines = {name: (seen[:, part] @ vector[part].numpy()).tolist() for name, part in parts.items()}
+        query = weighted(vector, parts, self.gallery.manifest.weights[clothes] if weights is None else weights)
+        found = self.gallery.entries(query.numpy(), k, where=where, one_per=one_per)
         return [
             Found(
-                self.index.path(hit.row),
-                hit.score,
-                {name: values[place] for name, values in cosines.items()},
-                self.index.about(hit.row),
+                entry.path,
+                entry.score,
+                {name: float(entry.vector[part] @ vector[part].numpy()) for name, part in parts.items()},
+                entry.about,
             )
-            for place, hit in enumerate(hits)
+            for entry in found
         ]
 
 

@@ -12,6 +12,7 @@ cosines, whatever a question consists of. A part that a sentence has no words fo
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,8 @@ from bdam_reid.data.records import QueryError
 ImageLike: TypeAlias = Path | str | Image.Image
 Parts: TypeAlias = Mapping[str, slice]
 
-WITHOUT = " - "
-"""What stands in a sentence before each thing that is not wanted; "t-shirt" has none."""
+WITHOUT = re.compile(r"(?<=\s)-(?=\s)")
+"""What stands in a sentence before each thing that is not wanted: a hyphen by itself; "t-shirt" has none."""
 UNWANTED = 0.5
 """Weight of the mean of what is not wanted. Sentences of persons are alike: with 1 little of the rest is left."""
 
@@ -66,7 +67,7 @@ def split(sentence: str) -> tuple[str, tuple[str, ...]]:
         raise QueryError(
             f"a sentence must be text, got {shortened(sentence)!r}, which has halves of characters"
         ) from error
-    wanted, *unwanted = (term.strip() for term in f" {sentence} ".split(WITHOUT))
+    wanted, *unwanted = (term.strip() for term in WITHOUT.split(f" {sentence} "))
     if not all(unwanted):
         raise QueryError(f'after each " - " must stand what is not wanted, got {shortened(sentence)!r}')
     return wanted, tuple(unwanted)

@@ -101,9 +101,14 @@ def read_manifest(index: Path) -> Manifest:
     if found != FORMAT:
         raise GalleryError(f"{index / MANIFEST} must be of format {FORMAT}, got {found!r}: make the index again")
     try:
-        return Manifest(**{**values, "bounds": {name: tuple(of) for name, of in values["bounds"].items()}})
+        return manifest_of(values)
     except (KeyError, TypeError, AttributeError) as error:
         raise damaged(index, error) from error
+
+
+def manifest_of(values: Mapping[str, Any]) -> Manifest:
+    """The manifest of its JSON. Raises: KeyError, TypeError or AttributeError if that is of another form."""
+    return Manifest(**{**values, "bounds": {name: tuple(of) for name, of in values["bounds"].items()}})
 
 
 def folder_of(index: Path, number: int) -> Path:

@@ -55,7 +55,13 @@ class Lists:
         numbers = np.repeat(np.arange(len(codes), dtype=np.int64), self._parts)
         trained.add_sa_codes(codes.reshape(len(numbers), -1), numbers)
         self._vectors, self._lists = vectors, faiss.IndexIVFPQFastScan(trained)
-        self._refined = faiss.IndexRefine(self._lists, _in_place(vectors))
+        # The centres stay its own; the entries are copied.
+        trained.reset()
+        self._centres = trained
+        exact = _in_place(vectors)
+        # FAISS wants as many vectors as entries; it looks at those alone whose numbers stand in the lists.
+        exact.ntotal = self._lists.ntotal
+        self._refined = faiss.IndexRefine(self._lists, exact)
 
     def search(self, queries: Queries, k: int, allowed: Mask | None = None) -> Nearest:
         """As `Neighbours` says. Of a filter that leaves a share of the rows, as many more lists are looked into; where
@@ -79,7 +85,7 @@ class Lists:
         selector = None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         probes = min(self._lists.nlist, math.ceil(PROBES * self._parts * more))
         parameters = faiss.IndexRefineSearchParameters(
-            k_factor=max(CANDIDATES_EACH, CANDIDATES / k),
+            k_factor=max(1.0, min(max(CANDIDATES_EACH, CANDIDATES / k), self._lists.ntotal / k)),
             base_index_params=faiss.SearchParametersIVF(nprobe=probes, sel=selector),
         )
         return Nearest(*self._refined.search(np.ascontiguousarray(queries), k, params=parameters))

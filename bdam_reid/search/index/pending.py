@@ -24,15 +24,14 @@ class Pending:
     """Blocks of embeddings in a folder, each written whole or not at all.
 
     Args:
-        folder: which is made.
+        folder: which is made when there is something to keep.
         fingerprint: of the model; blocks of another one are removed, and those that are damaged.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
-        folder.mkdir(exist_ok=True)
         self._blocks: list[_Block] = []
-        for file in sorted(folder.iterdir()):
+        for file in sorted(folder.glob("*")):
             images = self._read(file)
             if images:
                 self._blocks.append(_Block(file, images))
@@ -46,6 +45,7 @@ class Pending:
 
     def add(self, images: list[ImageFile], vectors: Vectors) -> None:
         """Keep a block of at least one image, vectors (N, E). Raises: OSError."""
+        self._folder.mkdir(exist_ok=True)
         file = self._folder / f"{self._next:08d}.npz"
         temporary = file.with_suffix(".tmp")
         paths = Paths.of(image.path for image in images)

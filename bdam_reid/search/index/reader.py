@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bdam_reid.search.columns import UNKNOWN, Column, Where, column_named
-from bdam_reid.search.files import Refused
+from bdam_reid.search.files import ImageFile, Refused
 from bdam_reid.search.index.generation import (
     GalleryError,
     Generation,
@@ -27,12 +27,33 @@ EVERYTHING = Where()
 
 
 class Hit(NamedTuple):
-    """An image that was found."""
+    """An image that was found, by its number in an index."""
 
     row: int
-    """Its number in the index."""
     score: float
     """Inner product with the query; greater is more alike."""
+
+
+class Entry(NamedTuple):
+    """An image that was found, and what a gallery has of it."""
+
+    path: str
+    """Within the folder."""
+    score: float
+    """Inner product with the query; greater is more alike."""
+    vector: Queries
+    """Its embedding (E,)."""
+    about: Mapping[str, str]
+    """What else is known of it, by column."""
+
+
+class Gallery(Protocol):
+    """What is searched: an `Index`, or, of more images than a machine holds, `milvus.MilvusGallery`."""
+
+    manifest: Manifest
+
+    def entries(self, query: Queries, k: int = 10, *, where: Where = EVERYTHING, one_per: str = "") -> list[Entry]:
+        """The k images nearest to a query (E,), as `Index.search` says."""
 
 
 class Index:
@@ -69,10 +90,23 @@ class Index:
         """The path of an image within the folder."""
         return self._images.paths[row]
 
+    def image(self, row: int) -> ImageFile:
+        """The file of an image as it was when it was embedded."""
+        return ImageFile(self.path(row), int(self._images.sizes[row]), int(self._images.changed[row]))
+
     def about(self, row: int) -> dict[str, str]:
         """What is known of an image, by column."""
         known = {name: column[row] for name, column in self.columns.items()}
         return {name: text for name, text in known.items() if text is not None}
+
+    def entries(self, query: Queries, k: int = 10, *, where: Where = EVERYTHING, one_per: str = "") -> list[Entry]:
+        """As `Gallery` says."""
+        (hits,) = self.search(query[None], k, where=where, one_per=one_per)
+        vectors = self.vectors(np.array([hit.row for hit in hits], dtype=np.int64))
+        return [
+            Entry(self.path(hit.row), hit.score, vector, self.about(hit.row))
+            for hit, vector in zip(hits, vectors, strict=True)
+        ]
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The embeddings (R, E) of images."""

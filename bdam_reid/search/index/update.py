@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -122,12 +122,8 @@ def update_index(index: Path, folder: Path, embedder: Embedder, model: str, tabl
         rows = _rows(old, kept, new, table, sorted([*listing.refused, *refused]))
         changed = old is None or _differ(old, rows)
         if changed:
-            generation = 1 + (before.generation if before else 0)
-            target = folder_of(index, generation)
-            width = max(part.stop for part in embedder.parts.values())
-            write_generation(target, rows, _vectors(old, kept, pending, wanted), (len(rows.paths), width))
-            trained_on = _write_lists(index, before, target, kept, list(embedder.parts.values()))
-            commit(index, _manifest(generation, folder, embedder, model, trained_on))
+            manifest = _manifest(1 + (before.generation if before else 0), folder, embedder, model)
+            _write(index, before, manifest, rows, kept, _vectors(old, kept, pending, wanted))
     listed = sum(path in table.rows for path in rows.paths)
     return Report(
         images=len(rows.paths),
@@ -272,6 +268,20 @@ def _vectors(
     yield from pending.vectors(wanted)
 
 
+def _write(
+    index: Path,
+    before: Manifest | None,
+    manifest: Manifest,
+    rows: Generation,
+    kept: NDArray[np.int64],
+    blocks: Iterator[Vectors],
+) -> None:
+    """Write a generation and make it the current one."""
+    target, parts = folder_of(index, manifest.generation), list(manifest.parts.values())
+    write_generation(target, rows, blocks, (len(rows.paths), max(part.stop for part in parts)))
+    commit(index, replace(manifest, trained_on=_write_lists(index, before, target, kept, parts)))
+
+
 def _write_lists(
     index: Path, before: Manifest | None, target: Path, kept: NDArray[np.int64], parts: Sequence[slice]
 ) -> int:
@@ -297,7 +307,7 @@ def _write_lists(
     return trained_on
 
 
-def _manifest(generation: int, folder: Path, embedder: Embedder, model: str, trained_on: int) -> Manifest:
+def _manifest(generation: int, folder: Path, embedder: Embedder, model: str) -> Manifest:
     return Manifest(
         generation=generation,
         folder=str(folder.resolve()),
@@ -305,5 +315,4 @@ def _manifest(generation: int, folder: Path, embedder: Embedder, model: str, tra
         fingerprint=embedder.fingerprint,
         bounds={name: (part.start, part.stop) for name, part in embedder.parts.items()},
         weights=embedder.weights,
-        trained_on=trained_on,
     )
