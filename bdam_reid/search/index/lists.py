@@ -31,7 +31,7 @@ ENTRIES = 4
 """Entries of a vector to a code of 4 bits."""
 PROBES = 32
 """Lists that are looked into, of a gallery without a filter, for each part."""
-CANDIDATES, CANDIDATES_EACH = 128, 8
+CANDIDATES, CANDIDATES_EACH = 128, 16
 """Entries that are compared exactly, at least, and for each vector that is asked for."""
 SAMPLE = 40
 """Vectors for each list that it is trained on."""
