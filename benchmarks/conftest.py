@@ -114,6 +114,12 @@ def contest(benchmark: Any, request: pytest.FixtureRequest, small: bool) -> Call
     return run
 
 
+@pytest.fixture
+def keep(request: pytest.FixtureRequest) -> Callable[[dict[str, Any]], None]:
+    """keep(entry): records the figures of a benchmark that measures by itself."""
+    return lambda entry: _keep(request.config, {"name": request.node.name, **entry})
+
+
 def _in_short(exception: Exception) -> str:
     return f"{type(exception).__name__}: {str(exception).strip() or '-'}".splitlines()[0][:200]
 

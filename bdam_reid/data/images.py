@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
@@ -21,6 +23,8 @@ MEAN = STD = 0.5
 
 # What photographs come in. Pillow would try 40 decoders on a file, some of which run other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+HEIC = (".heic", ".heif")
+"""Names of such files, which telephones write, end with one of these."""
 # What a whole file ends with, so that most of those that were cut are found without decoding.
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
@@ -32,6 +36,21 @@ class ImageError(ValueError):
         return printable(super().__str__())
 
 
+def reads_heic() -> bool:
+    """Whether pillow-heif is installed, which HEIC needs."""
+    return find_spec("pillow_heif") is not None
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    if not reads_heic():
+        return _FORMATS
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False)
+    return (*_FORMATS, "HEIF")
+
+
 def open_image(source: Path | str | Image.Image, least: tuple[int, int]) -> Image.Image:
     """An image file, or a picture in memory, as RGB, upright, transparent parts over white.
 
@@ -40,14 +59,14 @@ def open_image(source: Path | str | Image.Image, least: tuple[int, int]) -> Imag
         least: height and width that it has at least, unless the file has fewer: of a large JPEG file no more pixels
             are decoded than that takes.
     Raises: ImageError if the file is missing, damaged, of more than 178 million pixels, or no photograph (JPEG, PNG,
-        WebP, BMP, GIF, TIFF or PPM).
+        WebP, BMP, GIF, TIFF or PPM; HEIC where pillow-heif is installed).
     """
     try:
         if isinstance(source, Image.Image):
             return _as_rgb(ImageOps.exif_transpose(source))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source, formats=_FORMATS) as image:
+            with Image.open(source, formats=_formats()) as image:
                 # Twice the size on both axes, whichever way up the image is: sampling it down stays smooth.
                 side = 2 * max(least)
                 image.draft("RGB", (side, side))
@@ -73,7 +92,7 @@ def image_problem(path: Path) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(path, formats=_formats()) as image:
                 end = _ENDS.get(image.format or "", b"")
                 if end and not _ends_with(path, end):
                     image.load()

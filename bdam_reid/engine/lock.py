@@ -1,4 +1,4 @@
-"""The lock on a run folder: one process trains in it at a time."""
+"""The lock on a folder, of a run or an index: one process writes to it at a time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ FILE = "lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[str]:
+def locked(folder: Path, does: str = "trains") -> Iterator[str]:
     """Keep every other process out of a folder that calls this too. The kernel lifts the lock when the process ends,
     however it ends.
 
+    Args:
+        folder: there is one.
+        does: what the process does in it, for messages.
     Yields: why there is no lock, where the file system has none; else an empty text.
     Raises: ConfigError if another process has the lock.
     """
@@ -31,11 +34,11 @@ def locked(folder: Path) -> Iterator[str]:
         except BlockingIOError as error:
             file.seek(0)
             raise ConfigError(
-                f"another process, pid {file.read().strip()}, trains in {folder}: "
+                f"another process, pid {file.read().strip()}, {does} in {folder}: "
                 "wait for its end, or stop it, or give another --output"
             ) from error
         except OSError as error:
-            yield f"{folder} cannot be locked ({error.strerror}): let no other process train in it"
+            yield f"{folder} cannot be locked ({error.strerror}): let no other process write to it"
             return
         file.truncate(0)
         file.write(f"{os.getpid()}\n")

@@ -20,7 +20,9 @@ from bdam_reid.config import Config, ConfigError, Presets, differences, from_dic
 from bdam_reid.data.records import Dataset
 from bdam_reid.engine.checkpoint import (
     STATE,
+    WEIGHTS,
     CheckpointError,
+    digest,
     find_checkpoint,
     load_into,
     load_state,
@@ -188,6 +190,19 @@ def open_best(run: Path, presets: Presets, device: str) -> Opened:
     config, place = load_config(run, presets), find_device(device)
     method, best = load_best(run, config)
     return Opened(config, method.to(place), best, place, precision_on(place, config.engine))
+
+
+def fingerprint_of(run: Path) -> str:
+    """What tells the weights of a run's best checkpoint from all others; an export has that of its run.
+
+    Raises: CheckpointError if there is none.
+    """
+    if is_export(run):
+        return str(read_description(run)["checkpoint_sha256"])
+    best = find_checkpoint(run, "best")
+    if best is None:
+        raise CheckpointError(f"{run} has no best checkpoint yet")
+    return digest(best / WEIGHTS)
 
 
 class _Console(logging.Handler):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -14,14 +13,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bdam_reid.config import Presets
-from bdam_reid.data.images import load_image
+from bdam_reid.data.images import decode_image, normalise
 from bdam_reid.data.records import CLOTHES, Clothes, Query
 from bdam_reid.engine.environment import inference
-from bdam_reid.engine.run import open_best
+from bdam_reid.engine.run import fingerprint_of, open_best
 from bdam_reid.methods.method import Method
+from bdam_reid.search.query import ImageLike, weighted
 
 BATCH = 128
-ImageLike: TypeAlias = Path | str | Image.Image
 
 
 class Hit(NamedTuple):
@@ -41,6 +40,7 @@ class Retriever:
         weights: of the parts of an embedding, for each question.
         device: where the method is.
         precision: "no", "bf16" or "fp16".
+        fingerprint: of the weights: embeddings of another one's cannot be compared with these.
     """
 
     def __init__(
@@ -49,14 +49,25 @@ class Retriever:
         weights: Mapping[Clothes, Mapping[str, float]],
         device: torch.device,
         precision: str,
+        fingerprint: str,
     ) -> None:
         self._method, self._device, self._precision = method, device, precision
-        self.weights = dict(weights)
+        self.weights, self.fingerprint = dict(weights), fingerprint
 
     @property
     def parts(self) -> Mapping[str, slice]:
         """Names and places of the parts of an embedding."""
         return self._method.parts
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that it sees, in pixels."""
+        return self._method.image_size
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 of `image_size` -> embeddings (B, E) float32 on the CPU, all in one batch."""
+        with inference(self._method, self._device, self._precision):
+            return self._method.embed_images(normalise(pixels.to(self._device))).float().cpu()
 
     def embed_images(self, images: Iterable[ImageLike]) -> Tensor:
         """Embeddings of image files or pictures in memory, (N, E) float32 on the CPU, a batch at a time.
@@ -69,9 +80,9 @@ class Retriever:
         embedded, waiting = [torch.empty(0, max(part.stop for part in self.parts.values()))], iter(images)
         with tqdm(total=total, unit="image", disable=None) as bar:
             while some := list(islice(waiting, BATCH)):
-                pixels = torch.stack([load_image(image, self._method.image_size) for image in some])
-                with inference(self._method, self._device, self._precision):
-                    embedded.append(self._method.embed_images(pixels.to(self._device)).float().cpu())
+                embedded.append(
+                    self.embed_pixels(torch.stack([decode_image(image, self.image_size) for image in some]))
+                )
                 bar.update(len(some))
         return torch.cat(embedded)
 
@@ -122,14 +133,8 @@ class Retriever:
         if gallery.ndim != 2 or gallery.shape[1] != len(query):
             raise ValueError(f"the gallery must be (images, {len(query)}), got {tuple(gallery.shape)}")
         weights = self.weights[clothes] if weights is None else weights
-        if unknown := weights.keys() - self.parts.keys():
-            raise ValueError(f"weights must be of {', '.join(self.parts)}, got {', '.join(sorted(unknown))}")
-        if not all(map(math.isfinite, weights.values())):
-            raise ValueError(f"weights must be finite numbers, got {dict(weights)}")
-        scale = torch.zeros_like(query)
-        for name, weight in weights.items():
-            scale[self.parts[name]] = weight
-        scores = gallery.to(query) @ (scale * query)
+        query = weighted(query, self.parts, weights)
+        scores = gallery.to(query) @ query
         order = scores.argsort(descending=True, stable=True)[:k]
         return [Hit(index, float(scores[index])) for index in order.tolist()]
 
@@ -138,4 +143,6 @@ def open_retriever(run: Path, device: str, presets: Presets) -> Retriever:
     """The retriever of a run's best checkpoint, or of an export. Raises: CheckpointError, ConfigError."""
     opened = open_best(run, presets, device)
     method = opened.method
-    return Retriever(method, method.chosen_weights(opened.best), opened.device, opened.precision)
+    return Retriever(
+        method, method.chosen_weights(opened.best), opened.device, opened.precision, fingerprint_of(run)
+    )  # fmt: skip

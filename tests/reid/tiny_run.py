@@ -101,7 +101,14 @@ def forkserver() -> Any:
 
     Tests share that one, which imports what the first of them names: all have to name everything."""
     context = multiprocessing.get_context("forkserver")
-    modules = ("engine.trainer", "evaluation.evaluator", "methods.bdam.method", "captions.writing", "engine.errors")
+    modules = (
+        "engine.trainer",
+        "evaluation.evaluator",
+        "methods.bdam.method",
+        "captions.writing",
+        "engine.errors",
+        "search.index.update",
+    )
     context.set_forkserver_preload(["openai", *(f"bdam_reid.{module}" for module in modules)])
     return context
 

@@ -1,0 +1,161 @@
+"""Search of photographs: `python -m bdam_reid.search index|query`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from bdam_reid.config import Presets, Range, check_ranges
+from bdam_reid.engine.signals import handled_by, leave
+from bdam_reid.methods import PRESETS
+
+if TYPE_CHECKING:
+    from bdam_reid.search.finder import Found
+    from bdam_reid.search.index.update import Report
+
+LISTED = 20
+"""Refused files that are named, at most; the index keeps all."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """Make an index of the photographs in a folder and all folders in it, or bring the one that is there up to date.
+
+    Only what is new or was changed is embedded. Killed at any moment, the index before stays as it was, and the same
+    command goes on."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of a run or an export; or a published CLIP or SigLIP, by hub name or folder."""
+    folder: tyro.conf.Positional[Path]
+    """Of the photographs: one person each, as a detector cuts them out."""
+    output: Path
+    """Folder of the index."""
+    table: Path | None = None
+    """CSV file of what is known of the photographs: column path, within the folder, and any others, such as camera,
+    person, time. It is read anew each time."""
+    device: str = "auto"
+    """As torch names it; auto is the GPU where there is one."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """Find the photographs that fit a sentence, pictures of a person, or both."""
+
+    index: tyro.conf.Positional[Path]
+    """Folder of the index."""
+    sentence: tyro.conf.Positional[str] = ""
+    """Such as "a woman in a red coat - backpack": what is wanted, and what is not after each " - "."""
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"]), Range(1, 100_000)] = 10
+    """How many are given."""
+    image: tuple[Path, ...] = ()
+    """Pictures of the one person who is looked for."""
+    share: Annotated[float, Range(0, 1)] = 0.5
+    """Of the pictures against the sentence."""
+    clothes: Literal["same", "other"] = "same"
+    """Whether the person wears the clothes of the sentence and pictures, or may wear any."""
+    weights: tuple[float, ...] = ()
+    """Of the parts of embeddings, in their order, such as identity and clothing; by default those that validation
+    chose."""
+    where: tuple[str, ...] = ()
+    """Filters: column=value, time>=2026-11-27T08:00, time<2026-11-28; several values of a column leave what has any."""
+    one_per: str = ""
+    """Column, such as person or track, of each text of which the best photograph alone is given."""
+    json: bool = False
+    """Print what was found as JSON."""
+    run: str = ""
+    """The model, where it is not any more where it was when the index was made."""
+    device: str = "auto"
+    """As torch names it; auto is the GPU where there is one."""
+
+
+def make_index(options: Index, presets: Presets) -> None:
+    """The subcommand `index`. Raises: CheckpointError, ConfigError, OSError."""
+    from bdam_reid.search.index.update import update_index
+    from bdam_reid.search.opening import open_model
+    from bdam_reid.search.table import Table, read_table
+
+    table = read_table(options.table) if options.table else Table()
+    retriever = open_model(options.run, options.device, presets)
+    name = str(Path(options.run).resolve()) if Path(options.run).exists() else options.run
+    report = update_index(options.output, options.folder, retriever, name, table)
+    print("\n".join(_said_of(report, options.output)))
+
+
+def _said_of(report: Report, output: Path) -> list[str]:
+    lines = [f"warning: {report.warning}"] if report.warning else []
+    for file in report.refused[:LISTED]:
+        lines.append(f"refused: {file.path}: {file.reason}")
+    if len(report.refused) > LISTED:
+        lines.append(f"refused: {len(report.refused) - LISTED:,} more, which about.json of the index lists")
+    if report.unlisted:
+        lines.append(f"{report.unlisted:,} images are not in the table")
+    if report.absent:
+        lines.append(f"{report.absent:,} images of the table are not in the index")
+    done = "embedded" if report.changed else "up to date, embedded"
+    return [
+        *lines,
+        f"{output}: {report.images:,} images, {done} {report.embedded:,}, removed {report.removed:,}, refused "
+        f"{len(report.refused):,}, no images {report.others:,}",
+    ]
+
+
+def query_index(options: Query, presets: Presets) -> None:
+    """The subcommand `query`. Raises: CheckpointError, ConfigError, ImageError, QueryError."""
+    from bdam_reid.config import ConfigError
+    from bdam_reid.search.columns import where_of
+    from bdam_reid.search.finder import open_finder
+    from bdam_reid.search.query import Question
+
+    where = where_of(options.where)
+    finder = open_finder(options.index, presets, model=options.run, device=options.device)
+    parts = finder.retriever.parts
+    if options.weights and len(options.weights) != len(parts):
+        raise ConfigError(f"--weights must be {len(parts)}, of {', '.join(parts)}, got {len(options.weights)}")
+    found = finder.find(
+        Question(options.sentence, options.image, options.share),
+        options.k,
+        clothes=options.clothes,
+        weights=dict(zip(parts, options.weights, strict=True)) if options.weights else None,
+        where=where,
+        one_per=options.one_per,
+    )
+    print(_as_json(found) if options.json else "\n".join(_as_lines(found)))
+
+
+def _as_json(found: Sequence[Found]) -> str:
+    return json.dumps([{"rank": rank, **hit._asdict()} for rank, hit in enumerate(found, 1)], indent=2)
+
+
+def _as_lines(found: Sequence[Found]) -> list[str]:
+    from bdam_reid.data.printable import printable
+
+    lines = []
+    for rank, hit in enumerate(found, 1):
+        parts = ", ".join(f"{name} {cosine:.3f}" for name, cosine in hit.parts.items())
+        about = "".join(f", {name} {text}" for name, text in hit.about.items())
+        lines.append(f"{rank:3} {hit.score:7.3f}  {printable(hit.path)}  ({parts}{printable(about)})")
+    return lines or ["nothing was found"]
+
+
+def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:
+    """The command line."""
+    with handled_by(leave):
+        options = tyro.cli(Index | Query, prog="python -m bdam_reid.search", args=arguments)
+        # After the arguments: help, or word of a mistake in them, does not wait for torch.
+        from bdam_reid.engine.errors import user_errors
+
+        with user_errors("what other programs take of it"):
+            check_ranges(options)
+            if isinstance(options, Index):
+                make_index(options, presets)
+            else:
+                query_index(options, presets)
+
+
+if __name__ == "__main__":
+    main()

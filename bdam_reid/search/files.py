@@ -1,0 +1,132 @@
+"""The image files of a folder, and which of its files are refused."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from bdam_reid.config import ConfigError
+from bdam_reid.data.images import HEIC, reads_heic
+from bdam_reid.data.printable import printable
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", *HEIC))
+"""Of image files, in lower case."""
+
+
+class ImageFile(NamedTuple):
+    """An image file as it is told from others, and from itself before it was changed: its content is not read."""
+
+    path: str
+    """Within the folder, its parts divided by "/"."""
+    size: int
+    """In bytes."""
+    changed: int
+    """When its content was last changed, in nanoseconds since 1970."""
+
+
+class Refused(NamedTuple):
+    """A file or folder that is not searched."""
+
+    path: str
+    """Within the folder, as it may be printed."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is in a folder."""
+
+    images: list[ImageFile] = field(default_factory=list)
+    """In the order of their paths."""
+    refused: list[Refused] = field(default_factory=list)
+    others: int = 0
+    """Files that have no name of an image."""
+
+
+def list_images(folder: Path) -> Listing:
+    """The image files in a folder and all folders in it. Symbolic links are refused: what they lead to is either in the
+    folder already, or not in it.
+
+    Raises: ConfigError if it is no folder, or cannot be read.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"expected a folder of images, got {folder}, which is none")
+    root, found, others = folder.resolve(), Listing(), 0
+    for entry in _entries(root, found.refused):
+        path = Path(entry.path).relative_to(root).as_posix()
+        if entry.is_symlink():
+            if _leads_to_a_folder(entry) or _is_image(entry.name):
+                found.refused.append(Refused(printable(path), _where_it_leads(Path(entry.path), root)))
+            else:
+                others += 1
+        elif not _is_image(entry.name):
+            others += 1
+        elif problem := _problem(entry):
+            found.refused.append(Refused(printable(path), problem))
+        else:
+            about = entry.stat(follow_symlinks=False)
+            found.images.append(ImageFile(path, about.st_size, about.st_mtime_ns))
+    return Listing(sorted(found.images), sorted(found.refused), others)
+
+
+def _entries(root: Path, refused: list[Refused]) -> Iterator[os.DirEntry[str]]:
+    """All that is in a folder but folders; those that cannot be read are refused."""
+    waiting = [str(root)]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        yield entry
+        except OSError as error:
+            if folder == str(root):
+                raise ConfigError(f"cannot read the folder {root}: {error.strerror}") from error
+            refused.append(Refused(printable(Path(folder).relative_to(root).as_posix()), f"{error.strerror}"))
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _problem(entry: os.DirEntry[str]) -> str:
+    """Why a file with the name of an image is not even opened; empty if it may be."""
+    try:
+        entry.path.encode("utf-8")
+        if not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
+            return "no regular file"
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
+    except OSError as error:
+        return f"{error.strerror}"
+    if entry.name.lower().endswith(HEIC) and not reads_heic():
+        return "HEIC needs pillow-heif: pip install -e '.[search]'"
+    return ""
+
+
+def _leads_to_a_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A loop of links.
+        return True
+
+
+def _where_it_leads(link: Path, root: Path) -> str:
+    try:
+        target = link.resolve(strict=True)
+    except FileNotFoundError:
+        return "a symbolic link to nothing"
+    except (OSError, RuntimeError):
+        return "a symbolic link that leads to itself"
+    if not target.is_relative_to(root):
+        return "a symbolic link out of the folder"
+    if link.is_relative_to(target):
+        return "a symbolic link to a folder that it is in"
+    return "a symbolic link to what is in the folder already"

@@ -1,0 +1,318 @@
+"""Brings an index up to date with its folder: what is new or was changed is embedded, what is gone leaves."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bdam_reid.config import ConfigError
+from bdam_reid.data.images import ImageError, decode_image
+from bdam_reid.data.printable import printable
+from bdam_reid.data.records import Clothes
+from bdam_reid.engine.lock import FILE as LOCK
+from bdam_reid.engine.lock import locked
+from bdam_reid.search.columns import column_of
+from bdam_reid.search.files import ImageFile, Refused, list_images
+from bdam_reid.search.index import lists
+from bdam_reid.search.index.generation import (
+    BLOCK,
+    MANIFEST,
+    PENDING,
+    VECTORS,
+    Generation,
+    Manifest,
+    Vectors,
+    commit,
+    folder_of,
+    read_generation,
+    read_manifest,
+    write_generation,
+)
+from bdam_reid.search.index.paths import Paths
+from bdam_reid.search.index.pending import Pending
+from bdam_reid.search.query import Parts
+from bdam_reid.search.table import Table
+
+BATCH = 64
+"""Images that are embedded at a time."""
+KEPT = 8
+"""Batches that are kept at a time: what is lost when an update is killed."""
+RETRAINED = 2.0
+"""How many times more, or fewer, images a gallery has than when its lists were trained, until they are again."""
+
+Decoded: TypeAlias = Sequence["Future[Tensor | ImageError]"]
+
+
+class Embedder(Protocol):
+    """What embeds images, such as a `Retriever`."""
+
+    weights: dict[Clothes, Mapping[str, float]]
+    fingerprint: str
+
+    @property
+    def parts(self) -> Parts: ...
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an update did."""
+
+    images: int
+    """In the index now."""
+    embedded: int
+    """Of them were new or changed."""
+    removed: int
+    """Were in the index, and are not any more."""
+    refused: Sequence[Refused]
+    others: int
+    """Files of the folder that have no name of an image."""
+    unlisted: int
+    """Images of which the table says nothing."""
+    absent: int
+    """Images of the table that are not in the index."""
+    changed: bool
+    """Whether anything was written; else the index was up to date."""
+    warning: str
+    """Why nobody is kept from writing at the same time; else empty."""
+
+
+def update_index(index: Path, folder: Path, embedder: Embedder, model: str, table: Table) -> Report:
+    """Make an index of a folder, or bring the one that is there up to date. Killed at any moment it leaves the index as
+    it was, and when it is called again embeds only what it had not.
+
+    Args:
+        index: its folder.
+        folder: of the images.
+        embedder: the model.
+        model: where it lies, for those who open the index.
+        table: what is known of the images; it replaces what was.
+    Raises: ConfigError if the folder cannot be read, `index` is something else, or of another folder or model, another
+        process writes to it, or it needs FAISS, which is not installed; GalleryError if it is damaged; OSError.
+    """
+    _check_place(index)
+    index.mkdir(parents=True, exist_ok=True)
+    with locked(index, "writes") as warning:
+        before = read_manifest(index) if (index / MANIFEST).exists() else None
+        if before:
+            _check_same(index, before, folder, embedder, model)
+        old = read_generation(folder_of(index, before.generation)) if before else None
+        known = {image: row for row, image in enumerate(old.files())} if old else {}
+        listing = list_images(folder)
+        kept = np.array(sorted(known[image] for image in listing.images if image in known), dtype=np.int64)
+        wanted = {image for image in listing.images if image not in known}
+        lists.check_faiss(len(kept) + len(wanted))
+        pending = Pending(index / PENDING, embedder.fingerprint)
+        refused = _embed(folder, sorted(wanted.difference(pending.images())), embedder, pending)
+        new = [image for image in pending.images() if image in wanted]
+        rows = _rows(old, kept, new, table, sorted([*listing.refused, *refused]))
+        changed = old is None or _differ(old, rows)
+        if changed:
+            manifest = _manifest(1 + (before.generation if before else 0), folder, embedder, model)
+            _write(index, before, manifest, rows, kept, _vectors(old, kept, pending, wanted))
+    listed = sum(path in table.rows for path in rows.paths)
+    return Report(
+        images=len(rows.paths),
+        embedded=len(new),
+        removed=len({image.path for image in known} - {image.path for image in listing.images}),
+        refused=rows.refused,
+        others=listing.others,
+        unlisted=len(rows.paths) - listed if table.names else 0,
+        absent=len(table.rows) - listed,
+        changed=changed,
+        warning=warning,
+    )
+
+
+def _check_place(index: Path) -> None:
+    """Raise ConfigError for what is no folder of an index, nor of one that was killed before its first manifest."""
+    if index.exists() and not index.is_dir():
+        raise ConfigError(f"--output must be a folder, got the file {index}")
+    if index.is_dir() and not (index / MANIFEST).exists():
+        ours = (LOCK, PENDING, f"{MANIFEST}.tmp")
+        if any(path.name not in ours and not path.name.startswith("generation-") for path in index.iterdir()):
+            raise ConfigError(
+                f"--output must be a new folder or that of an index, got {index}, which holds other files"
+            )
+
+
+def _check_same(index: Path, before: Manifest, folder: Path, embedder: Embedder, model: str) -> None:
+    if before.fingerprint != embedder.fingerprint:
+        raise ConfigError(
+            f"{index} was made with other weights than those of {model}, namely {before.model} as it was then; vectors "
+            "of two models cannot be compared: give another --output, or delete that folder"
+        )
+    if Path(before.folder) != folder.resolve():
+        raise ConfigError(
+            f"{index} is an index of {before.folder}, got {folder}: give another --output, or delete that folder"
+        )
+
+
+def _embed(folder: Path, images: Sequence[ImageFile], embedder: Embedder, pending: Pending) -> list[Refused]:
+    """Embed images into what is pending; those that cannot be read are refused."""
+    refused: list[Refused] = []
+    embedded: list[ImageFile] = []
+    vectors: list[Tensor] = []
+
+    def keep() -> None:
+        if embedded:
+            pending.add(list(embedded), torch.cat(vectors).half().numpy())
+            embedded.clear()
+            vectors.clear()
+
+    with tqdm(total=len(images), unit="image", disable=None) as bar:
+        for some, decoded in _decoded(folder, images, embedder.image_size):
+            pixels = []
+            for image, result in zip(some, decoded, strict=True):
+                if isinstance(result, ImageError):
+                    refused.append(Refused(printable(image.path), _reason(result)))
+                else:
+                    pixels.append(result)
+                    embedded.append(image)
+            if pixels:
+                vectors.append(embedder.embed_pixels(torch.stack(pixels)))
+            if len(embedded) >= KEPT * BATCH:
+                keep()
+            bar.update(len(some))
+    keep()
+    return refused
+
+
+def _decoded(
+    folder: Path, images: Sequence[ImageFile], size: tuple[int, int]
+) -> Iterator[tuple[Sequence[ImageFile], list[Tensor | ImageError]]]:
+    """Batches of images and their pixels (3, H, W) uint8, or why there are none, each decoded while the model is busy
+    with the one before."""
+
+    def decode(image: ImageFile) -> Tensor | ImageError:
+        try:
+            return decode_image(folder / image.path, size)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        waiting: deque[tuple[Sequence[ImageFile], Decoded]] = deque()
+        for at in range(0, len(images), BATCH):
+            some = images[at : at + BATCH]
+            waiting.append((some, [pool.submit(decode, image) for image in some]))
+            if len(waiting) == 2:
+                first, futures = waiting.popleft()
+                yield first, [future.result() for future in futures]
+        for first, futures in waiting:
+            yield first, [future.result() for future in futures]
+
+
+def _reason(error: ImageError) -> str:
+    """Without the path, which is listed beside it."""
+    return printable(str(error.__cause__ or error).splitlines()[0])
+
+
+def _rows(
+    old: Generation | None, kept: NDArray[np.int64], new: Sequence[ImageFile], table: Table, refused: list[Refused]
+) -> Generation:
+    """All of a generation but its vectors: what is kept of the old one, then what is new."""
+    images = [*_kept_files(old, kept), *new]
+    numbers = np.array([image[1:] for image in images], dtype=np.int64).reshape(-1, 2)
+    said = [table.rows.get(image.path) for image in images]
+    columns = {
+        name: column_of(texts[place] if texts else None for texts in said) for place, name in enumerate(table.names)
+    }
+    nothing = np.empty((0, 0), np.float16)
+    return Generation(
+        nothing, Paths.of(image.path for image in images), numbers[:, 0], numbers[:, 1], columns, refused
+    )  # fmt: skip
+
+
+def _kept_files(old: Generation | None, kept: NDArray[np.int64]) -> list[ImageFile]:
+    if old is None:
+        return []
+    images = list(old.files())
+    return [images[row] for row in kept]
+
+
+def _differ(old: Generation, rows: Generation) -> bool:
+    """Whether anything but the order of the images differs."""
+    same = (
+        list(old.files()) == list(rows.files())
+        and old.refused == rows.refused
+        and old.columns.keys() == rows.columns.keys()
+        and all(
+            old.columns[name].values == column.values and np.array_equal(old.columns[name].codes, column.codes)
+            for name, column in rows.columns.items()
+        )
+    )
+    return not same
+
+
+def _vectors(
+    old: Generation | None, kept: NDArray[np.int64], pending: Pending, wanted: set[ImageFile]
+) -> Iterator[Vectors]:
+    """The embeddings of a new generation, block by block."""
+    for at in range(0, len(kept), BLOCK):
+        assert old is not None
+        yield old.vectors[kept[at : at + BLOCK]]
+    yield from pending.vectors(wanted)
+
+
+def _write(
+    index: Path,
+    before: Manifest | None,
+    manifest: Manifest,
+    rows: Generation,
+    kept: NDArray[np.int64],
+    blocks: Iterator[Vectors],
+) -> None:
+    """Write a generation and make it the current one."""
+    target, parts = folder_of(index, manifest.generation), list(manifest.parts.values())
+    write_generation(target, rows, blocks, (len(rows.paths), max(part.stop for part in parts)))
+    commit(index, replace(manifest, trained_on=_write_lists(index, before, target, kept, parts)))
+
+
+def _write_lists(
+    index: Path, before: Manifest | None, target: Path, kept: NDArray[np.int64], parts: Sequence[slice]
+) -> int:
+    """Write the inverted lists of a large gallery; those of the generation before stay as they are where the gallery
+    has about the size that they were trained for. Returns: that size, or 0 without lists."""
+    vectors: Vectors = np.load(target / VECTORS, mmap_mode="r", allow_pickle=False)
+    count = len(vectors)
+    if count <= lists.EXACT:
+        return 0
+    if before and before.trained_on / RETRAINED <= count <= before.trained_on * RETRAINED:
+        source, trained_on = folder_of(index, before.generation), before.trained_on
+        trained, codes = lists.read_trained(source), np.load(source / lists.CODES, mmap_mode="r", allow_pickle=False)
+    else:
+        trained, codes, kept, trained_on = lists.train_lists(vectors, parts), np.empty(0), kept[:0], count
+
+    def blocks() -> Iterator[NDArray[np.uint8]]:
+        for at in range(0, len(kept), BLOCK):
+            yield codes[kept[at : at + BLOCK]]
+        for at in tqdm(range(len(kept), count, BLOCK), unit="block", desc="sorting into lists", disable=None):
+            yield lists.encode(trained, parts, vectors[at : at + BLOCK])
+
+    lists.write_lists(target, trained, blocks(), (count, len(parts) * lists.code_size(trained)))
+    return trained_on
+
+
+def _manifest(generation: int, folder: Path, embedder: Embedder, model: str) -> Manifest:
+    return Manifest(
+        generation=generation,
+        folder=str(folder.resolve()),
+        model=model,
+        fingerprint=embedder.fingerprint,
+        bounds={name: (part.start, part.stop) for name, part in embedder.parts.items()},
+        weights=embedder.weights,
+    )

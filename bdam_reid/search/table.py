@@ -1,0 +1,66 @@
+"""What a CSV file says of the images of a folder: `--table`."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from bdam_reid.config import ConfigError
+from bdam_reid.data.printable import shortened
+from bdam_reid.data.records import QueryError
+from bdam_reid.search.columns import TIME, moment
+
+PATH = "path"
+
+
+class Table(NamedTuple):
+    """What is known of images."""
+
+    names: tuple[str, ...] = ()
+    """Of the columns."""
+    rows: Mapping[str, tuple[str, ...]] = {}
+    """By path within the folder, the text of each column; empty where it is unknown."""
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV file in UTF-8 whose first line names its columns: `path`, of each image within the folder, and any
+    others, such as camera, person and time; times as `columns.moment` reads them.
+
+    Raises: ConfigError, with the number of the line, if it is none, or says two things of an image.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(lines, [])]
+            if PATH not in header or len({*header}) < len(header) or not all(header):
+                raise ConfigError(
+                    f"the first line of {path} must name its columns, each once, path among them, got "
+                    f"{shortened(', '.join(header))!r}"
+                )
+            place = header.index(PATH)
+            rows: dict[str, tuple[str, ...]] = {}
+            time = header.index(TIME) if TIME in header else None
+            for line in lines:
+                if not line:
+                    continue
+                where = f"line {lines.line_num} of {path}"
+                if len(line) != len(header):
+                    raise ConfigError(f"{where} must have {len(header)} fields, got {len(line)}")
+                if time is not None and line[time].strip():
+                    _check_time(line[time].strip(), where)
+                key = Path(line[place].strip()).as_posix()
+                said = tuple(field.strip() for at, field in enumerate(line) if at != place)
+                if rows.setdefault(key, said) != said:
+                    raise ConfigError(f"{where} says of {shortened(key)!r} something else than a line before")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"cannot read the table {path}: {error}") from error
+    return Table(tuple(name for name in header if name != PATH), rows)
+
+
+def _check_time(text: str, where: str) -> None:
+    try:
+        moment(text)
+    except QueryError as error:
+        raise ConfigError(f"{where}: {error}") from error

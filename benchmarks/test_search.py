@@ -1,0 +1,254 @@
+"""The index of a large gallery beside others: a million embeddings on two cores, or a few thousand with --small.
+
+`pytest benchmarks -k search`. Each contender answers the same queries in batches and one at a time, set so that it
+finds at least `RECALL` of the ten nearest, if it can. It gets a process of its own, whose memory is measured.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bdam_reid.search.index import lists
+from bdam_reid.search.index.generation import write_array
+from benchmarks.gallery import BLOCK, WIDTH, Gallery
+from benchmarks.measure import figures
+
+K, RECALL = 10, 0.99
+BATCH, SINGLE = 1000, 300
+"""Queries of a batch, and that are asked one at a time."""
+CORES = 2
+PARTS = [slice(0, WIDTH), slice(WIDTH, 2 * WIDTH)]
+CONTENDERS = {
+    "ours": "numpy",
+    "FAISS, exact": "faiss",
+    "hnswlib": "hnswlib",
+    "usearch": "usearch",
+    "milvus-lite": "milvus_lite",
+    "qdrant-client": "qdrant_client",
+}
+"""And the package that each needs."""
+SMALL_ONLY = ("milvus-lite", "qdrant-client")
+"""Local forms of servers, which compare all in Python: they take a million for hours."""
+
+Array = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+
+class Contender(Protocol):
+    """An index of vectors (N, E) float16."""
+
+    settings: Sequence[Any]
+    """From fast to thorough."""
+
+    def __init__(self, vectors: NDArray[np.float16], folder: Path) -> None: ...
+
+    def search(self, queries: Array, setting: Any) -> Rows:
+        """(Q, K)."""
+
+
+class Ours:
+    settings = (4, 8, 16, 32, 64, 128)
+
+    def __init__(self, vectors: NDArray[np.float16], folder: Path) -> None:
+        if len(vectors) <= lists.EXACT:
+            lists.EXACT = len(vectors) // 10
+        trained = lists.train_lists(vectors, PARTS)
+        shape = (len(vectors), len(PARTS) * lists.code_size(trained))
+        starts = range(0, len(vectors), BLOCK)
+        blocks = (lists.encode(trained, PARTS, vectors[at : at + BLOCK]) for at in starts)
+        lists.write_lists(folder, trained, blocks, shape)
+        self._lists = lists.Lists(folder, vectors)
+
+    def search(self, queries: Array, setting: int) -> Rows:
+        lists.PROBES = setting
+        return self._lists.search(queries, K).rows
+
+
+class Exact:
+    settings = (None,)
+
+    def __init__(self, vectors: NDArray[np.float16], folder: Path) -> None:
+        import faiss
+
+        self._index = faiss.IndexFlatIP(vectors.shape[1])
+        for at in range(0, len(vectors), BLOCK):
+            self._index.add(vectors[at : at + BLOCK].astype(np.float32))
+
+    def search(self, queries: Array, setting: None) -> Rows:
+        return self._index.search(queries, K)[1]
+
+
+class HNSW:
+    settings = (16, 32, 64, 128, 256, 512)
+
+    def __init__(self, vectors: NDArray[np.float16], folder: Path) -> None:
+        import hnswlib
+
+        self._index = hnswlib.Index(space="ip", dim=vectors.shape[1])
+        self._index.init_index(max_elements=len(vectors), M=16, ef_construction=100)
+        for at in range(0, len(vectors), BLOCK):
+            rows = np.arange(at, min(len(vectors), at + BLOCK))
+            self._index.add_items(vectors[rows].astype(np.float32), rows, num_threads=CORES)
+
+    def search(self, queries: Array, setting: int) -> Rows:
+        self._index.set_ef(setting)
+        return self._index.knn_query(queries, K, num_threads=CORES)[0].astype(np.int64)
+
+
+class USearch:
+    settings = (16, 32, 64, 128, 256, 512)
+
+    def __init__(self, vectors: NDArray[np.float16], folder: Path) -> None:
+        from usearch.index import Index
+
+        self._index = Index(ndim=vectors.shape[1], metric="ip", dtype="f16", connectivity=16, expansion_add=100)
+        for at in range(0, len(vectors), BLOCK):
+            rows = np.arange(at, min(len(vectors), at + BLOCK))
+            self._index.add(rows, vectors[rows], threads=CORES)
+
+    def search(self, queries: Array, setting: int) -> Rows:
+        self._index.expansion_search = setting
+        keys = self._index.search(queries.astype(np.float16), K, threads=CORES).keys
+        return np.asarray(keys).reshape(len(queries), -1).astype(np.int64)
+
+
+class MilvusLite:
+    settings = (None,)
+
+    def __init__(self, vectors: NDArray[np.float16], folder: Path) -> None:
+        from pymilvus import MilvusClient
+
+        self._client = MilvusClient(str(folder / "milvus.db"))
+        self._client.create_collection("gallery", dimension=vectors.shape[1], metric_type="IP")
+        for at in range(0, len(vectors), 1000):
+            block = vectors[at : at + 1000].astype(np.float32)
+            self._client.insert("gallery", [{"id": at + n, "vector": v} for n, v in enumerate(block)])
+
+    def search(self, queries: Array, setting: None) -> Rows:
+        found = self._client.search("gallery", data=list(queries), limit=K)
+        return np.array([[hit["id"] for hit in hits] for hits in found])
+
+
+class Qdrant:
+    settings = (None,)
+
+    def __init__(self, vectors: NDArray[np.float16], folder: Path) -> None:
+        from qdrant_client import QdrantClient, models
+
+        self._models, self._client = models, QdrantClient(":memory:")
+        size = models.VectorParams(size=vectors.shape[1], distance=models.Distance.DOT)
+        self._client.create_collection("gallery", vectors_config=size)
+        self._client.upload_collection("gallery", vectors=vectors.astype(np.float32), ids=range(len(vectors)))
+
+    def search(self, queries: Array, setting: None) -> Rows:
+        asked = [self._models.QueryRequest(query=query.tolist(), limit=K) for query in queries]
+        found = self._client.query_batch_points("gallery", requests=asked)
+        return np.array([[point.id for point in answer.points] for answer in found])
+
+
+CLASSES: dict[str, type[Contender]] = dict(
+    zip(CONTENDERS, (Ours, Exact, HNSW, USearch, MilvusLite, Qdrant), strict=True)
+)
+
+
+def measure(name: str, path: Path, folder: Path, queries: Array, truth: Rows, pipe: Any) -> None:
+    """Builds a contender in this process and sends what it took; of its settings the first with `RECALL`, or the
+    last."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    vectors = np.load(path, mmap_mode="r")
+    before, began = resident(), time.perf_counter()
+    contender = CLASSES[name](vectors, folder)
+    # Whose pages count for those only who still read them.
+    del vectors
+    built = time.perf_counter() - began
+    for setting in contender.settings:
+        recall = recall_of(contender.search(queries, setting), truth)
+        if recall >= RECALL:
+            break
+    batches = [milliseconds(lambda: contender.search(queries, setting)) for _ in range(3)]
+    singles = [milliseconds(lambda q=query: contender.search(q[None], setting)) for query in queries[:SINGLE]]
+    facts = {"recall": recall, "p99_ms": float(np.quantile(singles, 0.99)), "build_s": built, "setting": setting}
+    speed = {"queries_s": 1e3 * len(queries) / min(batches), "resident_mib": resident() - before}
+    pipe.send({**facts, "forward": figures(batches, **speed)})
+
+
+def milliseconds(step: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    step()
+    return 1e3 * (time.perf_counter() - began)
+
+
+def recall_of(found: Rows, truth: Rows) -> float:
+    return float(np.mean([len({*a} & {*b}) / K for a, b in zip(found.tolist(), truth.tolist(), strict=True)]))
+
+
+def resident() -> float:
+    """MiB of this process that are in memory, pages of mapped files among them."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def nearest(gallery: Gallery, queries: Array) -> Rows:
+    """The truth, by float32, block by block."""
+    scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    for number, block in enumerate(gallery.blocks()):
+        found = queries @ block.T
+        best = np.argpartition(-found, min(K, len(block) - 1), axis=1)[:, :K]
+        scores = np.hstack([scores, np.take_along_axis(found, best, axis=1)])
+        rows = np.hstack([rows, best + number * BLOCK])
+        order = np.argsort(-scores, axis=1)[:, :K]
+        scores, rows = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    return rows
+
+
+def measured(name: str, *arguments: Any) -> dict[str, Any]:
+    """What a contender took, in a process of its own; nothing if that failed."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=measure, args=(name, *arguments, there))
+    process.start()
+    there.close()
+    try:
+        return here.recv()
+    except EOFError:
+        return {}
+    finally:
+        process.join()
+
+
+def test_search(
+    small: bool,
+    tmp_path: Path,
+    keep: Callable[[dict[str, Any]], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.setenv("OMP_NUM_THREADS", str(CORES))
+    count, asked = (4000, 50) if small else (1_000_000, BATCH)
+    gallery, path = Gallery(count), tmp_path / "vectors.npy"
+    blocks = (block.astype(np.float16) for block in gallery.blocks())
+    write_array(path, blocks, (count, 2 * WIDTH), np.dtype(np.float16))
+    queries = gallery.queries(asked)
+    truth = nearest(gallery, queries)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, package in CONTENDERS.items():
+        if importlib.util.find_spec(package) is None or (name in SMALL_ONLY and not small):
+            continue
+        folder = tmp_path / name
+        folder.mkdir()
+        rows[name] = measured(name, path, folder, queries, truth)
+        with capsys.disabled():
+            print(f"{name}: {rows[name] or 'failed'}")
+    keep({"op": "search of a gallery", "size": f"{count:,} x 2 x {WIDTH}, k = {K}", "contenders": rows})
+    assert rows["ours"]["recall"] >= RECALL
