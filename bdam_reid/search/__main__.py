@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,8 @@ class Query:
     """Filters: column=value, time>=2026-11-27T08:00, time<2026-11-28; several values of a column leave what has any."""
     one_per: str = ""
     """Column, such as person or track, of each text of which the best photograph alone is given."""
+    as_written: bool = False
+    """Read words that no training caption had as they are; else the nearest that some had take their places."""
     json: bool = False
     """Print what was found as JSON."""
     run: str = ""
@@ -107,17 +110,22 @@ def _said_of(report: Report, output: Path) -> list[str]:
 def query_index(options: Query, presets: Presets) -> None:
     """The subcommand `query`. Raises: CheckpointError, ConfigError, ImageError, QueryError."""
     from bdam_reid.config import ConfigError
+    from bdam_reid.data.printable import printable
     from bdam_reid.search.columns import where_of
     from bdam_reid.search.finder import open_finder
     from bdam_reid.search.query import Question
+    from bdam_reid.search.rewording.reword import as_it_is
 
     where = where_of(options.where)
     finder = open_finder(options.index, presets, model=options.run, device=options.device)
     parts = finder.retriever.parts
     if options.weights and len(options.weights) != len(parts):
         raise ConfigError(f"--weights must be {len(parts)}, of {', '.join(parts)}, got {len(options.weights)}")
+    sentence, changes = as_it_is(options.sentence) if options.as_written else finder.reword(options.sentence)
+    if changes:
+        print(f"read as: {printable(sentence)}", file=sys.stderr)
     found = finder.find(
-        Question(options.sentence, options.image, options.share),
+        Question(sentence, options.image, options.share),
         options.k,
         clothes=options.clothes,
         weights=dict(zip(parts, options.weights, strict=True)) if options.weights else None,

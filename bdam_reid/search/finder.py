@@ -6,7 +6,7 @@ finder.find(Question("a woman in a red coat - backpack"), k=5, where=where_of(["
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from bdam_reid.search.index.reader import EVERYTHING, Gallery, open_index
 from bdam_reid.search.opening import open_model
 from bdam_reid.search.query import Question, embed_question, weighted
 from bdam_reid.search.retriever import Retriever
+from bdam_reid.search.rewording.reword import Reworded, as_it_is, lists_words, open_rewording
 
 
 class Found(NamedTuple):
@@ -38,12 +39,14 @@ class Finder:
     Args:
         gallery: its index.
         retriever: the model.
+        reword: what puts a sentence in the words that the model was trained on; of a published one as it is, which has
+            read all words.
     Raises: ConfigError if the index is another model's.
     """
 
-    def __init__(self, gallery: Gallery, retriever: Retriever) -> None:
+    def __init__(self, gallery: Gallery, retriever: Retriever, reword: Callable[[str], Reworded] = as_it_is) -> None:
         check_model(gallery.manifest.fingerprint, retriever, gallery.manifest.model)
-        self.gallery, self.retriever = gallery, retriever
+        self.gallery, self.retriever, self.reword = gallery, retriever, reword
 
     def find(
         self,
@@ -96,7 +99,9 @@ def open_finder(index: Path, presets: Presets, *, model: str = "", device: str =
     Raises: CheckpointError, ConfigError.
     """
     opened = open_index(index)
-    return Finder(opened, open_model(model or opened.manifest.model, device, presets))
+    name = model or opened.manifest.model
+    reword = open_rewording(Path(name)) if lists_words(Path(name)) else as_it_is
+    return Finder(opened, open_model(name, device, presets), reword)
 
 
 def check_model(fingerprint: str, retriever: Retriever, name: str) -> None:

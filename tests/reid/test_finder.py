@@ -253,3 +253,13 @@ def test_what_is_no_model_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_help_waits_for_nothing_heavy() -> None:
     program = "import sys, bdam_reid.search.__main__; print({'torch', 'faiss', 'transformers'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_unknown_words_are_read_as_known_ones_and_said(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["query", str(index), "a man in a sapphire coat", "--json"])
+    out, err = capsys.readouterr()
+    assert "read as: a man in a blue coat" in err
+    main(["query", str(index), "a man in a blue coat", "--json"])
+    assert (out, "") == capsys.readouterr()
+    main(["query", str(index), "a man in a sapphire coat", "--json", "--as-written"])
+    assert capsys.readouterr().err == ""

@@ -76,6 +76,16 @@ class Rewording:
         return by_sense or (self._encoder.nearest(word) if self._encoder else None)
 
 
+def as_it_is(sentence: str) -> Reworded:
+    """A sentence in its own words."""
+    return Reworded(sentence, {})
+
+
+def lists_words(run: Path) -> bool:
+    """Whether a run or an export lists the words of its training captions, as those of older versions do not."""
+    return (run / TOKENIZER / WORDS).exists()
+
+
 def open_rewording(run: Path) -> Rewording:
     """What puts sentences in the words of a run's or an export's training captions; logs what it has to do without.
 
