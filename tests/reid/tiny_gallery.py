@@ -18,7 +18,7 @@ PARTS = {"identity": slice(0, 6), "clothing": slice(6, 12)}
 
 
 class Colours:
-    """Embeds an image as the signs of its deviations from grey: as fast as it is read, and no two photographs alike."""
+    """Embeds an image as its first twelve values: as fast as it is read, and no two photographs alike."""
 
     parts = PARTS
     image_size = (4, 4)
