@@ -9,7 +9,7 @@ INSTALL := $(BIN)/pip install --quiet --no-compile
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 PERSONS := --identities 4200 --test-identities 100
 ALL_CHIPS := sm_80 sm_90 sm_100 sm_120
-KERNEL_TESTS := $(addprefix tests/kernels/test_,selective_scan.py causal_conv1d.py cross_attention_forms.py \
+KERNEL_TESTS := $(addprefix tests/kernels/test_,selective_scan.py causal_conv1d.py packed.py cross_attention_forms.py \
 	cross_attention.py pooled_cross_attention.py hsic.py hsic_rbf.py hsic_gpu.py)
 
 .PHONY: demo demo-mta-clip demo-mosaic test test-suite test-reid test-isas test-triton test-cuda test-chips lint bench gpu clean

@@ -194,6 +194,23 @@ def remembered(function: Callable[..., Answer]) -> Callable[..., Answer]:
 
 Rule = Callable[..., Mapping[str, str]]
 
+_is_strict = False
+
+
+def be_strict() -> None:
+    """From now on, and in the whole process, a call that would be left with the reference raises.
+
+    Raises: BackendUnavailable if no kernel runs on this machine.
+    """
+    global _is_strict
+    if all(_REASONS[name] for name in _every_kernel()):
+        raise BackendUnavailable(f"no kernel runs on this machine: {_sentence(_REASONS)}")
+    _is_strict = True
+
+
+def is_strict() -> bool:
+    return _is_strict
+
 
 def choose(requested: str | None, device: torch.device, rule: Rule, *facts: Hashable) -> str:
     """Name of the backend that serves a call.
@@ -204,12 +221,25 @@ def choose(requested: str | None, device: torch.device, rule: Rule, *facts: Hash
         rule: `rule(*facts)` gives the backends that the operator has besides "reference", the best first, each with ""
             or the reason why it cannot take such inputs.
         facts: what the rule wants to know of the inputs: dtypes and sizes. The answer is remembered.
-    Raises: ValueError for an unknown name; BackendUnavailable if the named backend cannot serve the call.
+    Raises: ValueError for an unknown name; BackendUnavailable if the named backend cannot serve the call, or after
+        `be_strict` if no kernel can.
     """
     name = asked(requested)
     if name is not None or forward_mode():
         return _named(name, requested, device.type, rule(*facts))
-    return _best(device.type, rule, *facts)
+    chosen = _best(device.type, rule, *facts)
+    if _is_strict and chosen == "reference":
+        kernels = rule(*facts)
+        raise BackendUnavailable(
+            "no kernel takes this call, and the slow reference is not to: "
+            f"{_sentence({name: _reason(name, device.type, kernels) for name in kernels})}"
+        )
+    return chosen
+
+
+def serves(name: str, device: torch.device) -> bool:
+    """Whether a backend of kernels runs here, and on tensors of this device."""
+    return not _REASONS[name] and _SERVES[name] == device.type
 
 
 def best(device: torch.device) -> str:
@@ -274,6 +304,10 @@ def _reason(name: str, device: str, kernels: Mapping[str, str]) -> str:
     if device != _SERVES[name]:
         return f"it does not serve tensors on {device!r}"
     return kernels.get(name, "this operator has no such kernel")
+
+
+def _sentence(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason)
 
 
 def _every_kernel() -> dict[str, str]:

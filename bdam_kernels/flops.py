@@ -65,7 +65,7 @@ def _causal_conv1d_forward(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
 @register_flop_formula(torch.ops.bdam.causal_conv1d_backward)
 def _causal_conv1d_backward(x: Shape, weight: Shape, *rest: Any, **__: Any) -> int:
     """The gradients of x and of the weights; with an activation the convolution is computed again."""
-    silu = rest[4]
+    silu = rest[5]
     return 2 * _size(x) * weight[1] * (3 if silu else 2)
 
 

@@ -106,9 +106,10 @@ class BidirectionalCrossAttention(nn.Module):
 
 
 class Mamba(nn.Module):
-    """Selective state-space layer with mamba_ssm.Mamba's arguments, parameter names and initialisation.
+    """Selective state-space layer with mamba_ssm.Mamba's arguments, attributes, parameter names and initialisation.
 
-    A state_dict of mamba_ssm.Mamba loads as it is.  Source: Gu and Dao 2023, "Mamba", section 3.4.
+    A state_dict of mamba_ssm.Mamba loads as it is. Its marks for optimisers and initialisers are there: A_log and D
+    have `_no_weight_decay`, the step size's bias has `_no_reinit`.  Source: Gu and Dao 2023, "Mamba", section 3.4.
 
     Args:
         d_model: input and output width.
@@ -118,6 +119,8 @@ class Mamba(nn.Module):
         dt_rank: rank of the step size's projection; "auto" is ceil(d_model / 16).
         dt_min, dt_max, dt_init_floor: range of the initial step sizes, drawn log-uniformly, and their lower bound.
         dt_init: "random" or "constant" initialisation of dt_proj, scaled by dt_scale / sqrt(dt_rank).
+        use_fast_path: has no effect; there is one path.
+        layer_idx: where `forward` finds this layer's states in inference_params.
     """
 
     def __init__(
@@ -134,12 +137,16 @@ class Mamba(nn.Module):
         dt_init_floor: float = 1e-4,
         conv_bias: bool = True,
         bias: bool = False,
+        use_fast_path: bool = True,
+        layer_idx: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.d_model, self.d_state, self.d_conv = d_model, d_state, d_conv
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.use_fast_path, self.layer_idx = use_fast_path, layer_idx
+        self.activation, self.act = "silu", nn.SiLU()
         self.d_inner = int(expand * d_model)
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **factory)
@@ -152,6 +159,8 @@ class Mamba(nn.Module):
         states = torch.arange(1, d_state + 1, dtype=torch.float32, device=device)
         self.A_log = nn.Parameter(torch.log(states).repeat(self.d_inner, 1))
         self.D = nn.Parameter(torch.ones(self.d_inner, device=device))
+        self.A_log._no_weight_decay = self.D._no_weight_decay = True  # type: ignore[attr-defined]
+        self.dt_proj.bias._no_reinit = True  # type: ignore[attr-defined]
         self._init_dt(dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
 
     def _init_dt(self, dt_min: float, dt_max: float, dt_init: str, dt_scale: float, floor: float) -> None:
@@ -168,8 +177,23 @@ class Mamba(nn.Module):
             # softplus(bias) is the step size at the start of training.
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(B, L, d_model) -> (B, L, d_model)."""
+    def forward(self, hidden_states: Tensor, inference_params: Any = None, *, seq_idx: Tensor | None = None) -> Tensor:
+        """(B, L, d_model) -> (B, L, d_model).
+
+        Args:
+            inference_params: as mamba_ssm's: with seqlen_offset, and key_value_memory_dict where the states of layer
+                layer_idx are kept. At offset 0 they are left as after the last step, later `step` takes one token.
+            seq_idx: of packed sequences the one that each step belongs to, (B, L), as in `selective_scan`.
+        Raises: ValueError for more than one token at an offset, or for inference_params without layer_idx, of another
+            batch or with seq_idx.
+        """
+        states = None
+        if inference_params is not None:
+            if seq_idx is not None:
+                raise ValueError("inference_params keep one sequence a row: leave seq_idx out")
+            states = self._states_in(inference_params, len(hidden_states))
+            if inference_params.seqlen_offset > 0:
+                return self.step(hidden_states, *states)[0]
         # Everything between the projections is (channels, B * L) in memory, so that each projection is one matrix
         # product and time has unit stride for the convolution and the scan.
         xz = self.in_proj.weight @ hidden_states.flatten(0, 1).T
@@ -182,15 +206,29 @@ class Mamba(nn.Module):
             self.x_proj.weight,
             self.dt_proj.weight,
             -torch.exp(self.A_log.float()),
-            self.D.float(),
-            self.dt_proj.bias.float(),
+            D=self.D.float(),
+            dt_bias=self.dt_proj.bias.float(),
+            seq_idx=seq_idx,
+            states=states,
         )
         return self.out_proj(y)
 
+    def _states_in(self, inference_params: Any, batch: int) -> tuple[Tensor, Tensor]:
+        if self.layer_idx is None:
+            raise ValueError("inference_params need a layer_idx, with which the layer was not made")
+        kept = inference_params.key_value_memory_dict
+        if self.layer_idx not in kept:
+            kept[self.layer_idx] = self.allocate_inference_cache(batch)
+        if len(kept[self.layer_idx][0]) != batch:
+            raise ValueError(
+                f"inference_params must be of a batch of {batch}, got states of {len(kept[self.layer_idx][0])}"
+            )
+        return kept[self.layer_idx]
+
     def allocate_inference_cache(
-        self, batch_size: int, max_seqlen: int = 0, dtype: torch.dtype | None = None
+        self, batch_size: int, max_seqlen: int = 0, dtype: torch.dtype | None = None, **_: Any
     ) -> tuple[Tensor, Tensor]:
-        """Zero states for `step`: conv_state (B, D, W) and ssm_state (B, D, N). max_seqlen does not matter."""
+        """Zero states for `step`: conv_state (B, D, W) and ssm_state (B, D, N). Nothing else matters."""
         weight = self.conv1d.weight
         conv_state = weight.new_zeros(batch_size, self.d_inner, self.d_conv, dtype=dtype)
         ssm_state = weight.new_zeros(batch_size, self.d_inner, self.d_state, dtype=dtype)
@@ -213,6 +251,9 @@ class Mamba(nn.Module):
         return self.out_proj(y).unsqueeze(1), conv_state, ssm_state
 
 
+Normalise = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
 def mamba_inner(
     xz: Tensor,
     conv_weight: Tensor,
@@ -220,33 +261,55 @@ def mamba_inner(
     x_proj_weight: Tensor,
     dt_proj_weight: Tensor,
     A: Tensor,
-    D: Tensor | None,
-    dt_bias: Tensor | None,
+    B: Tensor | None = None,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    dt_bias: Tensor | None = None,
     delta_softplus: bool = True,
-    normalise: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None,
+    *,
+    normalise: Normalise | None = None,
+    seq_idx: Tensor | None = None,
+    states: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """A Mamba layer between its input and its output projection.
 
     Args:
         xz: the scan's input and gate, (B, 2D, L); fastest where it is a view of (2D, B, L).
         conv_weight, conv_bias: (D, W), (D,).
-        x_proj_weight: (R + 2N, D), to the step size's rank R, B and C.
+        x_proj_weight: (R + 2N, D), to the step size's rank R, B and C; (R + 4N, D) for complex A, real and imaginary
+            parts interleaved; with rows for those of B and C alone that are not given.
         dt_proj_weight, dt_bias: (D, R), (D,).
         A, D: (D, N), (D,).
+        B, C: (D, N) for all times; None where they depend on the input.
         normalise: of the step sizes before their projection, B and C, (R, B L), (N, B L) and (N, B L).
+        seq_idx: (B, L), as in `selective_scan`.
+        states: filled with the convolution's last inputs, (B, D, W), and the scan's last state, (B, D, N).
     Returns: (B, L, D).
     """
     batch, _, length = xz.shape
     x, z = xz.chunk(2, dim=1)
-    x = causal_conv1d(x, conv_weight, conv_bias, "silu")
+    if states is not None:
+        states[0].copy_(F.pad(x.detach(), (states[0].shape[2] - length, 0)))
+    x = causal_conv1d(x, conv_weight, conv_bias, "silu", seq_idx=seq_idx)
     projected = x_proj_weight @ x.transpose(0, 1).flatten(1)
-    states = A.shape[1]
-    dt, B, C = projected.split([dt_proj_weight.shape[1], states, states])
+    rank, width = dt_proj_weight.shape[1], A.shape[1] * (2 if A.is_complex() else 1)
+    dt, B_t, C_t = projected[:rank], projected[rank : rank + width], projected[-width:]
     if normalise is not None:
-        dt, B, C = normalise(dt, B, C)
+        dt, B_t, C_t = normalise(dt, B_t, C_t)
 
     def as_scan(matrix: Tensor) -> Tensor:
         return matrix.unflatten(1, (batch, length)).transpose(0, 1)
 
-    y = selective_scan(x, as_scan(dt_proj_weight @ dt), A, as_scan(B), as_scan(C), D, z, dt_bias, delta_softplus)
+    def coefficients(matrix: Tensor) -> Tensor:
+        if not A.is_complex():
+            return as_scan(matrix)
+        pairs = matrix.to(A.real.dtype).unflatten(0, (-1, 2)).transpose(1, 2)
+        return as_scan(torch.view_as_complex(pairs.contiguous()))
+
+    y, last_state = selective_scan(
+        x, as_scan(dt_proj_weight @ dt), A, coefficients(B_t) if B is None else B,
+        coefficients(C_t) if C is None else C, D, z, dt_bias, delta_softplus, return_last_state=True, seq_idx=seq_idx,
+    )  # fmt: skip
+    if states is not None:
+        states[1].copy_(last_state.detach())
     return y.transpose(0, 1).flatten(1).T.unflatten(0, (batch, length))

@@ -20,8 +20,8 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
 _TYPES: dict[Any, str] = {
-    torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.uint8: "*u8", float: "fp32",
-    int: "i32",
+    torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.uint8: "*u8",
+    torch.int32: "*i32", float: "fp32", int: "i32",
 }  # fmt: skip
 
 

@@ -46,10 +46,38 @@ void read_padded(const Tensor& x, const Tensor& initial_state, int64_t width, in
   read_row(x, batch, channel, row.data() + width - 1);
 }
 
+// How many of the W - 1 inputs before a step belong to its sequence, for every step of every batch element: all, but for
+// those before a reset. Rows carry W - 1 zeros on either side, and slack. Empty without resets.
+struct Reach {
+  int64_t width, row = 0;
+  Row steps;
+
+  Reach(const Tensor& resets, int64_t width) : width(width) {
+    if (!resets) return;
+    const int64_t length = resets.size[1];
+    row = 2 * (width - 1) + length + kSlack;
+    steps.resize(resets.size[0] * row);
+    for (int64_t batch = 0; batch < resets.size[0]; ++batch) {
+      const bool* reset = resets.as<bool>() + batch * length;
+      float* to = steps.data() + batch * row + width - 1;
+      int64_t reach = width - 1;
+      for (int64_t t = 0; t < length; ++t) to[t] = reach = reset[t] ? 0 : std::min(reach + 1, width - 1);
+    }
+  }
+
+  // Of a batch element, from its first step on; null without resets.
+  const float* of(int64_t batch) const { return row ? steps.data() + batch * row + width - 1 : nullptr; }
+  // x where tap w of the kLanes steps from t reaches their sequences, else zero.
+  vf keep(const float* of_batch, int64_t t, int64_t w, vf x) const {
+    return of_batch ? (load(of_batch + t) >= splat(width - 1 - w) ? x : vf{}) : x;
+  }
+};
+
 // bias + sum_w weight[w] row[t + w] for the kLanes steps from t.
-inline vf convolve(const float* row, const float* weight, int64_t width, float bias, int64_t t) {
+inline vf convolve(const float* row, const float* weight, const Reach& reach, const float* steps, float bias,
+                   int64_t t) {
   vf sum = splat(bias);
-  for (int64_t w = 0; w < width; ++w) sum += weight[w] * load(row + t + w);
+  for (int64_t w = 0; w < reach.width; ++w) sum += weight[w] * reach.keep(steps, t, w, load(row + t + w));
   return sum;
 }
 
@@ -60,16 +88,18 @@ float channel_bias(const Tensor& bias, int64_t channel) {
 }  // namespace
 
 void causal_conv1d_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& initial_state,
-                           const Tensor& out, const Tensor& final_state, bool silu, int threads) {
+                           const Tensor& resets, const Tensor& out, const Tensor& final_state, bool silu, int threads) {
   const int64_t channels = x.size[1], length = x.size[2], width = weight.size[1];
+  const Reach reach(resets, width);
   parallel_for(threads, channels, [&](int64_t channel) {
     const float* taps = weight.as<float>() + channel * width;
     const float offset = channel_bias(bias, channel);
     Row row, y(length + kSlack);
     for (int64_t batch = 0; batch < x.size[0]; ++batch) {
+      const float* steps = reach.of(batch);
       read_padded(x, initial_state, width, batch, channel, row);
       for (int64_t t = 0; t < length; t += kLanes) {
-        const vf pre = convolve(row.data(), taps, width, offset, t);
+        const vf pre = convolve(row.data(), taps, reach, steps, offset, t);
         store(y.data() + t, silu ? pre * sigmoid(pre) : pre);
       }
       write_row(y.data(), out, batch, channel);
@@ -79,10 +109,11 @@ void causal_conv1d_forward(const Tensor& x, const Tensor& weight, const Tensor& 
 }
 
 void causal_conv1d_backward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& initial_state,
-                            const Tensor& grad_out, const Tensor& grad_final_state, const Tensor& grad_x,
-                            const Tensor& grad_weight, const Tensor& grad_bias, const Tensor& grad_initial_state,
-                            bool silu, int threads) {
+                            const Tensor& resets, const Tensor& grad_out, const Tensor& grad_final_state,
+                            const Tensor& grad_x, const Tensor& grad_weight, const Tensor& grad_bias,
+                            const Tensor& grad_initial_state, bool silu, int threads) {
   const int64_t channels = x.size[1], length = x.size[2], width = weight.size[1];
+  const Reach reach(resets, width);
   parallel_for(threads, channels, [&](int64_t channel) {
     const float* taps = weight.as<float>() + channel * width;
     const float offset = channel_bias(bias, channel);
@@ -91,6 +122,7 @@ void causal_conv1d_backward(const Tensor& x, const Tensor& weight, const Tensor&
     // Gradients of the convolution's sums between W - 1 zeros on either side, and of the padded row.
     Row row, grad(2 * (width - 1) + length + kSlack), grad_row(width - 1 + length + kSlack);
     for (int64_t batch = 0; batch < x.size[0]; ++batch) {
+      const float* steps = reach.of(batch);
       read_padded(x, initial_state, width, batch, channel, row);
       std::fill(grad.begin(), grad.end(), 0.0f);
       float* grad_pre = grad.data() + width - 1;
@@ -98,17 +130,17 @@ void causal_conv1d_backward(const Tensor& x, const Tensor& weight, const Tensor&
       for (int64_t t = 0; t < length; t += kLanes) {
         vf g = load(grad_pre + t);
         if (silu) {
-          const vf pre = convolve(row.data(), taps, width, offset, t), s = sigmoid(pre);
+          const vf pre = convolve(row.data(), taps, reach, steps, offset, t), s = sigmoid(pre);
           g *= s * (1.0f + pre * (1.0f - s));
         }
         store(grad_pre + t, g);
         sum_bias += g;
-        for (int64_t w = 0; w < width; ++w) sums[w] += g * load(row.data() + t + w);
+        for (int64_t w = 0; w < width; ++w) sums[w] += g * reach.keep(steps, t, w, load(row.data() + t + w));
       }
       // Element i of the padded row met tap w in the sum at i - w.
       for (int64_t i = 0; i < width - 1 + length; i += kLanes) {
         vf g = {};
-        for (int64_t w = 0; w < width; ++w) g += taps[w] * load(grad_pre + i - w);
+        for (int64_t w = 0; w < width; ++w) g += taps[w] * reach.keep(steps, i - w, w, load(grad_pre + i - w));
         store(grad_row.data() + i, g);
       }
       if (grad_final_state) {

@@ -9,22 +9,24 @@ int lanes();  // floats in a vector
 
 void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
                             const Tensor& D, const Tensor& z, const Tensor& delta_bias, const Tensor& initial_state,
-                            const Tensor& out, const Tensor& last_state, bool delta_softplus, bool reverse, int threads);
+                            const Tensor& resets, const Tensor& out, const Tensor& last_state, bool delta_softplus,
+                            bool reverse, int threads);
 
 void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
                              const Tensor& D, const Tensor& z, const Tensor& delta_bias, const Tensor& initial_state,
-                             const Tensor& grad_out, const Tensor& grad_last_state, const Tensor& grad_u,
-                             const Tensor& grad_delta, const Tensor& grad_A, const Tensor& grad_B, const Tensor& grad_C,
-                             const Tensor& grad_D, const Tensor& grad_z, const Tensor& grad_delta_bias,
-                             const Tensor& grad_initial_state, bool delta_softplus, bool reverse, int threads);
+                             const Tensor& resets, const Tensor& grad_out, const Tensor& grad_last_state,
+                             const Tensor& grad_u, const Tensor& grad_delta, const Tensor& grad_A, const Tensor& grad_B,
+                             const Tensor& grad_C, const Tensor& grad_D, const Tensor& grad_z,
+                             const Tensor& grad_delta_bias, const Tensor& grad_initial_state, bool delta_softplus,
+                             bool reverse, int threads);
 
 void causal_conv1d_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& initial_state,
-                           const Tensor& out, const Tensor& final_state, bool silu, int threads);
+                           const Tensor& resets, const Tensor& out, const Tensor& final_state, bool silu, int threads);
 
 void causal_conv1d_backward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& initial_state,
-                            const Tensor& grad_out, const Tensor& grad_final_state, const Tensor& grad_x,
-                            const Tensor& grad_weight, const Tensor& grad_bias, const Tensor& grad_initial_state,
-                            bool silu, int threads);
+                            const Tensor& resets, const Tensor& grad_out, const Tensor& grad_final_state,
+                            const Tensor& grad_x, const Tensor& grad_weight, const Tensor& grad_bias,
+                            const Tensor& grad_initial_state, bool silu, int threads);
 
 void hsic_forward(const Tensor& x, const Tensor& y, const Tensor& product, const Tensor& x_centred,
                   const Tensor& y_centred, const Tensor& x_gram, const Tensor& y_gram, int threads);

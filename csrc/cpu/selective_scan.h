@@ -44,6 +44,7 @@ inline Tensor with_groups(Tensor t) {
 
 struct Scan {
   Tensor u, delta, A, B, C, D, z, delta_bias, initial_state;
+  Tensor resets;  // (B, L), true where a step starts from a state of zero; dense
   bool delta_softplus, reverse;
 
   Shape shape(int nb) const {
@@ -146,6 +147,7 @@ struct Task {
   const Shape& s;
   const Buffer& all_rates;
   int64_t index, batch, group;
+  const bool* resets;  // of the batch element, in memory's order; null if there are none
   Matrix u, delta, z;
   Coefficients<NB, kConstB> B;
   Coefficients<NB, kConstC> C;
@@ -158,7 +160,8 @@ struct Task {
 
   Task(const Scan& scan, const Shape& s, const Buffer& rates, int64_t index)
       : scan(scan), s(s), all_rates(rates), index(index), batch(index / s.tasks_per_group / s.groups),
-        group(index / s.tasks_per_group % s.groups), u(scan.matrix(scan.u, batch)),
+        group(index / s.tasks_per_group % s.groups),
+        resets(scan.resets ? scan.resets.as<bool>() + batch * s.length : nullptr), u(scan.matrix(scan.u, batch)),
         delta(scan.matrix(scan.delta, batch)), z(scan.matrix(scan.z, batch)) {
     if (!kConstB) B.load_group(scan.group_matrix(scan.B, batch, group), s);
     if (!kConstC) C.load_group(scan.group_matrix(scan.C, batch, group), s);
@@ -216,6 +219,8 @@ struct Task {
     }
   }
 
+  bool is_reset(int64_t time) const { return resets && resets[scan.reverse ? s.length - 1 - time : time]; }
+
   // Walks NB states from n through the chunk. visit(t, i, state, decay) sees state n + i after every step;
   // after(t) follows the last of them.
   template <class Visit, class After>
@@ -226,12 +231,15 @@ struct Task {
     for (int t = 0; t < steps; ++t) {
       const vf dt = load(chunk.delta + t * kLanes), drive = dt * load(chunk.u + t * kLanes);
       const float* b = B.row(s.padded, time + t, n);
+      const bool reset = is_reset(time + t);
+      if (reset) std::fill_n(state, NB, vf{});
 #pragma GCC unroll 16
       for (int first = 0; first < NB; first += kInStep) {
         vf decay[kInStep];
 #pragma GCC unroll 8
         for (int i = 0; i < kInStep; ++i) decay[i] = dt * load(rate + (first + i) * kLanes);
         exp2<kInStep>(decay);
+        if (reset) std::fill_n(decay, kInStep, vf{});
 #pragma GCC unroll 8
         for (int i = 0; i < kInStep; ++i) {
           state[first + i] = decay[i] * state[first + i] + drive * B.at(b, first + i);

@@ -216,12 +216,14 @@ void sum_coefficients(int threads, const Scan& scan, const Shape& s, const Buffe
 
 void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
                              const Tensor& D, const Tensor& z, const Tensor& delta_bias, const Tensor& initial_state,
-                             const Tensor& grad_out, const Tensor& grad_last_state, const Tensor& grad_u,
-                             const Tensor& grad_delta, const Tensor& grad_A, const Tensor& grad_B, const Tensor& grad_C,
-                             const Tensor& grad_D, const Tensor& grad_z, const Tensor& grad_delta_bias,
-                             const Tensor& grad_initial_state, bool delta_softplus, bool reverse, int threads) {
+                             const Tensor& resets, const Tensor& grad_out, const Tensor& grad_last_state,
+                             const Tensor& grad_u, const Tensor& grad_delta, const Tensor& grad_A, const Tensor& grad_B,
+                             const Tensor& grad_C, const Tensor& grad_D, const Tensor& grad_z,
+                             const Tensor& grad_delta_bias, const Tensor& grad_initial_state, bool delta_softplus,
+                             bool reverse, int threads) {
   using namespace scan;
-  const Scan scan{u, delta, A, with_groups(B), with_groups(C), D, z, delta_bias, initial_state, delta_softplus, reverse};
+  const Scan scan{u, delta, A, with_groups(B), with_groups(C), D, z, delta_bias, initial_state, resets,
+                  delta_softplus, reverse};
   const Gradients grads{grad_out, grad_last_state, grad_u, grad_delta, grad_z, grad_initial_state};
   dispatch(scan, [&](auto nb, auto const_B, auto const_C) {
     const Shape s = scan.shape(nb);

@@ -43,10 +43,11 @@ void forward(Task<NB, kConstB, kConstC>& task, const Tensor& out, const Tensor& 
 
 void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
                             const Tensor& D, const Tensor& z, const Tensor& delta_bias, const Tensor& initial_state,
-                            const Tensor& out, const Tensor& last_state, bool delta_softplus, bool reverse,
-                            int threads) {
+                            const Tensor& resets, const Tensor& out, const Tensor& last_state, bool delta_softplus,
+                            bool reverse, int threads) {
   using namespace scan;
-  const Scan scan{u, delta, A, with_groups(B), with_groups(C), D, z, delta_bias, initial_state, delta_softplus, reverse};
+  const Scan scan{u, delta, A, with_groups(B), with_groups(C), D, z, delta_bias, initial_state, resets,
+                  delta_softplus, reverse};
   dispatch(scan, [&](auto nb, auto const_B, auto const_C) {
     const Shape s = scan.shape(nb);
     const Buffer rates = load_rates(A, s);

@@ -2,7 +2,8 @@
 
     python tests/compat_models.py with|without FILE
 
-Writes of every family logits, greedily generated tokens with theirs, the loss in training and all gradients.
+Writes of every family logits, tokens generated greedily with theirs, by beams and by chance, the loss in training and
+all gradients, with every layer checkpointed too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Zamba2": ATTENTION | HYBRID | {"mamba_d_state": 8, "mamba_ngroups": 2, "chunk_size": 8, "adapter_rank": 4},
     "Bamba": ATTENTION | HEADS | {"attn_layer_indices": [1]},
     "FalconH1": ATTENTION | HEADS | {"mamba_d_ssm": 64},
+    "Lfm2": ATTENTION | {"layer_types": ["conv", "full_attention"], "conv_bias": True},
     "NemotronH": ATTENTION
     | {"layers_block_type": ["mamba", "attention"], "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8}
     | {"n_groups": 2, "chunk_size": 8, "head_dim": 8},
@@ -50,18 +52,31 @@ def run(family: str) -> dict[str, torch.Tensor]:
             parameter.add_(0.2 * torch.randn(parameter.shape))
     ids = torch.randint(3, 60, (2, 11))
     found = {"logits": model.eval()(ids).logits.detach()}
-    generated = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, output_logits=True,
-        return_dict_in_generate=True,
-    )  # fmt: skip
-    found |= {"tokens": generated.sequences, "logits of steps": torch.stack(generated.logits, 1)}
+    generated = generate(model, ids, 12, output_logits=True, return_dict_in_generate=True)
+    found |= {"greedy tokens": generated.sequences, "logits of steps": torch.stack(generated.logits, 1)}
+    found["tokens of beams"] = generate(model, ids, 5, num_beams=3)
+    found["sampled tokens"] = generate(model, ids, 8, do_sample=True, top_k=20)
+    found |= train(model, ids, "")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    return found | train(model, ids, " with checkpoints")
+
+
+def generate(model: Any, ids: torch.Tensor, count: int, **options: Any) -> Any:
+    torch.manual_seed(1)
+    options = {"do_sample": False} | options
+    return model.eval().generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, **options)
+
+
+def train(model: Any, ids: torch.Tensor, how: str) -> dict[str, torch.Tensor]:
+    """The loss and all gradients."""
+    model.zero_grad()
     loss = model.train()(ids, labels=ids, use_cache=False).loss
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return found | {"loss": loss.detach()} | {f"gradient of {name}": grad for name, grad in gradients.items()}
+    return {f"loss{how}": loss.detach(), **{f"gradient of {name}{how}": grad for name, grad in gradients.items()}}
 
 
-def count_calls(compat: Any) -> dict[str, int]:
+def count_calls(modules: dict[str, dict[str, Any]]) -> dict[str, int]:
     """How often each stand-in is called from here on, after `install()`."""
     calls: dict[str, int] = {}
 
@@ -73,7 +88,7 @@ def count_calls(compat: Any) -> dict[str, int]:
 
         return call
 
-    for attributes in compat._MODULES.values():
+    for attributes in modules.values():
         for name, value in attributes.items():
             if inspect.isfunction(value):
                 attributes[name] = counted(name, value)
@@ -82,10 +97,11 @@ def count_calls(compat: Any) -> dict[str, int]:
 
 def main(mode: str, path: str) -> None:
     from bdam_kernels import compat
+    from bdam_kernels.compat import installation
 
     calls: dict[str, int] = {}
     if mode == "with":
-        calls = count_calls(compat)
+        calls = count_calls(installation._MODULES)
         compat.install()
     found = {family: run(family) for family in FAMILIES}
     refusal = ""

@@ -24,7 +24,7 @@ X = torch.zeros(1, 2, 3)
 def test_tensors_are_checked(x: object, error: type[Exception], message: str) -> None:
     require("cpu")
     with pytest.raises(error, match=message):
-        dispatch.cpu().causal_conv1d_forward(x, None, None, None, None, None, False, 1)
+        dispatch.cpu().causal_conv1d_forward(x, None, None, None, None, None, None, False, 1)
 
 
 @pytest.mark.parametrize(
@@ -33,16 +33,16 @@ def test_tensors_are_checked(x: object, error: type[Exception], message: str) ->
 def test_numbers_are_checked(silu: object, threads: object, error: type[Exception]) -> None:
     require("cpu")
     with pytest.raises(error):
-        dispatch.cpu().causal_conv1d_forward(X, None, None, None, X, None, silu, threads)
+        dispatch.cpu().causal_conv1d_forward(X, None, None, None, None, X, None, silu, threads)
 
 
 def test_arguments_are_counted() -> None:
     require("cpu")
-    with pytest.raises(TypeError, match="expected 8 arguments, got 1"):
+    with pytest.raises(TypeError, match="expected 9 arguments, got 1"):
         dispatch.cpu().causal_conv1d_forward(X)
 
 
 def test_fake_tensors_have_no_memory() -> None:
     require("cpu")
     with torch._subclasses.FakeTensorMode(), pytest.raises((ValueError, RuntimeError)):
-        dispatch.cpu().causal_conv1d_forward(torch.empty(1, 2, 3), None, None, None, None, None, False, 1)
+        dispatch.cpu().causal_conv1d_forward(torch.empty(1, 2, 3), None, None, None, None, None, None, False, 1)

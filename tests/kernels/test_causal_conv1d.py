@@ -190,9 +190,9 @@ def test_compile(backend: str) -> None:
 def test_opcheck() -> None:
     require("cpu")
     inputs = tuple(make_inputs(2, 4, 10, 4).values())
-    torch.library.opcheck(torch.ops.bdam.causal_conv1d_forward.default, (*inputs, True, "cpu"))
+    torch.library.opcheck(torch.ops.bdam.causal_conv1d_forward.default, (*inputs, None, True, "cpu"))
     grads = torch.randn(2, 4, 10), torch.randn(2, 4, 3)
-    torch.library.opcheck(torch.ops.bdam.causal_conv1d_backward.default, (*inputs, *grads, True, "cpu"))
+    torch.library.opcheck(torch.ops.bdam.causal_conv1d_backward.default, (*inputs, None, *grads, True, "cpu"))
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from helpers import FACTOR, assert_matches, device_of, require, without_the_real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bdam_kernels import compat, use_backend
-from bdam_kernels.compat import mamba_inner_fn, selective_state_update
+from bdam_kernels import use_backend
+from bdam_kernels.compat import installation, mamba_inner_fn, selective_state_update
 
-STAND_INS = {name: f for attributes in compat._MODULES.values() for name, f in attributes.items()}
+STAND_INS = {name: f for attributes in installation._MODULES.values() for name, f in attributes.items()}
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @without_the_real_packages
 @pytest.mark.parametrize("family", FAMILIES)
 def test_models_are_the_same_with_and_without(models: dict[str, Any], family: str) -> None:
-    """Logits, 12 greedy tokens with theirs, loss and gradients. Both are in float32: they may differ by two bounds."""
+    """Logits, tokens, loss and gradients. Both are in float32: they may differ by two bounds."""
     expected, actual = (models[mode]["found"][family] for mode in ("without", "with"))
-    assert actual.keys() == expected.keys() and len(actual) > 10
-    assert torch.equal(actual.pop("tokens"), expected["tokens"])
+    assert actual.keys() == expected.keys() and len(actual) > 20
     for name, tensor in actual.items():
+        if not tensor.is_floating_point():
+            assert torch.equal(tensor, expected[name]), name
+            continue
         bound = 2 * FACTOR[tensor.dtype] * torch.finfo(tensor.dtype).eps * expected[name].abs().max()
         assert (tensor - expected[name]).abs().max() <= bound, name
 

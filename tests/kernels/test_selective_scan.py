@@ -347,7 +347,7 @@ def test_compile(backend: str) -> None:
 def test_opcheck(backend: str) -> None:
     batch = fewer(require(backend), 2)
     inputs = on_device(make_inputs(batch, 6, 40, 4, groups=1), backend)
-    tensors = [inputs[name] for name in NAMES]
+    tensors = [*(inputs[name] for name in NAMES), None]
     options = (True, False, backend)
     forward = torch.ops.bdam.selective_scan_forward.default
     torch.library.opcheck(forward, (*tensors, True, *options))

@@ -30,6 +30,7 @@ from bdam_kernels import (
 Outputs = tuple[Tensor, ...]
 Function = Callable[..., Outputs]
 MASK = torch.tensor([[False, False, True, False, True]])
+SEQUENCES = torch.tensor([[0, 0, 1, 1, 1]])
 
 
 class Op(NamedTuple):
@@ -48,6 +49,14 @@ def scan(*inputs: Tensor, **options: Any) -> Outputs:
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor, **options: Any) -> Outputs:
     return causal_conv1d(x, weight, bias, "silu", initial_state=state, return_final_state=True, **options)
+
+
+def packed_scan(*inputs: Tensor, seq_idx: Tensor = SEQUENCES, **options: Any) -> Outputs:
+    return scan(*inputs, seq_idx=seq_idx, **options)
+
+
+def packed_conv(*inputs: Tensor, seq_idx: Tensor = SEQUENCES, **options: Any) -> Outputs:
+    return conv(*inputs, seq_idx=seq_idx, **options)
 
 
 def attention(*inputs: Tensor, **options: Any) -> Outputs:
@@ -100,6 +109,8 @@ OPS = {
     "scan": Op(scan, ((B, D, L), (B, D, L), (D, N), (B, N, L), (B, 1, N, L), (D,), (B, D, L), (D,))),
     "constant scan": Op(scan, ((B, D, L), (B, D, L), (D, N), (D, N), (B, N, L))),
     "conv": Op(conv, ((B, D, L), (D, W), (D,), (B, D, W - 1))),
+    "packed scan": Op(packed_scan, ((B, D, L), (B, D, L), (D, N), (B, N, L), (B, 1, N, L), (D,), (B, D, L), (D,))),
+    "packed conv": Op(packed_conv, ((B, D, L), (D, W), (D,), (B, D, W - 1))),
     "attention": Op(attention, STREAMS),
     "pooled attention": Op(pooled, STREAMS),
     "linear hsic": Op(linear_hsic, ((6, 9), (6, 8))),
@@ -376,6 +387,8 @@ def test_graph_capture(name: str) -> None:
         pytest.skip("a CUDA graph needs a GPU")
     op = OPS[name]
     options = {"key_padding_mask_b": MASK.cuda()} if name in DROPOUT else {}
+    if name.startswith("packed"):
+        options = {"seq_idx": SEQUENCES.cuda()}
     function = {"attention": bidirectional_cross_attention, "pooled attention": pooled_bidirectional_cross_attention}
     call: Function = lambda *x: function.get(name, op.function)(*x, **options)  # noqa: E731
     inputs = tuple(t.cuda() for t in rounded(op))

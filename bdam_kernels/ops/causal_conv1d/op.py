@@ -14,8 +14,9 @@ from bdam_kernels.ops.arguments import cast, check_kinds, empty_contiguous, wron
 from bdam_kernels.ops.causal_conv1d import reference
 from bdam_kernels.ops.causal_conv1d.roles import Inputs, Outputs
 from bdam_kernels.ops.gpu import gpu_module, on_device_of
+from bdam_kernels.ops.packed import dense, reach_of, resets_of
 
-_INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state"
+_INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state, Tensor? resets"
 
 
 def _empty_outputs(x: Tensor, weight: Tensor, *_others: Any) -> tuple[Tensor, Tensor]:
@@ -28,15 +29,23 @@ def _empty_outputs(x: Tensor, weight: Tensor, *_others: Any) -> tuple[Tensor, Te
     fake=_empty_outputs,
 )
 def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool, backend: str
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    resets: Tensor | None,
+    silu: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
     outputs = _empty_outputs(x, weight)
     if backend == "cpu":
-        dispatch.cpu().causal_conv1d_forward(x, weight, bias, initial_state, *outputs, silu, torch.get_num_threads())
+        dispatch.cpu().causal_conv1d_forward(
+            x, weight, bias, initial_state, dense(resets), *outputs, silu, torch.get_num_threads()
+        )
     else:
         launches = gpu_module(backend, "causal_conv1d.triton_launches")
         with on_device_of(x):
-            launches.causal_conv1d_forward(Inputs(x, weight, bias, initial_state), Outputs(*outputs), silu)
+            launches.causal_conv1d_forward(Inputs(x, weight, bias, initial_state), Outputs(*outputs), resets, silu)
     return outputs
 
 
@@ -59,6 +68,7 @@ def _backward(
     weight: Tensor,
     bias: Tensor | None,
     initial_state: Tensor | None,
+    resets: Tensor | None,
     grad_out: Tensor,
     grad_final_state: Tensor | None,
     silu: bool,
@@ -67,13 +77,22 @@ def _backward(
     grads = _empty_gradients(x, weight, bias, initial_state)
     if backend == "cpu":
         dispatch.cpu().causal_conv1d_backward(
-            x, weight, bias, initial_state, grad_out, grad_final_state, *grads, silu, torch.get_num_threads()
+            x,
+            weight,
+            bias,
+            initial_state,
+            dense(resets),
+            grad_out,
+            grad_final_state,
+            *grads,
+            silu,
+            torch.get_num_threads(),
         )
     else:
         launches = gpu_module(backend, "causal_conv1d.triton_launches")
         inputs, grad_outputs = Inputs(x, weight, bias, initial_state), Outputs(grad_out, grad_final_state)
         with on_device_of(x):
-            launches.causal_conv1d_backward(inputs, grad_outputs, Inputs(*grads), silu)
+            launches.causal_conv1d_backward(inputs, grad_outputs, Inputs(*grads), resets, silu)
     return grads
 
 
@@ -90,7 +109,7 @@ class _CausalConv1d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_out, grad_final_state):  # type: ignore[no-untyped-def]
-        x, _, bias, initial_state = inputs = ctx.saved_tensors
+        x, _, bias, initial_state, _ = inputs = ctx.saved_tensors
         if wants_double_backward():
             grads = reference_gradients(
                 lambda *tensors: reference.causal_conv1d(*tensors, ctx.silu),  # type: ignore[call-arg]
@@ -110,6 +129,7 @@ class _CausalConv1d(torch.autograd.Function):
             grad_weight,
             None if bias is None else grad_bias,
             None if initial_state is None else grad_initial,
+            None,
             None,
             None,
         )
@@ -136,6 +156,7 @@ def causal_conv1d(  # type: ignore[misc]
     *,
     initial_state: Tensor | None = None,
     return_final_state: bool = False,
+    seq_idx: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Depthwise causal convolution over time, with an optional SiLU.
@@ -148,6 +169,9 @@ def causal_conv1d(  # type: ignore[misc]
         bias: (D,).
         activation: None or "silu" ("swish" is the same).
         initial_state: (B, D, W-1), the inputs before the first; zero if None.
+        seq_idx: of packed sequences the one that each step belongs to, (B, L), integers: a step whose neighbour has
+            another number begins anew, with zeros before it. initial_state is then of each row's first sequence, the
+            final state of its last. None for one sequence a row.
         backend: see `bdam_kernels.backends`; None takes the best that runs.
     Returns: out (B, D, L) in x's dtype, and with return_final_state also the last W-1 inputs (B, D, W-1).
     Raises: ValueError for shapes or an activation that do not fit; TypeError for dtypes that are not floating point;
@@ -170,16 +194,27 @@ def causal_conv1d(  # type: ignore[misc]
 
     silu = activation is not None
     dtypes = [None if t is None else t.dtype for t in inputs]
+    resets = resets_of(seq_idx, x)
     chosen = dispatch.choose(backend, x.device, _kernels, *dtypes)
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     weight = cast(weight, compute)
     bias = None if bias is None else cast(bias, compute)
     if chosen == "reference" or x.numel() == 0:
         wide = None if initial_state is None else initial_state.to(compute)
-        out, final_state = reference.causal_conv1d(x.to(compute), weight, bias, wide, silu)
+        out, final_state = reference.causal_conv1d(x.to(compute), weight, bias, wide, resets, silu)
         out, final_state = out.to(x.dtype), final_state.to(x.dtype)
     else:
         state = None if initial_state is None else cast(initial_state, x.dtype)
-        args = (x, weight.contiguous(), bias, state, silu, chosen)
+        args = (x, weight.contiguous(), bias, state, resets, silu, chosen)
         out, final_state = _differentiable_forward(*args) if is_differentiated(args[:4]) else _forward(*args)
-    return (out, final_state) if return_final_state else out
+    if not return_final_state:
+        return out
+    return out, final_state if resets is None else _of_last_sequence(final_state, resets)
+
+
+def _of_last_sequence(final_state: Tensor, resets: Tensor) -> Tensor:
+    """The last inputs, (B, D, W-1), with zeros for those of sequences before the last."""
+    if resets.shape[1] == 0:
+        return final_state
+    back = torch.arange(final_state.shape[2], 0, -1, device=resets.device)
+    return torch.where((back <= reach_of(resets)[:, -1:] + 1)[:, None], final_state, 0)

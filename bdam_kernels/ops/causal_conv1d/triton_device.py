@@ -196,10 +196,26 @@ def load_weights(weight, bias, d, exists, channels, has_bias, WIDTH: tl.constexp
 
 
 @device
-def convolve(columns, weights, bias, FIRST: tl.constexpr, WIDTH: tl.constexpr):
-    total = bias + weights[0] * columns[FIRST]
+def load_numbers(rows, t, length, FIRST: tl.constexpr, END: tl.constexpr):
+    """Of the sequences that the columns belong to; 0, that of a row's first, where time is outside."""
+    numbers = ()
+    for step in tl.static_range(FIRST, END):
+        numbers = numbers + (tl.load(rows + (t + step), (t + step >= 0) & (t + step < length), other=0),)
+    return numbers
+
+
+@device
+def within(numbers, value, A: tl.constexpr, B: tl.constexpr, PACKED: tl.constexpr):
+    """A value that goes from one column to another, 0 if these are of different sequences."""
+    return tl.where(numbers[A] == numbers[B], value, 0.0) if PACKED else value
+
+
+@device
+def convolve(columns, numbers, weights, bias, FIRST: tl.constexpr, WIDTH: tl.constexpr, PACKED: tl.constexpr):
+    LAST: tl.constexpr = FIRST + WIDTH - 1
+    total = bias + weights[0] * within(numbers, columns[FIRST], FIRST, LAST, PACKED)
     for w in tl.static_range(1, WIDTH):
-        total += weights[w] * columns[FIRST + w]
+        total += weights[w] * within(numbers, columns[FIRST + w], FIRST + w, LAST, PACKED)
     return total
 
 

@@ -20,12 +20,14 @@ from bdam_kernels.ops.causal_conv1d.triton_device import (
     at_time,
     convolve,
     load_columns,
+    load_numbers,
     load_weights,
     locate,
     rows_of,
     shift_of,
     sigmoid,
     store_columns,
+    within,
 )
 from bdam_kernels.ops.triton_common import kernel
 
@@ -33,8 +35,8 @@ from bdam_kernels.ops.triton_common import kernel
 @kernel
 def causal_conv1d_forward_kernel(
     x, x_batch, x_pitch, out, out_batch, out_pitch, weight, bias, state, final_state,
-    channels, length, phase, slack, steps, has_bias,
-    WIDTH: tl.constexpr, PADDED: tl.constexpr, SILU: tl.constexpr, EDGES: tl.constexpr,
+    numbers, channels, length, phase, slack, steps, has_bias,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, SILU: tl.constexpr, EDGES: tl.constexpr, PACKED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr, BLOCK_D: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     CHUNK: tl.constexpr = 1 if CHANNELS_LAST else VECTOR
@@ -58,9 +60,10 @@ def causal_conv1d_forward_kernel(
         columns = load_columns(at, x_pitch, d, t, length, exists, border, -BEFORE, GROUP, CHANNELS_LAST, VECTOR)
         if EDGES and start < STATES + CHUNK:
             columns = add_edge(columns, state + edge_rows, -STATES, t, -BEFORE, STATES, exists, 0, BEFORE + CHUNK - 1)
+        owners = load_numbers(numbers + batch * length, t, length, -BEFORE, GROUP) if PACKED else columns
         outs = ()
         for step in tl.static_range(GROUP):
-            y = convolve(columns, weights, bias, BEFORE - STATES + step, WIDTH)
+            y = convolve(columns, owners, weights, bias, BEFORE - STATES + step, WIDTH, PACKED)
             if SILU:
                 y = y * sigmoid(y)
             outs = outs + (y,)
@@ -83,8 +86,8 @@ def causal_conv1d_backward_kernel(
     x, x_batch, x_pitch, grad_out, grad_out_batch, grad_out_pitch,
     grad_x, grad_x_batch, grad_x_pitch, weight, bias, state, state_length, grad_state,
     grad_state_length, grad_final_state, final_length, partial,
-    channels, length, phase, slack, origin, steps, has_bias,
-    WIDTH: tl.constexpr, PADDED: tl.constexpr, SILU: tl.constexpr, EDGES: tl.constexpr,
+    numbers, channels, length, phase, slack, origin, steps, has_bias,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, SILU: tl.constexpr, EDGES: tl.constexpr, PACKED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr, BLOCK_D: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Gradients of x, and of the initial state if times begin at an origin < 0; each program's sums over time.
@@ -124,12 +127,13 @@ def causal_conv1d_backward_kernel(
             columns = add_edge(
                 columns, state + edge_rows, -STATES, t, -BEFORE, state_length, exists, 0, GROUP + 2 * BEFORE
             )  # fmt: skip
+        owners = load_numbers(numbers + batch * length, t, length, -BEFORE, GROUP + BEFORE) if PACKED else columns
         # The gradient of what the activation takes, which is 0 where the gradient of its result is.
         inner = ()
         for step in tl.static_range(GROUP + STATES):
             grad = grads[step]
             if SILU:
-                y = convolve(columns, weights, bias, BEFORE - STATES + step, WIDTH)
+                y = convolve(columns, owners, weights, bias, BEFORE - STATES + step, WIDTH, PACKED)
                 gate = sigmoid(y)
                 grad = grad * (gate * (1 + y * (1 - gate)))
             inner = inner + (grad,)
@@ -138,14 +142,16 @@ def causal_conv1d_backward_kernel(
         for w in tl.static_range(WIDTH):
             total = sums[w]
             for step in tl.static_range(GROUP):
-                total += inner[step] * columns[BEFORE - STATES + step + w]
+                tap = columns[BEFORE - STATES + step + w]
+                total += inner[step] * within(owners, tap, BEFORE - STATES + step + w, BEFORE + step, PACKED)
             new_sums = new_sums + (total,)
         total = sums[WIDTH]
         for step in tl.static_range(GROUP):
             total += inner[step]
-            grad = weights[0] * inner[step + STATES]
+            grad = weights[0] * within(owners, inner[step + STATES], BEFORE + step, BEFORE + step + STATES, PACKED)
             for w in tl.static_range(1, WIDTH):
-                grad += weights[w] * inner[step + STATES - w]
+                later = inner[step + STATES - w]
+                grad += weights[w] * within(owners, later, BEFORE + step, BEFORE + step + STATES - w, PACKED)
             outs = outs + (grad,)
         sums = new_sums + (total,)
         if EDGES and start + GROUPS * GROUP + STATES > length:

@@ -43,18 +43,22 @@ class Plan(NamedTuple):
             return (16 if backward else 32), 8, 8
         return (8 if backward else 16), 32, 1
 
-    def constants(self, width: int, silu: bool, edges: bool, backward: bool) -> dict[str, Any]:
-        """edges: whether there is an initial state, or a gradient of the last one."""
+    def constants(self, width: int, silu: bool, edges: bool, packed: bool, backward: bool) -> dict[str, Any]:
+        """edges: whether there is an initial state, or a gradient of the last one; packed: whether there are resets."""
         block_d, groups, group = self.tile(backward)
         return {
             "WIDTH": width, "PADDED": next_power_of_2(max(width - 1, 1)), "SILU": silu, "EDGES": edges,
+            "PACKED": packed,
             "CHANNELS_LAST": self.channels_last, "VECTOR": self.vector,
             "BLOCK_D": block_d, "GROUPS": groups, "GROUP": group,
         }  # fmt: skip
 
-    def registers(self, width: int, edges: bool, backward: bool) -> int:
-        """So many that enough warps wait for memory at a time to keep it busy, where it can be had without spills."""
-        if self.channels_last or self.vector == 1 or width > 4 or edges:
+    def registers(self, width: int, extra: bool, backward: bool) -> int:
+        """So many that enough warps wait for memory at a time to keep it busy, where it can be had without spills.
+
+        extra: whether there are edges or packed sequences.
+        """
+        if self.channels_last or self.vector == 1 or width > 4 or extra:
             return 255
         return 80 if backward else 72
 
@@ -102,7 +106,12 @@ def _edge(name: str, length: str, tensor: Tensor | None, like: Tensor) -> Args:
     return {name: like, length: 0} if tensor is None else {name: tensor.contiguous(), length: tensor.shape[2]}
 
 
-def _forward(plan: Plan, inputs: Inputs, outputs: Outputs, silu: bool) -> Launch:
+def _numbers(resets: Tensor | None, like: Tensor) -> Args:
+    """Of every step's sequence in its row, (B, L), from 0 on."""
+    return {"numbers": like if resets is None else resets.contiguous().cumsum(1, dtype=torch.int32)}
+
+
+def _forward(plan: Plan, inputs: Inputs, outputs: Outputs, resets: Tensor | None, silu: bool) -> Launch:
     x, weight, bias, initial_state = inputs
     (batch, channels, length), width = x.shape, weight.shape[1]
     channel_blocks, time_blocks, steps = plan.walk(batch, channels, length + plan.slack, backward=False)
@@ -110,17 +119,18 @@ def _forward(plan: Plan, inputs: Inputs, outputs: Outputs, silu: bool) -> Launch
         **plan.memory(x=x, out=outputs.out), "weight": weight, "bias": weight if bias is None else bias.contiguous(),
         "state": x if initial_state is None else initial_state.contiguous(), "final_state": outputs.final_state,
         "channels": channels, "length": length, "phase": plan.phase, "slack": plan.slack, "steps": steps,
-        "has_bias": int(bias is not None),
+        "has_bias": int(bias is not None), **_numbers(resets, x),
     }  # fmt: skip
-    edges = initial_state is not None
+    edges, packed = initial_state is not None, resets is not None
     return Launch(
         kernels.causal_conv1d_forward_kernel, batch * channel_blocks * time_blocks, args,
-        plan.constants(width, silu, edges, backward=False), WARPS, plan.registers(width, edges, backward=False),
+        plan.constants(width, silu, edges, packed, backward=False), WARPS,
+        plan.registers(width, edges or packed, backward=False),
     )  # fmt: skip
 
 
 def _backward(
-    plan: Plan, inputs: Inputs, grad_outputs: Outputs, grads: Inputs, silu: bool
+    plan: Plan, inputs: Inputs, grad_outputs: Outputs, grads: Inputs, resets: Tensor | None, silu: bool
 ) -> tuple[Launch, Launch]:  # fmt: skip
     x, weight, bias, initial_state = inputs
     grad_out, grad_final_state = grad_outputs
@@ -137,12 +147,13 @@ def _backward(
         **_edge("grad_state", "grad_state_length", grads.initial_state, x),
         **_edge("grad_final_state", "final_length", grad_final_state, x),
         "partial": partial, "channels": channels, "length": length, "phase": plan.phase, "slack": plan.slack,
-        "origin": origin, "steps": steps, "has_bias": int(bias is not None),
+        "origin": origin, "steps": steps, "has_bias": int(bias is not None), **_numbers(resets, x),
     }  # fmt: skip
-    edges = initial_state is not None or grad_final_state is not None
+    edges, packed = initial_state is not None or grad_final_state is not None, resets is not None
     main = Launch(
         kernels.causal_conv1d_backward_kernel, rows * channel_blocks, args,
-        plan.constants(width, silu, edges, backward=True), WARPS, plan.registers(width, edges, backward=True),
+        plan.constants(width, silu, edges, packed, backward=True), WARPS,
+        plan.registers(width, edges or packed, backward=True),
     )  # fmt: skip
     args = {
         "partial": partial, "rows": rows, "grad_weight": grads.weight,
@@ -154,30 +165,33 @@ def _backward(
     return main, Launch(kernels.causal_conv1d_reduce_kernel, programs, args, constants, WARPS)
 
 
-def causal_conv1d_forward(inputs: Inputs, outputs: Outputs, silu: bool) -> None:
-    """Fills outputs, final_state with the last W - 1 inputs. weight, bias: float32; weight, final_state: contiguous."""
+def causal_conv1d_forward(inputs: Inputs, outputs: Outputs, resets: Tensor | None, silu: bool) -> None:
+    """Fills outputs, final_state with the last W - 1 inputs of any sequence. weight, bias: float32; weight,
+    final_state: contiguous."""
     plan = plan_of(inputs.x, outputs.out)
     if plan is None:
         dense = torch.empty_like(outputs.out, memory_format=torch.contiguous_format)
-        causal_conv1d_forward(inputs._replace(x=inputs.x.contiguous()), outputs._replace(out=dense), silu)
+        causal_conv1d_forward(inputs._replace(x=inputs.x.contiguous()), outputs._replace(out=dense), resets, silu)
         outputs.out.copy_(dense)
         return
-    _forward(plan, inputs, outputs, silu).run()
+    _forward(plan, inputs, outputs, resets, silu).run()
 
 
-def causal_conv1d_backward(inputs: Inputs, grad_outputs: Outputs, grads: Inputs, silu: bool) -> None:
+def causal_conv1d_backward(
+    inputs: Inputs, grad_outputs: Outputs, grads: Inputs, resets: Tensor | None, silu: bool
+) -> None:
     """Fills the gradients of what is present. weight and the gradients of it and of the initial state: contiguous."""
     plan = plan_of(inputs.x, grads.x)
     if plan is None:
         dense = torch.empty_like(grads.x, memory_format=torch.contiguous_format)
         causal_conv1d_backward(
-            inputs._replace(x=inputs.x.contiguous()), grad_outputs, grads._replace(x=dense), silu
+            inputs._replace(x=inputs.x.contiguous()), grad_outputs, grads._replace(x=dense), resets, silu
         )  # fmt: skip
         grads.x.copy_(dense)
         return
     if plan_of(inputs.x, grads.x, grad_outputs.out) != plan:
         grad_outputs = grad_outputs._replace(out=torch.empty_like(grads.x).copy_(grad_outputs.out))
-    for launch in _backward(plan, inputs, grad_outputs, grads, silu):
+    for launch in _backward(plan, inputs, grad_outputs, grads, resets, silu):
         launch.run()
 
 
@@ -189,7 +203,8 @@ def variants() -> Iterator[Launch]:
         plan = Plan(channels_last, 16 // x.element_size() if aligned else 1)
         for edges in (None, x) if dtype == torch.bfloat16 else (None,):
             inputs = Inputs(x, sums, None, edges)
-            yield _forward(plan, inputs, Outputs(x, x), True)
-            main, reduce = _backward(plan, inputs, Outputs(x, edges), inputs, True)
-            yield main
+            for resets in (None, x.bool()[:, 0]) if dtype == torch.bfloat16 and edges is None else (None,):
+                yield _forward(plan, inputs, Outputs(x, x), resets, True)
+                main, reduce = _backward(plan, inputs, Outputs(x, edges), inputs, resets, True)
+                yield main
     yield reduce

@@ -79,7 +79,8 @@ def form(
     ) -> tuple[Tensor, Tensor]:
         streams = _as_autocast_wants(streams, _check(*streams, *masks))
         q_a, q_b = streams.q_a, streams.q_b
-        length, width = q_a.shape[2:]
+        # On it depends which of a GPU's backends is the best; elsewhere an exporter is not to fix it.
+        length, width = q_a.shape[2] if q_a.is_cuda else 0, q_a.shape[3]
         if scale is None:
             scale = max(width, 1) ** -0.5
         dropout = _draw_dropout(dropout_p) if dropout_p else Dropout(0, None)

@@ -11,12 +11,13 @@ from bdam_kernels import dispatch
 from bdam_kernels.autograd import differentiable, is_differentiated, reference_gradients, wants_double_backward
 from bdam_kernels.operators import operator
 from bdam_kernels.ops.arguments import cast, cast_present, check_kinds, checked_once, empty_contiguous, wrong_shape
+from bdam_kernels.ops.packed import dense, resets_of
 from bdam_kernels.ops.selective_scan import plan, reference
 from bdam_kernels.ops.selective_scan.roles import Inputs, Options, Outer, Outputs, with_groups
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
-    "Tensor? initial_state"
+    "Tensor? initial_state, Tensor? resets"
 )
 _OPTIONS = "bool delta_softplus, bool reverse, str backend"
 _COMPLEX = ("A", "B", "C", "initial_state")
@@ -26,7 +27,7 @@ _COMPLEX = ("A", "B", "C", "initial_state")
 def _empty_outputs(*args: Any) -> Outputs:
     """Of the operator's arguments."""
     u, A = args[0], args[2]
-    with_checkpoints, backend = args[9], args[12]
+    with_checkpoints, backend = args[10], args[13]
     batch, _, length = u.shape
     channels, states = A.shape
     checkpoints = None
@@ -42,14 +43,14 @@ def _empty_outputs(*args: Any) -> Outputs:
     fake=_empty_outputs,
 )
 def _forward(*args: Any) -> Outputs:
-    *inputs, _, delta_softplus, reverse, backend = args
+    *inputs, resets, _, delta_softplus, reverse, backend = args
     outputs = _empty_outputs(*args)
     if backend == "cpu":
         dispatch.cpu().selective_scan_forward(
-            *inputs, outputs.out, outputs.last_state, delta_softplus, reverse, torch.get_num_threads()
+            *inputs, dense(resets), outputs.out, outputs.last_state, delta_softplus, reverse, torch.get_num_threads()
         )
     else:
-        plan.forward(backend, Inputs(*inputs).with_groups(), outputs, Options(delta_softplus, reverse))
+        plan.forward(backend, Inputs(*inputs).with_groups(), outputs, Options(delta_softplus, reverse), resets)
     return outputs
 
 
@@ -64,11 +65,11 @@ def _empty_gradients(*args: Any) -> list[Tensor | None]:
     fake=_empty_gradients,
 )
 def _backward(*args: Any) -> list[Tensor | None]:
-    *inputs, checkpoints, grad_out, grad_last_state, delta_softplus, reverse, backend = args
+    *inputs, resets, checkpoints, grad_out, grad_last_state, delta_softplus, reverse, backend = args
     grads = _empty_gradients(*args)
     if backend == "cpu":
         dispatch.cpu().selective_scan_backward(
-            *inputs, grad_out, grad_last_state, *grads, delta_softplus, reverse, torch.get_num_threads()
+            *inputs, dense(resets), grad_out, grad_last_state, *grads, delta_softplus, reverse, torch.get_num_threads()
         )
     else:
         plan.backward(
@@ -77,6 +78,7 @@ def _backward(*args: Any) -> list[Tensor | None]:
             Outer(checkpoints, grad_out, grad_last_state),
             Inputs(*grads).with_groups(),  # type: ignore[arg-type]
             Options(delta_softplus, reverse),
+            resets,
         )
     return grads
 
@@ -88,35 +90,35 @@ class _SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, args, outputs):  # type: ignore[no-untyped-def]
-        *inputs, _, ctx.delta_softplus, ctx.reverse, ctx.backend = args
-        ctx.save_for_backward(*inputs, outputs[2])
+        *inputs, resets, _, ctx.delta_softplus, ctx.reverse, ctx.backend = args
+        ctx.save_for_backward(*inputs, resets, outputs[2])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, grad_out, grad_last_state, *_):  # type: ignore[no-untyped-def]
-        *inputs, checkpoints = ctx.saved_tensors
+        *inputs, resets, checkpoints = ctx.saved_tensors
         options = Options(ctx.delta_softplus, ctx.reverse)
         if wants_double_backward():
             grads = reference_gradients(
-                lambda *tensors: _reference(*tensors, options=options),
+                lambda *tensors: _reference(*tensors, resets=resets, options=options),
                 inputs,
                 (grad_out, grad_last_state),
                 ctx.needs_input_grad,
             )
-            return *grads, None, None, None, None
+            return *grads, None, None, None, None, None
         if grad_out is None:
             grad_out = torch.zeros_like(inputs[0])
-        grads = _backward(*inputs, checkpoints, grad_out, grad_last_state, *options, ctx.backend)
+        grads = _backward(*inputs, resets, checkpoints, grad_out, grad_last_state, *options, ctx.backend)
         # Through torch.library what is absent has an empty gradient.
         grads = [None if i is None else g for g, i in zip(grads, inputs, strict=True)]
-        return *grads, None, None, None, None
+        return *grads, None, None, None, None, None
 
 
 _differentiable_forward = differentiable(_SelectiveScan, outputs=2)
 
 
-def _reference(*tensors: Any, options: Options) -> tuple[Tensor, Tensor]:
-    return reference.selective_scan(*Inputs(*tensors).with_groups(), *options)
+def _reference(*tensors: Any, resets: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:
+    return reference.selective_scan(*Inputs(*tensors).with_groups(), resets, *options)
 
 
 @overload
@@ -137,6 +139,7 @@ def selective_scan(  # type: ignore[misc]
     *,
     initial_state: Tensor | None = None,
     reverse: bool = False,
+    seq_idx: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Gated selective scan of a diagonal state-space model.
@@ -152,6 +155,9 @@ def selective_scan(  # type: ignore[misc]
         D, delta_bias: (D,).
         initial_state: (B, D, N), h before the first step; zero if None.
         reverse: scan from the end; last_state is then the state after step 0.
+        seq_idx: of packed sequences the one that each step belongs to, (B, L), integers: the state is zero before a
+            step whose neighbour has another number. initial_state is then of each row's first sequence in the scan's
+            direction, last_state of its last. None for one sequence a row.
         backend: see `bdam_kernels.backends`; None takes the best that runs.
     Returns: out (B, D, L) in u's dtype, and with return_last_state also h after the last step (B, D, N), float32
         (float64 for float64 inputs, complex for complex A). Gradients flow from and to both states.
@@ -161,24 +167,27 @@ def selective_scan(  # type: ignore[misc]
     inputs = Inputs(u, delta, A, B, C, D, z, delta_bias, initial_state)
     if not _check(*inputs):
         inputs = _as_kernels_take(inputs)
-    chosen = dispatch.choose(backend, u.device, _kernels, inputs.A.dtype, A.shape[1])
+    resets = resets_of(seq_idx, u, reverse)
+    chosen = dispatch.choose(backend, u.device, _kernels, inputs.A.dtype, A.shape[1], resets is not None)
     if chosen == "reference" or u.numel() == 0 or A.numel() == 0:
         real = torch.float64 if inputs.A.dtype in (torch.float64, torch.complex128) else torch.float32
         wide: list[Any] = [t if t is None or t.is_complex() else t.to(real) for t in inputs]
-        out, last_state = _reference(*wide, options=Options(delta_softplus, reverse))
+        out, last_state = _reference(*wide, resets=resets, options=Options(delta_softplus, reverse))
     else:
         differentiated = is_differentiated(inputs)
         run = _differentiable_forward if differentiated else _forward
-        out, last_state, *_ = run(*inputs, differentiated, delta_softplus, reverse, chosen)
+        out, last_state, *_ = run(*inputs, resets, differentiated, delta_softplus, reverse, chosen)
     out = cast(out, u.dtype)
     return (out, last_state) if return_last_state else out
 
 
-def _kernels(dtype: torch.dtype, states: int) -> dict[str, str]:
-    """The backends that have kernels, each with "" or the reason why they do not take A of this dtype and so wide."""
+def _kernels(dtype: torch.dtype, states: int, packed: bool) -> dict[str, str]:
+    """The backends that have kernels, each with "" or the reason why they do not take A of this dtype and so wide, or
+    packed sequences."""
     real = "" if dtype == torch.float32 else f"its kernels take real A up to float32, got {dtype}"
     gpu = real or ("" if states <= 256 else f"its kernels take up to 256 states, got {states}")
-    return {"cpu": real, "cuda": gpu, "triton": gpu}
+    cuda = gpu or ("its kernels take no packed sequences: leave seq_idx out, or call once a sequence" if packed else "")
+    return {"cpu": real, "cuda": cuda, "triton": gpu}
 
 
 def _as_kernels_take(inputs: Inputs) -> Inputs:

@@ -23,6 +23,7 @@ from bdam_kernels.ops.selective_scan.roles import (
     Outer,
     Outputs,
     OwnGradients,
+    Packed,
     Segments,
     SharedGradients,
     Window,
@@ -88,31 +89,38 @@ class _Plan:
         return A.new_empty(self.batch, *shape)
 
 
-def forward(backend: str, inputs: Inputs, outputs: Outputs, options: Options) -> None:
+def _packed(resets: Tensor | None) -> tuple[Packed, ...]:
+    """The role, if it is there."""
+    return () if resets is None else (Packed(resets.contiguous()),)
+
+
+def forward(backend: str, inputs: Inputs, outputs: Outputs, options: Options, resets: Tensor | None) -> None:
     """Fills outputs."""
-    plan = _Plan(backend, inputs)
+    plan, packed = _Plan(backend, inputs), _packed(resets)
     kernels = plan.kernels
     with on_device_of(inputs.u):
         segments = plan.first_pass(inputs.A)
         if segments.ends is not None:
             drive = Drive(inputs.u, inputs.delta, inputs.A, inputs.B, inputs.delta_bias)
-            launch(kernels.selective_scan_states, drive, segments, options)
-        launch(kernels.selective_scan_forward, inputs, segments, outputs, options)
+            launch(kernels.selective_scan_states, drive, segments, options, *packed)
+        launch(kernels.selective_scan_forward, inputs, segments, outputs, options, *packed)
 
 
-def backward(backend: str, inputs: Inputs, outer: Outer, grads: Inputs, options: Options) -> None:
+def backward(
+    backend: str, inputs: Inputs, outer: Outer, grads: Inputs, options: Options, resets: Tensor | None
+) -> None:
     """Fills grads, one for each input that is present."""
-    plan = _Plan(backend, inputs)
+    plan, packed = _Plan(backend, inputs), _packed(resets)
     kernels = plan.kernels
     with on_device_of(inputs.u):
         segments = plan.first_pass(inputs.A)
         if segments.ends is not None:
             drive = AdjointDrive(inputs.delta, inputs.A, inputs.C, inputs.z, inputs.delta_bias, outer.grad_out)
-            launch(kernels.selective_scan_adjoints, drive, segments, options)
+            launch(kernels.selective_scan_adjoints, drive, segments, options, *packed)
         own = OwnGradients(grads.u, grads.delta, grads.z, grads.initial_state)
         shared = SharedGradients(grads.A, grads.B, grads.C, grads.D, grads.delta_bias)
         parts = SharedGradients(*[plan.room_for_parts(grad, inputs.A) for grad in shared])
         for first_block in range(0, plan.blocks, plan.window):
             window = Window(first_block, plan.segments)
-            launch(kernels.selective_scan_backward, inputs, outer, segments, own, parts, window, options)
+            launch(kernels.selective_scan_backward, inputs, outer, segments, own, parts, window, options, *packed)
         launch(kernels.selective_scan_sums, parts, shared)

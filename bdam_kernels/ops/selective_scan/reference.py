@@ -18,6 +18,7 @@ def selective_scan(
     z: Tensor | None,
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
+    resets: Tensor | None,
     delta_softplus: bool,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -27,6 +28,7 @@ def selective_scan(
     Source: Gu and Dao 2023, "Mamba", Eq. 2 with the zero-order hold for A and Euler's rule for B.
 
     Args: as `bdam_kernels.selective_scan`, with B and C of shape (D, N) or (B, G, N, L).
+        resets: (B, L), true where a step starts from a state of zero.
     """
     batch, channels, length = u.shape
     if delta_bias is not None:
@@ -38,6 +40,8 @@ def selective_scan(
     outputs: list[Tensor] = []
     for t in reversed(range(length)) if reverse else range(length):
         decay = torch.exp(delta[:, :, t, None] * A)
+        if resets is not None:
+            state = torch.where(resets[:, t, None, None], 0, state)
         state = decay * state + drive[:, :, t, None] * _at(B, t, channels)
         y = (state * _at(C, t, channels)).sum(-1)
         # A complex state stands for a conjugate pair, whose two halves add up to twice the real part.

@@ -50,6 +50,16 @@ class Options(NamedTuple):
     reverse: bool
 
 
+class Packed(NamedTuple):
+    """Where sequences that are packed into one row begin, but for each row's first; CUDA's kernels have none."""
+
+    resets: Tensor | None
+    """(B, L), bool, contiguous; None for one sequence a row."""
+
+
+ALONE = Packed(None)
+
+
 class Segments(NamedTuple):
     """What a first pass over S segments of time leaves; None without one."""
 

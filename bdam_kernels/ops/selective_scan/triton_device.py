@@ -81,6 +81,13 @@ def state_stream(tensor, stride_batch, stride_group, stride_state, stride_time, 
 
 
 @device
+def reset_stream(resets, length, batch, PACKED: tl.constexpr):
+    """The row of a contiguous (B, L), as of one channel."""
+    nothing = tl.zeros((1, 1), tl.int64)
+    return resets + batch * length, nothing, 1, nothing, 1 if PACKED else 0
+
+
+@device
 def steps_of(step):
     """The steps of a group, (1, GROUP)."""
     return step + tl.arange(0, GROUP)[None, :]
@@ -195,9 +202,22 @@ def sigmoid(x):
 
 
 @device
-def advance(state, dt, drive, B, rate):
-    """The state after a step. dt, drive: (D); B: (N)."""
-    return tl.exp2(rate * dt[None, :]) * state + drive[None, :] * B
+def forget(reset, decayed, PACKED: tl.constexpr):
+    """What comes over from one step to the next: a state or an adjoint, decayed, but for nothing at a reset, (1)."""
+    return tl.where(reset[None, :] != 0, 0.0, decayed) if PACKED else decayed
+
+
+@device
+def advance(state, dt, drive, B, rate, reset, PACKED: tl.constexpr):
+    """The state after a step. dt, drive: (D); B: (N); reset: (1)."""
+    return forget(reset, tl.exp2(rate * dt[None, :]) * state, PACKED) + drive[None, :] * B
+
+
+@device
+def span_of(dt, resets, PACKED: tl.constexpr):
+    """The sum of a group's step sizes, infinite if there is a reset, through which nothing comes."""
+    total = tl.sum(dt, 1)
+    return tl.where(tl.sum(resets, 1) > 0, float("inf"), total) if PACKED else total
 
 
 @device
@@ -205,6 +225,7 @@ def through_segments(state, ends, step_sums, rate, first_row, count, direction, 
     """What enters a segment: `state`, gone through `count` segments that from zero would leave `ends`."""
     for i in range(count):
         row = first_row + direction * i
-        decay = tl.exp2(rate * load_channels(step_sums, row, block, True)[None, :])
-        state = decay * state + load_tile(ends, row, block, True)
+        span = load_channels(step_sums, row, block, True)[None, :]
+        decayed = tl.where(span == float("inf"), 0.0, tl.exp2(rate * span) * state)
+        state = decayed + load_tile(ends, row, block, True)
     return state

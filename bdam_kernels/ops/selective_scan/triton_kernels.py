@@ -29,13 +29,16 @@ from bdam_kernels.ops.selective_scan.triton_device import (
     channel_stream,
     clock_of,
     columns,
+    forget,
     from_columns,
     is_soft,
     load_channels,
     load_group,
     load_tile,
     locate,
+    reset_stream,
     sigmoid,
+    span_of,
     state_stream,
     step_sizes,
     steps_of,
@@ -53,9 +56,9 @@ NOTHING = tl.constexpr(-0.0)
 @kernel
 def selective_scan_states_kernel(
     u, u_batch, u_channel, u_time, delta, delta_batch, delta_channel, delta_time,
-    B, B_batch, B_group, B_state, B_time, A, fixed_B, delta_bias, ends, step_sums,
+    B, B_batch, B_group, B_state, B_time, A, fixed_B, delta_bias, ends, step_sums, resets,
     channels, groups, length, states, unit, segments, window, first_block, flags,
-    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     batch, group, segment, _, block = locate(
         channels, groups, states, unit, segments, window, first_block, BLOCK_D, BLOCK_N
@@ -65,6 +68,7 @@ def selective_scan_states_kernel(
     u_stream = channel_stream(u, u_batch, u_channel, u_time, batch, block, True)
     delta_stream = channel_stream(delta, delta_batch, delta_channel, delta_time, batch, block, True)
     B_stream = state_stream(B, B_batch, B_group, B_state, B_time, batch, group, block, fixed == 0)
+    reset_row = reset_stream(resets, length, batch, PACKED)
     constant = load_tile(fixed_B, 0, block, fixed)
     rate = load_tile(A, 0, block, True) * LOG2E
     bias = load_channels(delta_bias, 0, block, (flags & HAS_BIAS) != 0)
@@ -77,9 +81,11 @@ def selective_scan_states_kernel(
         dts = columns(dt)
         drives = columns(dt * load_group(u_stream, step, clock))
         Bs = columns(load_group(B_stream, step, clock))
-        total += tl.sum(dt, 1)
+        news = load_group(reset_row, step, clock) if PACKED else dt
+        starts = columns(news)
+        total += span_of(dt, news, PACKED)
         for i in tl.static_range(GROUP):
-            h = advance(h, dts[i], drives[i], Bs[i][:, None] + constant, rate)
+            h = advance(h, dts[i], drives[i], Bs[i][:, None] + constant, rate, starts[i], PACKED)
     row = batch * segments + segment
     store_tile(ends, row, block, h, True)
     store_channels(step_sums, row, block, total, True)
@@ -90,9 +96,9 @@ def selective_scan_forward_kernel(
     u, u_batch, u_channel, u_time, delta, delta_batch, delta_channel, delta_time,
     z, z_batch, z_channel, z_time, out, out_batch, out_channel, out_time,
     B, B_batch, B_group, B_state, B_time, C, C_batch, C_group, C_state, C_time,
-    A, fixed_B, fixed_C, D, delta_bias, initial_state, ends, step_sums, last_state, checkpoints,
+    A, fixed_B, fixed_C, D, delta_bias, initial_state, ends, step_sums, last_state, checkpoints, resets,
     channels, groups, length, states, unit, segments, window, first_block, flags,
-    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, CONSTANT: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, CONSTANT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     batch, group, segment, _, block = locate(
         channels, groups, states, unit, segments, window, first_block, BLOCK_D, BLOCK_N
@@ -112,6 +118,7 @@ def selective_scan_forward_kernel(
     skip = load_channels(D, 0, block, (flags & HAS_D) != 0)
     bias = load_channels(delta_bias, 0, block, (flags & HAS_BIAS) != 0)
 
+    reset_row = reset_stream(resets, length, batch, PACKED)
     h = load_tile(initial_state, batch, block, (flags & HAS_INITIAL_STATE) != 0)
     h = through_segments(h, ends, step_sums, rate, batch * segments, segment, 1, block)
     start, end, _, _ = clock
@@ -125,9 +132,10 @@ def selective_scan_forward_kernel(
         zs = load_group(z_stream, step, clock)
         dts, drives = columns(dt), columns(dt * us)
         Bs, Cs = columns(load_group(B_stream, step, clock)), columns(load_group(C_stream, step, clock))
+        starts = columns(load_group(reset_row, step, clock)) if PACKED else dts
         ys = ()
         for i in tl.static_range(GROUP):
-            h = advance(h, dts[i], drives[i], Bs[i][:, None] + constant_B, rate)
+            h = advance(h, dts[i], drives[i], Bs[i][:, None] + constant_B, rate, starts[i], PACKED)
             ys += (tl.sum((Cs[i][:, None] + constant_C) * h, 0),)
         y = from_columns(ys) + skip[:, None] * us
         store_group(out_stream, step, clock, tl.where(has_z, y * zs * sigmoid(zs), y))
@@ -138,9 +146,9 @@ def selective_scan_forward_kernel(
 def selective_scan_adjoints_kernel(
     delta, delta_batch, delta_channel, delta_time, z, z_batch, z_channel, z_time,
     grad_out, grad_out_batch, grad_out_channel, grad_out_time, C, C_batch, C_group, C_state, C_time,
-    A, fixed_C, delta_bias, adjoints, step_sums,
+    A, fixed_C, delta_bias, adjoints, step_sums, resets,
     channels, groups, length, states, unit, segments, window, first_block, flags,
-    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     batch, group, segment, _, block = locate(
         channels, groups, states, unit, segments, window, first_block, BLOCK_D, BLOCK_N
@@ -152,6 +160,7 @@ def selective_scan_adjoints_kernel(
     z_stream = channel_stream(z, z_batch, z_channel, z_time, batch, block, has_z)
     grad_stream = channel_stream(grad_out, grad_out_batch, grad_out_channel, grad_out_time, batch, block, True)
     C_stream = state_stream(C, C_batch, C_group, C_state, C_time, batch, group, block, fixed == 0)
+    reset_row = reset_stream(resets, length, batch, PACKED)
     constant = load_tile(fixed_C, 0, block, fixed)
     rate = load_tile(A, 0, block, True) * LOG2E
     bias = load_channels(delta_bias, 0, block, (flags & HAS_BIAS) != 0)
@@ -167,9 +176,12 @@ def selective_scan_adjoints_kernel(
         grad = load_group(grad_stream, step, clock)
         dts, gs = columns(dt), columns(tl.where(has_z, grad * zs * sigmoid(zs), grad))
         Cs = columns(load_group(C_stream, step, clock))
-        total += tl.sum(dt, 1)
+        news = load_group(reset_row, step, clock) if PACKED else dt
+        starts = columns(news)
+        total += span_of(dt, news, PACKED)
         for i in tl.static_range(GROUP - 1, -1, -1):
-            carry = tl.exp2(rate * dts[i][None, :]) * (carry + (Cs[i][:, None] + constant) * gs[i][None, :])
+            adjoint = carry + (Cs[i][:, None] + constant) * gs[i][None, :]
+            carry = forget(starts[i], tl.exp2(rate * dts[i][None, :]) * adjoint, PACKED)
     row = batch * segments + segment
     store_tile(adjoints, row, block, carry, True)
     store_channels(step_sums, row, block, total, True)
@@ -194,9 +206,9 @@ def selective_scan_backward_kernel(
     partial_B, partial_B_batch, partial_B_group, partial_B_state, partial_B_time,
     partial_C, partial_C_batch, partial_C_group, partial_C_state, partial_C_time,
     A, fixed_B, fixed_C, D, delta_bias, initial_state, checkpoints, grad_last_state, adjoints, step_sums,
-    grad_initial_state, partial_A, partial_fixed_B, partial_fixed_C, partial_D, partial_bias, scratch,
+    grad_initial_state, partial_A, partial_fixed_B, partial_fixed_C, partial_D, partial_bias, scratch, resets,
     channels, groups, length, states, unit, segments, window, first_block, flags,
-    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, CONSTANT: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, CONSTANT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     batch, group, segment, slot, block = locate(
         channels, groups, states, unit, segments, window, first_block, BLOCK_D, BLOCK_N
@@ -232,6 +244,7 @@ def selective_scan_backward_kernel(
     skip = load_channels(D, 0, block, (flags & HAS_D) != 0)
     bias = load_channels(delta_bias, 0, block, (flags & HAS_BIAS) != 0)
 
+    reset_row = reset_stream(resets, length, batch, PACKED)
     row = batch * segments + segment
     carry = load_tile(grad_last_state, batch, block, (flags & HAS_GRAD_LAST_STATE) != 0)
     carry = through_segments(
@@ -256,8 +269,9 @@ def selective_scan_backward_kernel(
             dt = step_sizes(load_group(delta_stream, step, clock) + bias[:, None], step, clock, flags)
             dts, drives = columns(dt), columns(dt * load_group(u_stream, step, clock))
             Bs = columns(load_group(B_stream, step, clock))
+            starts = columns(load_group(reset_row, step, clock)) if PACKED else dts
             for i in tl.static_range(GROUP):
-                h = advance(h, dts[i], drives[i], Bs[i][:, None] + constant_B, rate)
+                h = advance(h, dts[i], drives[i], Bs[i][:, None] + constant_B, rate, starts[i], PACKED)
             tl.store(_scratch_tile(scratch, k, BLOCK_D, BLOCK_N), h)
         # What a thread loads from the scratch another may have stored.
         tl.debug_barrier()
@@ -274,18 +288,20 @@ def selective_scan_backward_kernel(
             dts, drives, gs = columns(dt), columns(dt * us), columns(g)
             Bs, Cs = columns(load_group(B_stream, step, clock)), columns(load_group(C_stream, step, clock))
 
+            starts = columns(load_group(reset_row, step, clock)) if PACKED else dts
+
             h = tl.load(_scratch_tile(scratch, k, BLOCK_D, BLOCK_N))
             befores, decays = (), ()
             for i in tl.static_range(GROUP):
                 befores += (h,)
                 decays += (tl.exp2(rate * dts[i][None, :]),)
-                h = decays[i] * h + drives[i][None, :] * (Bs[i][:, None] + constant_B)
+                h = forget(starts[i], decays[i] * h, PACKED) + drives[i][None, :] * (Bs[i][:, None] + constant_B)
 
             ys, through_A, through_B, sums_B, sums_C = (), (), (), (), ()
             for i in tl.static_range(GROUP - 1, -1, -1):
                 B_t, C_t, g_t = Bs[i][:, None] + constant_B, Cs[i][:, None] + constant_C, gs[i][None, :]
                 dh = C_t * g_t + carry
-                carry = decays[i] * dh
+                carry = forget(starts[i], decays[i] * dh, PACKED)
                 drift = carry * befores[i]
                 grad_A += dts[i][None, :] * drift
                 grad_B, grad_C = drives[i][None, :] * dh, h * g_t

@@ -12,6 +12,7 @@ from torch import Tensor
 from bdam_kernels.ops.selective_scan import triton_device as device
 from bdam_kernels.ops.selective_scan import triton_kernels as kernels
 from bdam_kernels.ops.selective_scan.roles import (
+    ALONE,
     AdjointDrive,
     Drive,
     Inputs,
@@ -19,6 +20,7 @@ from bdam_kernels.ops.selective_scan.roles import (
     Outer,
     Outputs,
     OwnGradients,
+    Packed,
     Segments,
     SharedGradients,
     Window,
@@ -84,6 +86,7 @@ def _launch(
     matrices: tuple[Tensor, ...],
     segments: int,
     flags: int,
+    resets: Tensor | None,
     first_block: int = 0,
     window: int | None = None,
     num_warps: int | None = None,
@@ -95,16 +98,17 @@ def _launch(
     groups = next((m.shape[1] for m in matrices if varies(m)), 1)
     block_channels = selective_scan_block_channels(states, True, 0)
     window = window or -(-channels // groups // block_channels)
-    sizes = {
+    sizes: Args = {
         "channels": channels, "groups": groups, "length": length, "states": states, "unit": 1, "segments": segments,
         "window": window, "first_block": first_block, "flags": flags,
     }  # fmt: skip
-    blocks = {"BLOCK_D": block_channels, "BLOCK_N": _padded(states)}
+    sizes["resets"] = A if resets is None else resets.view(torch.uint8)
+    blocks = {"BLOCK_D": block_channels, "BLOCK_N": _padded(states), "PACKED": resets is not None}
     warps = num_warps or BLOCKS[_padded(states)][1]
     return Launch(kernel, batch * segments * groups * window, args | sizes, blocks | constants, warps)
 
 
-def _states(drive: Drive, segments: Segments, options: Options) -> Launch:
+def _states(drive: Drive, segments: Segments, options: Options, resets: Tensor | None = None) -> Launch:
     u, delta, A, B, delta_bias = drive
     ends, step_sums = segments
     assert ends is not None
@@ -118,11 +122,14 @@ def _states(drive: Drive, segments: Segments, options: Options) -> Launch:
         (device.HAS_BIAS, delta_bias is not None), (device.CONSTANT_B, not varies(B)),
     )  # fmt: skip
     return _launch(
-        kernels.selective_scan_states_kernel, args, like=u, A=A, matrices=(B,), segments=ends.shape[1], flags=flags
-    )
+        kernels.selective_scan_states_kernel, args, like=u, A=A, matrices=(B,), segments=ends.shape[1], flags=flags,
+        resets=resets,
+    )  # fmt: skip
 
 
-def _forward(inputs: Inputs, segments: Segments, outputs: Outputs, options: Options) -> Launch:
+def _forward(
+    inputs: Inputs, segments: Segments, outputs: Outputs, options: Options, resets: Tensor | None = None
+) -> Launch:
     u, delta, A, B, C, D, z, delta_bias, initial_state = inputs
     out, last_state, checkpoints = outputs
     ends, step_sums = segments
@@ -142,11 +149,12 @@ def _forward(inputs: Inputs, segments: Segments, outputs: Outputs, options: Opti
     )  # fmt: skip
     return _launch(
         kernels.selective_scan_forward_kernel, args, like=u, A=A, matrices=(B, C),
-        segments=1 if ends is None else ends.shape[1], flags=flags, CONSTANT=not (varies(B) and varies(C)),
+        segments=1 if ends is None else ends.shape[1], flags=flags, resets=resets,
+        CONSTANT=not (varies(B) and varies(C)),
     )  # fmt: skip
 
 
-def _adjoints(drive: AdjointDrive, segments: Segments, options: Options) -> Launch:
+def _adjoints(drive: AdjointDrive, segments: Segments, options: Options, resets: Tensor | None = None) -> Launch:
     delta, A, C, z, delta_bias, grad_out = drive
     adjoints, step_sums = segments
     assert adjoints is not None
@@ -161,7 +169,7 @@ def _adjoints(drive: AdjointDrive, segments: Segments, options: Options) -> Laun
     )  # fmt: skip
     return _launch(
         kernels.selective_scan_adjoints_kernel, args, like=delta, A=A, matrices=(C,), segments=adjoints.shape[1],
-        flags=flags,
+        flags=flags, resets=resets,
     )  # fmt: skip
 
 
@@ -173,6 +181,7 @@ def _backward(
     parts: SharedGradients,
     window: Window,
     options: Options,
+    resets: Tensor | None = None,
 ) -> Launch:
     u, delta, A, B, C, D, z, delta_bias, initial_state = inputs
     checkpoints, grad_out, grad_last_state = outer
@@ -203,7 +212,7 @@ def _backward(
     shared = next(((p, m) for p, m in ((parts.B, B), (parts.C, C)) if varies(m)), None)
     launch = _launch(
         kernels.selective_scan_backward_kernel, args, like=u, A=A, matrices=(B, C), segments=window.segments,
-        flags=flags, first_block=window.first_block,
+        flags=flags, resets=resets, first_block=window.first_block,
         window=shared[0].shape[1] // shared[1].shape[1] if shared else None,
         num_warps=BACKWARD_WARPS[_padded(A.shape[1])], CONSTANT=not (varies(B) and varies(C)),
     )  # fmt: skip
@@ -213,19 +222,21 @@ def _backward(
     return launch
 
 
-def selective_scan_states(drive: Drive, segments: Segments, options: Options) -> None:
+def selective_scan_states(drive: Drive, segments: Segments, options: Options, packed: Packed = ALONE) -> None:
     """Fills segments."""
-    _states(drive, segments, options).run()
+    _states(drive, segments, options, *packed).run()
 
 
-def selective_scan_forward(inputs: Inputs, segments: Segments, outputs: Outputs, options: Options) -> None:
+def selective_scan_forward(
+    inputs: Inputs, segments: Segments, outputs: Outputs, options: Options, packed: Packed = ALONE
+) -> None:
     """Fills outputs."""
-    _forward(inputs, segments, outputs, options).run()
+    _forward(inputs, segments, outputs, options, *packed).run()
 
 
-def selective_scan_adjoints(drive: AdjointDrive, segments: Segments, options: Options) -> None:
+def selective_scan_adjoints(drive: AdjointDrive, segments: Segments, options: Options, packed: Packed = ALONE) -> None:
     """Fills segments."""
-    _adjoints(drive, segments, options).run()
+    _adjoints(drive, segments, options, *packed).run()
 
 
 def selective_scan_backward(
@@ -236,9 +247,10 @@ def selective_scan_backward(
     parts: SharedGradients,
     window: Window,
     options: Options,
+    packed: Packed = ALONE,
 ) -> None:
     """Fills own gradients, and the window's parts of shared ones."""
-    _backward(inputs, outer, segments, own, parts, window, options).run()
+    _backward(inputs, outer, segments, own, parts, window, options, *packed).run()
 
 
 def selective_scan_sums(parts: SharedGradients, grads: SharedGradients) -> None:
@@ -266,3 +278,9 @@ def variants() -> Iterator[Launch]:
         yield _forward(inputs, one_walk, Outputs(x, tiles, tiles), options)
         own, parts = OwnGradients(x, x, None, None), SharedGradients(tiles, tiles, tiles, None, None)
         yield _backward(inputs, Outer(tiles, x, None), one_walk, own, parts, Window(0, 1), options)
+        if states == 16 and dtype == torch.bfloat16 and not constant:
+            resets = torch.empty(1, 1, dtype=torch.bool, device="meta")
+            yield _states(Drive(x, x, A, B, None), Segments(tiles, sums), options, resets)
+            yield _adjoints(AdjointDrive(x, A, B, None, None, x), Segments(tiles, sums), options, resets)
+            yield _forward(inputs, one_walk, Outputs(x, tiles, tiles), options, resets)
+            yield _backward(inputs, Outer(tiles, x, None), one_walk, own, parts, Window(0, 1), options, resets)

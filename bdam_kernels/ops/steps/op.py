@@ -17,6 +17,8 @@ def _takes_triton(backend: str | None, x: Tensor, *others: Tensor | None) -> boo
     name = dispatch.asked(backend)
     if name not in (None, "triton") or torch.compiler.is_compiling():
         return False
+    if name is None and not dispatch.serves("triton", x.device):
+        return False
     tensors = (x, *others)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return False

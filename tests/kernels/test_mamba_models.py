@@ -1,0 +1,157 @@
+"""mamba_ssm's layer as upstream builds and calls it, and its language model, against transformers' own Mamba."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import assert_matches
+from torch import nn
+
+from bdam_kernels import Mamba
+from bdam_kernels.compat import Block, MambaLMHeadModel
+from bdam_kernels.compat.models import InferenceParams, MambaConfig
+from bdam_kernels.compat.norms import RMSNorm, layer_norm_fn, rms_norm_fn
+
+CONFIG: dict[str, Any] = {"d_model": 24, "n_layer": 2, "vocab_size": 50, "ssm_cfg": {"d_state": 4}}
+
+
+def test_layer_has_what_upstream_has() -> None:
+    layer = Mamba(16, 4, 4, 2, "auto", 0.001, 0.1, "random", 1.0, 1e-4, True, False, False, 3, "cpu", torch.float32)
+    assert (layer.layer_idx, layer.use_fast_path, layer.expand, layer.activation) == (3, False, 2, "silu")
+    assert isinstance(layer.act, nn.SiLU)
+    marked = {name for name, p in layer.named_parameters() if getattr(p, "_no_weight_decay", False)}
+    assert marked == {"A_log", "D"} and layer.dt_proj.bias._no_reinit
+
+
+@pytest.mark.parametrize("prompt", [1, 2, 7])
+@torch.no_grad()
+def test_layer_with_inference_params(prompt: int) -> None:
+    layer, x = Mamba(12, layer_idx=5), torch.randn(3, 9, 12)
+    params = InferenceParams(max_seqlen=9, max_batch_size=3)
+    outs = [layer(x[:, :prompt], inference_params=params)]
+    for t in range(prompt, 9):
+        params.seqlen_offset = t
+        outs.append(layer(x[:, t : t + 1], params))
+    assert list(params.key_value_memory_dict) == [5]
+    assert_matches(torch.cat(outs, 1), layer(x).double(), "out")
+    with pytest.raises(ValueError, match="one token at a time"):
+        layer(x, params)
+    with pytest.raises(ValueError, match="must be of a batch of 2, got states of 3"):
+        layer(x[:2, :1], params)
+    with pytest.raises(ValueError, match="need a layer_idx"):
+        Mamba(12)(x, params)
+    with pytest.raises(ValueError, match="leave seq_idx out"):
+        layer(x, params, seq_idx=torch.zeros(3, 9, dtype=torch.int32))
+
+
+def transformers_model(model: MambaLMHeadModel) -> Any:
+    """With the same weights, which it names the same but for the embedding."""
+    from transformers import MambaConfig as TheirConfig
+    from transformers import MambaForCausalLM
+
+    config = TheirConfig(
+        vocab_size=56, hidden_size=24, num_hidden_layers=2, state_size=4, pad_token_id=0, eos_token_id=None
+    )
+    theirs = MambaForCausalLM(config)
+    theirs.load_state_dict({k.replace("embedding.", "embeddings."): v for k, v in model.state_dict().items()})
+    return theirs.double().eval()
+
+
+def test_language_model_is_that_of_transformers() -> None:
+    """Logits, gradients and 6 greedy tokens, by 6 steps of one token."""
+    torch.manual_seed(0)
+    model = MambaLMHeadModel(MambaConfig(**CONFIG))
+    theirs, ids = transformers_model(model), torch.randint(50, (2, 7))
+    assert model.lm_head.weight is model.backbone.embedding.weight and model.lm_head.weight.shape == (56, 24)
+    logits, expected = model(ids).logits, theirs(ids).logits
+    assert_matches(logits, expected, "logits")
+    weight = torch.randn(logits.shape)
+    logits.backward(weight)
+    expected.backward(weight.double())
+    gradients = {n.replace("embeddings.", "embedding."): p.grad for n, p in theirs.named_parameters()}
+    for name, p in model.named_parameters():
+        assert_matches(p.grad, gradients[name], f"gradient of {name}")
+    tokens = model.generate(ids, max_length=13, cg=True)
+    assert torch.equal(
+        tokens, theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+    )
+    assert torch.equal(model(ids, num_last_tokens=2).logits, model(ids).logits[:, -2:])
+
+
+@torch.no_grad()
+def test_sampling() -> None:
+    model, ids = MambaLMHeadModel(MambaConfig(**CONFIG)), torch.randint(50, (400, 3))
+    torch.manual_seed(0)
+    drawn = model.generate(
+        ids[:1].expand(400, 3), 4, top_k=3, top_p=0.7, temperature=0.05, return_dict_in_generate=True
+    )
+    logits = model(ids[:1], num_last_tokens=1).logits[0, 0]
+    probabilities, allowed = (logits / 0.05).topk(3)[0].softmax(0), logits.topk(3)[1]
+    kept = allowed[probabilities.cumsum(0) - probabilities < 0.7]
+    assert set(drawn.sequences[:, 3].tolist()) == set(kept.tolist())
+    free = model.generate(ids[:1].expand(400, 3), 4, top_k=0)[:, 3]
+    assert len(free.unique()) > 20
+    greedy = model.generate(ids[:2], 20)
+    stopped = model.generate(ids[:1], 20, eos_token_id=int(greedy[0, 5]))
+    assert stopped.shape[1] <= 6 and torch.equal(stopped[0], greedy[0, : stopped.shape[1]])
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_from_pretrained(tmp_path: Path, file: str) -> None:
+    from safetensors.torch import save_file
+
+    model = MambaLMHeadModel(MambaConfig(**CONFIG))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    weights = {n: p.detach() for n, p in model.named_parameters()}
+    save_file(weights, tmp_path / file) if file.endswith("safetensors") else torch.save(weights, tmp_path / file)
+    loaded = MambaLMHeadModel.from_pretrained(str(tmp_path), dtype=torch.float32)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_other_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match="layer 'Mamba1', got 'Mamba2'"):
+        MambaLMHeadModel(MambaConfig(**{**CONFIG, "ssm_cfg": {"layer": "Mamba2"}}))
+    with pytest.raises(ValueError, match="Mamba-1 layers alone"):
+        MambaLMHeadModel(MambaConfig(**CONFIG, d_intermediate=8))
+
+
+def test_block_with_an_mlp() -> None:
+    """Of two blocks, the second adds what the first one left."""
+    dim = 8
+
+    class Mixer(nn.Linear):
+        def forward(self, x: torch.Tensor, inference_params: Any = None, extra: float = 0.0) -> torch.Tensor:
+            return super().forward(x) + extra
+
+    blocks = [
+        Block(dim, lambda d: Mixer(d, d), lambda d: nn.Linear(d, d), RMSNorm, residual_in_fp32=True) for _ in "12"
+    ]
+    x = torch.randn(2, 3, dim)
+    hidden, residual, total = x, None, x
+    for block in blocks:
+        hidden, residual = block(hidden, residual, extra=0.5)
+        total = total + block.mixer(block.norm(total), extra=0.5)
+        total = total + block.mlp(block.norm2(total))
+    assert torch.allclose(hidden + residual, total, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms(dtype: torch.dtype) -> None:
+    x, residual, weight, bias = (torch.randn(s, dtype=dtype) for s in ((2, 3, 8), (2, 3, 8), (8,), (8,)))
+    total = x.double() + residual.double()
+    out, kept = layer_norm_fn(x, weight, bias, residual, prenorm=True, eps=0.1)
+    centred = total - total.mean(-1, keepdim=True)
+    expected = centred / (centred.square().mean(-1, keepdim=True) + 0.1).sqrt() * weight.double() + bias.double()
+    assert_matches(out, expected, "layer norm")
+    assert_matches(kept, total, "residual")
+    scaled = total / (total.square().mean(-1, keepdim=True) + 0.1).sqrt() * weight.double()
+    assert_matches(rms_norm_fn(x, weight, bias, residual, eps=0.1), scaled + bias.double(), "rms norm")
+    norm = RMSNorm(8, eps=0.1, dtype=dtype)
+    norm.load_state_dict({"weight": weight})
+    assert_matches(norm(x, residual), scaled, "layer")
+    assert layer_norm_fn(x, weight, bias, prenorm=True, residual_in_fp32=True)[1].dtype == torch.float32
