@@ -157,7 +157,7 @@ def _clouds(
     for label, of in labels.items():
         colours = colours_of(of, PERSONS if label == "person" else None)
         scores = ", ".join(f"{name} {row[label]:.2f}" for name, row in silhouettes.items() if label in row)
-        panels[f"{title}: by {label} (silhouette: {scores})"] = [
+        panels[f"{title}: by {label}\nsilhouette: {scores}"] = [
             Cloud(name, at, colours) for name, at in zip(features, places, strict=True)
         ]
     return panels
