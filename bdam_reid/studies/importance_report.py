@@ -77,7 +77,10 @@ def _correlations(found: Importance, truths: Mapping[str, Truth]) -> list[str]:
         "permutation": [of.permutation for of in effects],
         "Shapley": [of.shapley for of in effects],
     }
-    sides = [[truth.information for truth in truths.values()], [truth.shown for truth in truths.values()]]
+    sides: list[list[float | None]] = [
+        [truth.information for truth in truths.values()],
+        [truth.shown for truth in truths.values()],
+    ]
     lines = ["| found | bits | shown |", "|---|---:|---:|"]
     for kind, values in kinds.items():
         lines.append(f"| {kind} | {' | '.join(_correlation(rank_correlation(values, side)) for side in sides)} |")
