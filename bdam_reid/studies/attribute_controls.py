@@ -54,8 +54,8 @@ def run_control(
     if name == "predicted labels":
         said = predicted(switched, embedder, train, rng)
         states = router.read(said)
-        metrics, labels = asdict(switched.metrics(switched.embed(states))), switched.labels
-        return {"metrics": metrics, "right": right(labels, said), "shown": shown(labels, said)}
+        metrics = asdict(switched.metrics(switched.embed(states)))
+        return {"metrics": metrics, "right": right(switched.labels, said), "shown": shown(switched.labels, said)}
     people = sorted({person for person, of in zip(switched.persons, switched.labels, strict=True) if of})
     if name == "labels of others":
         labels, order = dict(zip(switched.persons, switched.states, strict=True)), rng.sample(people, len(people))
