@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from bdam_reid.data.checks import check_answers
 from bdam_reid.data.domains import join
+from bdam_reid.data.drawn import is_drawn
 from bdam_reid.data.layouts import folders, itcpr, ltcc, market, msmt17, prcc, table, text_sets
 from bdam_reid.data.records import Dataset, DatasetError
 
@@ -30,7 +32,7 @@ LAYOUTS: tuple[Layout, ...] = (market, msmt17, text_sets, itcpr, prcc, ltcc, tab
 
 def load_dataset(root: Path | str, *others: Path | str, hold_out: bool = True, allow_missing: bool = False) -> Dataset:
     """Read the data set in a folder, check it and its image files, and say what was found; the files there tell its
-    layout. Several are read into one, each a domain (see `Dataset`).
+    layout. One that is drawn is named synthetic. Several are read into one, each a domain (see `Dataset`).
 
     Args:
         root: the folder.
@@ -54,6 +56,8 @@ def _load(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
     for layout in LAYOUTS:
         if layout.is_here(root):
             dataset = layout.load(root, hold_out, allow_missing)
+            if is_drawn(root):
+                dataset = replace(dataset, name=f"synthetic {dataset.name}")
             for protocol in dataset.protocols.values():
                 check_answers(protocol)
             return dataset

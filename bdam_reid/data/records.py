@@ -182,8 +182,8 @@ class Domain(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set; `name` is that of its layout, `protocols` has "test", what else there is, and "val" unless nothing
-    was left for it. Of the split "val" there is one protocol for a question at most.
+    """A data set; `name` is that of its layout, after "synthetic" if it is drawn; `protocols` has "test", what else
+    there is, and "val" unless nothing was left for it. Of the split "val" there is one protocol for a question at most.
 
     Or several sets that are used together, each a domain: no identity is in two of them, and keys of records and names
     of protocols begin with a domain's name ("duke/query/...", "duke_test"). `name` is of all layouts, `root` of the

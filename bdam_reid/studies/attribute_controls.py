@@ -21,6 +21,7 @@ from bdam_reid.data.records import Record
 from bdam_reid.evaluation.probes import PROBES, TRAIN_IMAGES
 from bdam_reid.evaluation.ranking import Embedder
 from bdam_reid.methods.mosaic.router import UNKNOWN
+from bdam_reid.studies.attribute_truth import shown
 from bdam_reid.studies.switched import Switched
 
 CONTROLS = {
@@ -35,7 +36,8 @@ CONTROLS = {
 def run_control(
     name: str, switched: Switched, embedder: Embedder, train: Sequence[Record], seed: int
 ) -> dict[str, Any]:
-    """The metrics of a control with all attributes switched on, and for predicted labels the share that is right.
+    """The metrics of a control with all attributes switched on, and for predicted labels the share that is right, and
+    the bits of them that are shown.
 
     Args:
         name: of CONTROLS.
@@ -52,7 +54,8 @@ def run_control(
     if name == "predicted labels":
         said = predicted(switched, embedder, train, rng)
         states = router.read(said)
-        return {"metrics": asdict(switched.metrics(switched.embed(states))), "right": right(switched.labels, said)}
+        metrics = asdict(switched.metrics(switched.embed(states)))
+        return {"metrics": metrics, "right": right(switched.labels, said), "shown": shown(switched.labels, said)}
     people = sorted({person for person, of in zip(switched.persons, switched.labels, strict=True) if of})
     if name == "labels of others":
         labels, order = dict(zip(switched.persons, switched.states, strict=True)), rng.sample(people, len(people))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -25,7 +25,7 @@ from bdam_reid.engine.signals import handled_by, leave
 from bdam_reid.methods import PRESETS
 
 if TYPE_CHECKING:
-    from bdam_reid.studies.switched import Switched
+    from bdam_reid.data.attributes import Labels
 
 ALL, NONE, RANDOM = "all attributes", "no attribute", "random "
 
@@ -117,7 +117,8 @@ def run_study(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
     switched = Switched(opened, protocol, options.batch_size)
     if not any(switched.labels) or not any(labels_of(record) for record in dataset.train):
         raise DatasetError(f"expected labelled persons of training and of {protocol.name} in {root}, got none")
-    kept["persons"] = _persons(switched)
+    persons = {person: labels for person, labels in zip(switched.persons, switched.labels, strict=True) if labels}
+    kept["persons"] = _persons(router.states, persons.values())
     embedder = Embedder(opened.method, opened.device, opened.precision, options.batch_size)
     wanted = configurations(router.names, options.subsets, options.seed)
     with tqdm([*wanted, *CONTROLS], unit="ranking", disable=None) as bar:
@@ -139,14 +140,16 @@ def run_study(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
         draft.write_text(text, encoding="utf-8")
         draft.replace(draft.with_suffix(""))
     if options.subsets:
-        write_importance(kept, options.seed, output)
+        write_importance(kept, list(persons.values()), options.seed, output)
     return kept
 
 
-def write_importance(kept: Mapping[str, Any], seed: int, output: Path) -> str:
-    """Write what the random subsets say of each attribute; gives the page."""
+def write_importance(kept: Mapping[str, Any], persons: Sequence[Labels], seed: int, output: Path) -> str:
+    """Write what the random subsets say of each attribute, beside what is true of the labels of persons; gives the
+    page."""
     import numpy as np
 
+    from bdam_reid.studies.attribute_truth import truths
     from bdam_reid.studies.importance import Trials, analyse
     from bdam_reid.studies.importance_report import write
 
@@ -155,13 +158,9 @@ def write_importance(kept: Mapping[str, Any], seed: int, output: Path) -> str:
     found = analyse(
         Trials(tuple(trials["names"]), np.array(trials["switches"])[random], np.array(trials["scores"])[random]), seed
     )
-    return write(found, {name: _frequency(counts) for name, counts in kept["persons"].items()}, "importance", output)
-
-
-def _frequency(persons: Mapping[str, int]) -> float:
-    """Share of the labelled persons that are not in the most frequent state."""
-    known = [count for state, count in persons.items() if state != "unknown"]
-    return 1 - max(known) / sum(known) if sum(known) else 0.0
+    # Files of older versions lack it.
+    read = kept["controls"]["predicted labels"].get("shown", {})
+    return write(found, truths(trials["names"], persons, read), "importance", output)
 
 
 def _check_subsets(subsets: int, attributes: int) -> None:
@@ -196,13 +195,12 @@ def _open(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _persons(switched: Switched) -> dict[str, dict[str, int]]:
+def _persons(states: Mapping[str, Sequence[str]], persons: Collection[Labels]) -> dict[str, dict[str, int]]:
     """Attribute -> state -> how many persons have it; those who are not labelled are "unknown"."""
-    of = {person: labels for person, labels in zip(switched.persons, switched.labels, strict=True) if labels}
     counts: dict[str, dict[str, int]] = {}
-    for name, states in switched.method.router.states.items():
-        found = Counter(labels.get(name) for labels in of.values())
-        counts[name] = {**{state: found[state] for state in states}, "unknown": found[None]}
+    for name, names in states.items():
+        found = Counter(labels.get(name) for labels in persons)
+        counts[name] = {**{state: found[state] for state in names}, "unknown": found[None]}
     return counts
 
 

@@ -56,6 +56,7 @@ def command(
     results: str,
     epochs: int,
     arguments: Sequence[str] | None = None,
+    root: str = Options.root,
 ) -> None:
     """The command line of a grid of one preset's variants.
 
@@ -66,8 +67,9 @@ def command(
         results: name of its file in benchmarks/results.
         epochs: of its runs.
         arguments: those of the process if None.
+        root: folder of its data set.
     """
-    defaults = Options(output=Path("runs") / name, results=Path("benchmarks/results") / results, epochs=epochs)
+    defaults = Options(root, Path("runs") / name, Path("benchmarks/results") / results, epochs)
     options = tyro.cli(Options, prog=f"python -m bdam_reid.studies {name}", args=arguments, default=defaults)
     # After the arguments: help, or word of a mistake in them, does not wait for torch.
     from bdam_reid.engine.errors import user_errors

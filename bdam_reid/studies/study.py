@@ -11,14 +11,12 @@ from typing import Any
 import tyro
 
 from bdam_reid.config import Config, ConfigError, check_config, parse_config
+from bdam_reid.data.drawn import is_drawn
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.presets import PRESETS as BDAM_PRESETS
 from bdam_reid.studies.budgets import BUDGETS, Budget, Name
 from bdam_reid.studies.definition import Study
 from bdam_reid.studies.grid import Setting, open_results, run_missing
-
-ONLY_DRAWN = ("statements.json", "synthetic.json")
-"""Files one of which synthetic sets have, and no others."""
 
 
 @dataclass(frozen=True)
@@ -136,4 +134,4 @@ def set_name(root: Path | str, drawn: str = "") -> str:
             f"expected a data set in {root}, found no such folder: give --root"
             + (f", or draw it with `python -m bdam_reid.synthetic {root} {drawn}`" if drawn else "")
         )
-    return "synthetic" if any((folder / name).exists() for name in ONLY_DRAWN) else folder.absolute().name
+    return "synthetic" if is_drawn(folder) else folder.absolute().name

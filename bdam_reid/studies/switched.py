@@ -25,7 +25,8 @@ class Switched:
     """The images of a protocol, each once, whose embeddings depend on states of attributes and on switches.
 
     The tokens below the first layer with experts are the same for all of these: they are computed once and kept, if
-    they fit into a quarter of the memory; else they are computed every time.
+    they fit into a quarter of the memory; else they are computed every time. Images of a person are beside each other,
+    as labels are a person's: those that the same experts read are read together, by one matrix a layer.
 
     Args:
         opened: the run.
@@ -44,6 +45,7 @@ class Switched:
             **{query.image: query for query in protocol.queries if query.image is not None},
             **{record.path: record for record in protocol.gallery},
         }
+        entries = dict(sorted(entries.items(), key=lambda entry: entry[1].identity or 0))
         self.paths = tuple(entries)
         self.labels: tuple[Labels, ...] = tuple(map(labels_of, entries.values()))
         """Of who is on each of N images; empty where there are none."""
@@ -64,9 +66,15 @@ class Switched:
         with inference(self.method, self._device, self._precision):
             for tokens, own in zip(self._tokens(), self._batches, strict=True):
                 weights = self.method.expert_weights(states[own].to(self._device))
-                features = self.method.tower.above(tokens.to(self._device), weights)
-                embedded.append(self.method.finish(features).float().cpu())
+                embedded.append(self.method.finish(self._features(tokens.to(self._device), weights)).float().cpu())
         return torch.cat(embedded)
+
+    def _features(self, tokens: Tensor, weights: Tensor) -> Tensor:
+        """Of the tower, of tokens (B, L, D) and weights of the experts (B, E): (B, width)."""
+        rows, which = weights.unique(dim=0, return_inverse=True)
+        groups = [(which == number).nonzero().flatten() for number in range(len(rows))]
+        features = [self.method.tower.above(tokens[group], row[None]) for group, row in zip(groups, rows, strict=True)]
+        return torch.cat(features)[torch.cat(groups).argsort()]
 
     def metrics(self, embeddings: Tensor) -> Metrics:
         """The protocol ranked by embeddings of all images, (N, any width)."""

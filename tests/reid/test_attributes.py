@@ -144,6 +144,7 @@ def test_other_files_are_errors(tmp_path: Path) -> None:
 def test_drawn_persons_are_labelled_in_the_published_form(tmp_path: Path) -> None:
     draw_market(tmp_path / "set", 8, seed=3, processes=1)
     dataset = load_dataset(tmp_path / "set")
+    assert str(dataset) == f"synthetic market-1501 at {tmp_path / 'set'}"
     assert len({record.identity for record in dataset.train if labels_of(record)}) == 3
     assert all(labels_of(query) for query in dataset.protocols["test"].queries)
     assert not any("without attribute labels" in finding.what for finding in dataset.report.findings)

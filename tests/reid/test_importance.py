@@ -14,6 +14,7 @@ from PIL import Image
 
 from bdam_reid.config import ConfigError
 from bdam_reid.studies import importance
+from bdam_reid.studies.attribute_truth import Truth
 from bdam_reid.studies.importance import (
     Importance,
     Trials,
@@ -151,13 +152,19 @@ def test_trials_that_say_nothing_are_refused(change: object, message: str) -> No
 
 
 def test_tables_and_pictures(found: Importance, tmp_path: Path) -> None:
-    text = write(found, dict.fromkeys(NAMES, 0.25), "attributes", tmp_path)
+    bits = dict(zip(NAMES, (2.0, 1.5, 0.5, 1.0), strict=True))
+    truths = {name: Truth(0.25, bits[name], None if name == "hat" else 0.1, "bag", 0.5) for name in NAMES}
+    text = write(found, truths, "attributes", tmp_path)
     assert (tmp_path / "attributes.md").read_text() == text + "\n"
-    assert text.splitlines()[2].startswith("| coat | 25% | 1.99 [")
+    lines = text.splitlines()
+    assert lines[2].startswith("| coat | 25% | 2.00 | 0.10 | bag 50% | 1.99 [")
+    # The effects and the bits have the same order; what is shown is not known of all.
+    assert lines[-3].startswith("| linear | 1.00 (p ") and lines[-3].endswith(" | - |")
     with (tmp_path / "attributes.csv").open() as file:
         header, *rows = csv.reader(file)
     assert tuple(header) == COLUMNS and [row[0] for row in rows] == found.ranked
     assert {len(row) for row in rows} == {len(COLUMNS)}
+    assert {row[0]: row[3] for row in rows} == {"coat": "0.1", "bag": "0.1", "hat": "", "nothing": "0.1"}
     with Image.open(tmp_path / "attributes.png") as image:
         assert image.width > 1000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["attributes.csv", "attributes.md", "attributes.png"]

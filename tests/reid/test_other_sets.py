@@ -25,12 +25,14 @@ def evaluate(run: Path, root: Path, output: Path) -> dict[str, Any]:
 def test_another_set_of_another_layout(people: Path, finished: Path, tmp_path: Path) -> None:
     name, other = "icfg-pedes", write_set(tmp_path / "other", entries(), "ICFG-PEDES.json")
     metrics = evaluate(finished, other, tmp_path / "out")
-    assert metrics["trained_on"] == f"cuhk-pedes at {people}" and metrics["evaluated_on"] == f"{name} at {other}"
+    assert (
+        metrics["trained_on"] == f"synthetic cuhk-pedes at {people}" and metrics["evaluated_on"] == f"{name} at {other}"
+    )
     results = metrics["protocols"]["test"]["results"]
     assert all((row["queries"], row["gallery"]) == (8, 4) for row in results.values())
     # The other set has no ground truth, and that of the first is not read.
     assert "probes" not in metrics
-    named = f"trained on cuhk-pedes at {people}, evaluated on {name} at {other}"
+    named = f"trained on synthetic cuhk-pedes at {people}, evaluated on {name} at {other}"
     assert describe(metrics).startswith(named)
     assert named in (tmp_path / "out" / "pictures" / "index.html").read_text()
     assert "clothing change" not in describe(metrics)

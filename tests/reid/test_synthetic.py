@@ -93,7 +93,7 @@ def attributes_of(record: Record) -> dict[str, Any]:
 
 def test_the_layout_is_that_of_cuhk_pedes(root: Path) -> None:
     dataset = load_dataset(root)
-    assert dataset.name == "cuhk-pedes"
+    assert dataset.name == "synthetic cuhk-pedes"
     assert dataset.report.findings == ()
     assert dataset.report.identities == {"train": 4, "val": 2, "test": 2}
     for record in standard(root):

@@ -6,7 +6,7 @@ import json
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +70,19 @@ def tiny_demo(people: Path, output: Path, *more: str) -> Config:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine make steps this small slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def threads(number: int) -> Iterator[None]:
+    """Compute with so many; with another number last bits are others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Threads that wait for each other on a busy machine make steps this small slow."""
+    return threads(1)
 
 
 def make_trainer(config: Config, before: Callable[[], object] = lambda: None) -> Trainer:

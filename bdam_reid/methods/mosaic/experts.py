@@ -18,7 +18,7 @@ _weights: ContextVar[Tensor | None] = ContextVar("weights", default=None)
 
 @contextmanager
 def weighted(weights: Tensor | None) -> Iterator[None]:
-    """Within it experts have these weights, (B, E); with None there are no experts."""
+    """Within it experts have these weights, (B, E), or (1, E) for all images alike; with None there are no experts."""
     before = _weights.set(weights)
     try:
         yield
@@ -30,8 +30,9 @@ class ExpertLinear(nn.Module):
     """y = W x + b + sum_e w_e B_e A_e x for E experts of rank r, whose weights w differ by image.
 
     All A_e are one matrix, and all B_e another: between the two products the activations of each expert are scaled by
-    its weight, and those of an expert with weight 0 are 0 and give it no gradient. Every B_e is 0 at first, so that
-    experts begin without an effect.
+    its weight, and those of an expert with weight 0 are 0 and give it no gradient. Images that are known to have the
+    same weights are read by one matrix into which the experts are merged, at the cost of W alone. Every B_e is 0 at
+    first, so that experts begin without an effect.
 
     Args:
         linear: W and b.
@@ -52,7 +53,17 @@ class ExpertLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, L, in) -> (B, L, out), within `weighted`; without, the linear layer alone."""
         weights = _weights.get()
-        return self.linear(x) if weights is None else self.linear(x) + self.low_rank(x, weights)
+        if weights is None:
+            return self.linear(x)
+        if len(weights) == 1:
+            return F.linear(x, self.linear.weight + self.merged(weights[0]), self.linear.bias)
+        return self.linear(x) + self.low_rank(x, weights)
+
+    def merged(self, weights: Tensor) -> Tensor:
+        """The experts of all images alike as one matrix: weights (E,) -> sum_e w_e B_e A_e, (out, in)."""
+        scale = weights.repeat_interleave(self.rank).to(self.up.dtype)
+        on = scale.nonzero().flatten()
+        return (self.up.index_select(1, on) * scale[on]) @ self.down.index_select(0, on)
 
     def low_rank(self, x: Tensor, weights: Tensor) -> Tensor:
         """What the experts add: x (B, L, in), their weights (B, E) -> (B, L, out)."""
@@ -85,6 +96,7 @@ class ExpertLayer(nn.Module):
             setattr(parent, place, ExpertLinear(linear, experts, rank))
 
     def forward(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
-        """tokens (B, L, D), weights of the experts (B, E) or None, which is the layer itself -> (B, L, D)."""
+        """tokens (B, L, D), weights of the experts (B, E), or (1, E) for all images alike, or None, which is the layer
+        itself -> (B, L, D)."""
         with weighted(weights):
             return self.layer(tokens, None)

@@ -14,7 +14,7 @@ from bdam_reid.methods.mosaic.experts import ExpertLayer, ExpertLinear
 
 class ExpertTower(nn.Module):
     """A CLIP or ViT. Its feature is the class token after the last norm, and after CLIP's projection if it is
-    `projected`: without experts that of `ImageEncoder`, to the bit.
+    `projected`: without experts that of `ImageEncoder`, to rounding.
 
     The tower is divided: what lies below the first layer with experts gives tokens that no expert changes, so that they
     can be kept.
@@ -51,6 +51,8 @@ class ExpertTower(nn.Module):
             raise ValueError(f"--method.experts.layers must be at most {len(found)}, those of the tower, got {layers}")
         first = len(found) - layers
         self.layers = nn.ModuleList(ExpertLayer(found.pop(first), experts, rank) for _ in range(layers))
+        if layers:
+            _end_in_class_token(self.layers[-1])
         # What follows the layers is moved too: what is left of the model ends in tokens.
         self.projection: nn.Module = nn.Identity()
         if isinstance(model, CLIPVisionModelWithProjection):
@@ -70,7 +72,7 @@ class ExpertTower(nn.Module):
         return self
 
     def forward(self, images: Tensor, weights: Tensor | None = None) -> Tensor:
-        """images (B, 3, H, W) in [-1, 1], weights of the experts (B, E) or None -> features (B, width)."""
+        """images (B, 3, H, W) in [-1, 1], weights of the experts as `above` has them -> features (B, width)."""
         return self.above(self.below(images), weights)
 
     def below(self, images: Tensor) -> Tensor:
@@ -80,7 +82,8 @@ class ExpertTower(nn.Module):
         return encoder.model(pixel_values=pixels, interpolate_pos_encoding=encoder.interpolate).last_hidden_state
 
     def above(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
-        """Tokens of `below` (B, L, D), weights of the experts (B, E) or None -> features (B, width)."""
+        """Tokens of `below` (B, L, D), weights of the experts (B, E), or (1, E) for all images alike, or None ->
+        features (B, width)."""
         for layer in self.layers:
             tokens = layer(tokens, weights)
         return self.projection(self.norm(tokens[:, 0]))
@@ -89,6 +92,13 @@ class ExpertTower(nn.Module):
         """The parameters of the experts, which no published tower has."""
         parts = (part for part in self.modules() if isinstance(part, ExpertLinear))
         return [weight for part in parts for weight in (part.down, part.up)]
+
+
+def _end_in_class_token(layer: nn.Module) -> None:
+    """Let the MLP of a layer read the class token alone, as nothing else is read of the last layer: the MLP is most of
+    its work. What the layer gives of other tokens then means nothing."""
+    norm = next(part for name, part in layer.named_modules() if name.endswith(("layer_norm2", "layernorm_after")))
+    norm.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, :1],))
 
 
 def _moved(parent: nn.Module, name: str) -> nn.Module:
