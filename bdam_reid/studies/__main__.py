@@ -20,6 +20,7 @@ STUDIES = (
     "rerank",
     "free-language",
     "attributes",
+    "mta-clip",
 )
 """A module each, whose `main` takes what follows the name."""
 
