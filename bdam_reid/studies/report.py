@@ -30,14 +30,12 @@ def write_report(study: Study, settings: Sequence[Setting], results: Mapping[str
         draft.write_text(content, encoding="utf-8")
         draft.replace(draft.with_suffix(""))
     panels = {
-        f"{name}, {results['set']}": {row: list(of.values()) for row, of in values[name].items()}
-        for name in study.judged
-        if name in values
+        name: {row: list(of.values()) for row, of in values[name].items()} for name in study.judged if name in values
     }
     published = {row.name: [row.published.map] for row in settings if row.published and row.published.map}
     if published:
         panels[f"mAP, published, {SET}"] = published
-    draw_rows(panels, study.title, output / f"{study.name}.png")
+    draw_rows(panels, f"{study.title}; measured on: {results['set']}", output / f"{study.name}.png")
     return text
 
 

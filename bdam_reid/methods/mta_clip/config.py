@@ -208,8 +208,8 @@ def mta_clip_demo() -> Config:
     """MTA-CLIP on two drawn domains in minutes on a CPU, from the small CLIP that `small-clip` trains and
     `python -m bdam_reid.export RUN models/small-clip --hub` writes.
 
-    `python -m bdam_reid.synthetic data/market-summer --layout market --identities 600`, and data/market-winter with
-    --domain 1 --seed 1, draw the domains.
+    `python -m bdam_reid.synthetic data/market-summer-1200 --layout market --identities 1200 --test-identities 300`, and
+    data/market-winter-1200 with --domain 1 --seed 1, draw the domains.
     """
     return Config(
         preset="mta-clip-demo",
@@ -221,8 +221,8 @@ def mta_clip_demo() -> Config:
             loss=LossConfig(temperature=0.05),
         ),
         data=DataConfig(
-            root="data/market-summer",
-            domains=("data/market-winter",),
+            root="data/market-summer-1200",
+            domains=("data/market-winter-1200",),
             image_height=96,
             image_width=48,
             max_tokens=77,
