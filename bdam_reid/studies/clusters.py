@@ -34,7 +34,7 @@ class Clusters(NamedTuple):
 
 
 def clusters(embeddings: Tensor, persons: Sequence[int]) -> Clusters:
-    """The clusters that persons are in a space of embeddings.
+    """The clusters that persons are in a space of embeddings, in some 16 N^2 bytes.
 
     Args:
         embeddings: (N, D), of any length.

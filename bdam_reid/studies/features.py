@@ -32,22 +32,21 @@ def draw_features(runs: Mapping[str, Path], roots: Sequence[str], path: Path) ->
         path: of the picture.
     Raises: CheckpointError, ConfigError, DatasetError.
     """
-    panels = {}
+    records, panels = _shown(roots), {}
+    persons = [record.identity for record in records]
     for name, run in runs.items():
-        config, method, _, device, precision = open_best(run, PRESETS, "auto")
-        records = _shown(roots, config.data.hold_out)
+        _, method, _, device, precision = open_best(run, PRESETS, "auto")
         _, embeddings = Embedder(method, device, precision).gallery(records)
-        persons = [record.identity for record in records]
         title = f"{name} (silhouette {clusters(embeddings, persons).silhouette:.2f})"
         panels[title] = _clouds(_plane(embeddings.numpy()), records)
     draw_clouds(panels, path)
     return path
 
 
-def _shown(roots: Sequence[str], hold_out: bool) -> list[Record]:
+def _shown(roots: Sequence[str]) -> list[Record]:
     """Images of some persons of each domain's test."""
     shown: list[Record] = []
-    for protocol in load_dataset(*roots, hold_out=hold_out).protocols.values():
+    for protocol in load_dataset(*roots).protocols.values():
         if protocol.split == "test":
             asked = sorted({query.identity for query in protocol.queries if query.identity is not None})
             persons = set(asked[:: max(1, len(asked) // PERSONS)][:PERSONS])

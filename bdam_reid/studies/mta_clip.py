@@ -120,17 +120,17 @@ _EFFECTS, _PARTS = "expected effects", "training strategy"
 STUDY = Study(
     name="mta-clip",
     title="MTA-CLIP and its parts in two domains",
-    note="Rows are the same code, batches and steps with parts left out. Stage 1 trains prompts, which a search by "
-    "image does not read: alone it is the frozen CLIP. CLIP-ReID has neither shared words nor those of the domain "
-    "(HCP), nor the adapter (SGA); the baseline has no texts at all; patches without SGA are added to the class token "
-    "as they are. A row of one domain alone is trained on that one and ranks both, so that the other column is of a "
-    "domain that it never saw; all other rows are trained on both. Of the drawn domains the first is a summer, as the "
-    "small CLIP was trained on, and the second a winter by other cameras.\n\n"
-    "What is expected (the description has neither figures nor a test): compactness, the mean cosine of two images of "
-    "a person; separation, the mean cosine distance from an image to the nearest one of another person; silhouette, "
-    "the one beside the other; on the person, of the quarter of the patches that is most like the whole image, how "
-    "many are in the middle half of its width, where the person is. All in percent, of the gallery's persons, the mean "
-    "of both domains; the more the better.",
+    note="Rows are the same code, batches and steps of stage 2 with parts left out. Stage 1 trains prompts, which a "
+    "search by image does not read: alone it is the frozen CLIP. CLIP-ReID has neither shared words nor those "
+    "of the domain (HCP), nor the adapter (SGA); the baseline has no texts at all; patches without SGA are "
+    "added to the class token as they are. A row of one domain alone is trained on that one and ranks both, so "
+    "that the other column is of a domain that it never saw; all other rows are trained on both. Of the drawn "
+    "domains the first is a summer, as the small CLIP was trained on, and the second a winter by other cameras.\n\n"
+    "What is expected (the description has neither figures nor a test): compactness, the mean cosine of two "
+    "images of a person; separation, the mean cosine distance from an image to the nearest one of another "
+    "person; silhouette, the one beside the other; on the person, of the quarter of the patches that is most "
+    "like the whole image, how many are in the middle half of its width, where the person is. All in percent, "
+    "of the gallery's persons, the mean of both domains; the more the better.",
     rows=rows,
     claims=[
         Claim("more compact, clearer apart, and looking at persons: than the baseline", _EFFECTS, WHOLE, BASELINE),
