@@ -112,6 +112,10 @@ class TextEncoder(Encoder):
 
     def _read(self, ids: Tensor, mask: Tensor) -> Tensor:
         read = {"input_ids": ids} if self.words is None else {"inputs_embeds": self.words(ids)}
+        if torch.compiler.is_exporting() and isinstance(self.model, CLIPTextModel | CLIPTextModelWithProjection):
+            # The mask that transformers makes of it fixes the size of a batch in a graph.
+            length = ids.shape[1]
+            mask = mask[:, None, None] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
         tokens = self.model(**read, attention_mask=mask).last_hidden_state
         if isinstance(self.model, CLIPTextModelWithProjection):
             return self.model.text_projection(tokens)

@@ -216,8 +216,8 @@ def mta_clip_demo() -> Config:
         output="runs/mta-clip-demo",
         method=MTAClipConfig(
             clip="models/small-clip",
-            prompts=PromptsConfig(lr=2e-3, epochs=20, warmup_epochs=1),
-            images=ImagesConfig(blocks=WHOLE, lr=2e-4, new_factor=5.0, epochs=18, warmup_epochs=2, clip_norm=5.0),
+            prompts=PromptsConfig(lr=2e-3, epochs=3, warmup_epochs=1),
+            images=ImagesConfig(blocks=WHOLE, lr=1e-3, epochs=6, warmup_epochs=1, clip_norm=5.0),
             loss=LossConfig(temperature=0.05),
         ),
         data=DataConfig(
@@ -230,7 +230,7 @@ def mta_clip_demo() -> Config:
             images_per_identity=4,
             erase=0.3,
         ),
-        engine=EngineConfig(validate_every=3),
+        engine=EngineConfig(validate_every=2, average=0.99),
     )
 
 
