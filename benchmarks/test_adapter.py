@@ -37,7 +37,7 @@ def tower_of(folder: Path, adapter: str) -> ImageTower:
 
 
 def facts(module: nn.Module, step: Callable[[], object], images: int) -> dict[str, float]:
-    """Parameters, and the GFLOP of a forward pass of one image."""
+    """Parameters, and the GFLOP of all products in a forward pass of one image."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         step()
     return {

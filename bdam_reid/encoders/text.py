@@ -108,14 +108,10 @@ class TextEncoder(Encoder):
             return self._read_padded(ids)
         tokens = self(ids, mask)
         place = 0 if isinstance(self.model, BertModel) else mask.sum(dim=1) - 1
-        return Encoded(tokens, tokens[torch.arange(len(ids), device=ids.device), place])
+        return Encoded(tokens, tokens[torch.arange(ids.shape[0], device=ids.device), place])
 
     def _read(self, ids: Tensor, mask: Tensor) -> Tensor:
         read = {"input_ids": ids} if self.words is None else {"inputs_embeds": self.words(ids)}
-        if torch.compiler.is_exporting() and isinstance(self.model, CLIPTextModel | CLIPTextModelWithProjection):
-            # The mask that transformers makes of it fixes the size of a batch in a graph.
-            length = ids.shape[1]
-            mask = mask[:, None, None] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
         tokens = self.model(**read, attention_mask=mask).last_hidden_state
         if isinstance(self.model, CLIPTextModelWithProjection):
             return self.model.text_projection(tokens)
