@@ -20,7 +20,7 @@ demo: $(VENV)/base
 	$(BIN)/python -m bdam_reid.evaluate runs/demo
 
 # The other methods, on a small CLIP that is trained first: MTA-CLIP in two domains, MoSAIC-ReID in the first.
-demo-mta-clip: models/small-clip data/market-summer data/market-winter
+demo-mta-clip: models/small-clip data/market-summer-1200 data/market-winter-1200
 	$(BIN)/python -m bdam_reid.train mta-clip-demo
 	$(BIN)/python -m bdam_reid.evaluate runs/mta-clip-demo
 
@@ -36,8 +36,11 @@ models/small-clip: | $(VENV)/base
 data/market-summer: | $(VENV)/base
 	$(BIN)/python -m bdam_reid.synthetic $@ --layout market --identities 600
 
-data/market-winter: | $(VENV)/base
-	$(BIN)/python -m bdam_reid.synthetic $@ --layout market --identities 600 --domain 1 --seed 1
+data/market-summer-1200: | $(VENV)/base
+	$(BIN)/python -m bdam_reid.synthetic $@ --layout market --identities 1200 --test-identities 300
+
+data/market-winter-1200: | $(VENV)/base
+	$(BIN)/python -m bdam_reid.synthetic $@ --layout market --identities 1200 --test-identities 300 --domain 1 --seed 1
 
 # Two at a time, what fails soonest and then the longest first, on threads that do not spin as they wait for each other.
 test: $(VENV)/dev

@@ -108,7 +108,7 @@ class TextEncoder(Encoder):
             return self._read_padded(ids)
         tokens = self(ids, mask)
         place = 0 if isinstance(self.model, BertModel) else mask.sum(dim=1) - 1
-        return Encoded(tokens, tokens[torch.arange(len(ids), device=ids.device), place])
+        return Encoded(tokens, tokens[torch.arange(ids.shape[0], device=ids.device), place])
 
     def _read(self, ids: Tensor, mask: Tensor) -> Tensor:
         read = {"input_ids": ids} if self.words is None else {"inputs_embeds": self.words(ids)}

@@ -299,7 +299,7 @@ def draw_rows(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str, p
                     axes.errorbar(mean, at, xerr=np.std(values, ddof=1), color=INK, capsize=3, linewidth=1.2)
                     axes.scatter(values, [at] * len(values), 9, color=colour, zorder=3)
                 axes.annotate(f"{mean:.1f}", (0.01, at), xycoords=("axes fraction", "data"), va="center", color=INK)
-            axes.set(title=column, xlabel="%", xlim=(0, None))
+            axes.set(title=column, xlabel="%", xlim=(min(0.0, *map(min, rows.values())), None))
             axes.grid(False, axis="y")
         row[0, 0].set_yticks(range(len(names)), names)
         row[0, 0].invert_yaxis()

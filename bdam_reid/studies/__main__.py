@@ -21,6 +21,7 @@ STUDIES = (
     "free-language",
     "attributes",
     "experts",
+    "mta-clip",
 )
 """A module each, whose `main` takes what follows the name."""
 

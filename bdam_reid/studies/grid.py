@@ -136,7 +136,12 @@ def open_results(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_missing(
-    kept: dict[str, Any], names: Sequence[str], seeds: Sequence[int], results: Path, run: Callable[[str, int], Path]
+    kept: dict[str, Any],
+    names: Sequence[str],
+    seeds: Sequence[int],
+    results: Path,
+    run: Callable[[str, int], Path],
+    keep: Callable[[Path], dict[str, Any]] | None = None,
 ) -> None:
     """Add to `kept` the settings and seeds that it lacks, and write it to `results` after each.
 
@@ -146,6 +151,7 @@ def run_missing(
         seeds: of each.
         results: the file.
         run: (name of the setting, seed) -> folder of the finished run.
+        keep: its folder -> what is kept of it; `outcome` if there is none.
     """
     from bdam_reid.engine.checkpoint import write_json
 
@@ -159,7 +165,7 @@ def run_missing(
             began = time.process_time()
             folder = run(name, seed)
             seconds = round(time.process_time() - began, 1)
-            kept["runs"].append({"setting": name, "seed": seed, "seconds": seconds, **outcome(folder)})
+            kept["runs"].append({"setting": name, "seed": seed, "seconds": seconds, **(keep or outcome)(folder)})
             write_json(results, kept)
 
 

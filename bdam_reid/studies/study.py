@@ -14,7 +14,7 @@ from bdam_reid.config import Config, ConfigError, check_config, parse_config
 from bdam_reid.data.drawn import is_drawn
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.presets import PRESETS as BDAM_PRESETS
-from bdam_reid.studies.budgets import BUDGETS, Budget, Name
+from bdam_reid.studies.budgets import Budget, Name
 from bdam_reid.studies.definition import Study
 from bdam_reid.studies.grid import Setting, open_results, run_missing
 
@@ -39,6 +39,8 @@ class Options:
 
 Train = Callable[[str, Config], Path]
 """(name of the row, its config) -> folder of the finished run."""
+Keep = Callable[[Path], dict[str, Any]]
+"""Folder of a finished run -> what is kept of it: its metrics, and what they may depend on."""
 
 
 def command(
@@ -56,20 +58,21 @@ def command(
         (run or partial(run_study, study))(options)
 
 
-def run_study(study: Study, options: Options, train: Train | None = None) -> dict[str, Any]:
+def run_study(study: Study, options: Options, train: Train | None = None, keep: Keep | None = None) -> dict[str, Any]:
     """Train what the results file OUTPUT/NAME.json lacks, and write NAME.md, NAME.csv and NAME.png beside it.
 
     Args:
         study: the table.
         options: of the command line.
         train: how a row is trained, if otherwise than by its config alone.
+        keep: what is kept of a run, if otherwise than by `grid.outcome`.
     Returns: the content of the results file.
     Raises: ConfigError for a row that there is not or that cannot be run, or if the file is of another budget or set;
         and as `bdam_reid.train.train`.
     """
     from bdam_reid.studies.report import write_report
 
-    budget = BUDGETS[options.budget]
+    budget = study.budgets[options.budget]
     root, output = options.root or budget.root, options.output or Path("runs/studies") / study.name
     settings = study.rows(budget)
     lines = {setting.name: whole_line(setting, budget) for setting in settings}
@@ -87,7 +90,7 @@ def run_study(study: Study, options: Options, train: Train | None = None) -> dic
         data, folder = replace(config.data, root=root), str(run_folder(output, name, seed))
         return (train or _train)(name, replace(config, output=folder, seed=seed, data=data))
 
-    run_missing(kept, wanted, options.seeds, results, run)
+    run_missing(kept, wanted, options.seeds, results, run, keep)
     print(write_report(study, settings, kept, output))
     return kept
 

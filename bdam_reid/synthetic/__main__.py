@@ -22,19 +22,27 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
     parser.add_argument("--layout", choices=("cuhk-pedes", "market"), default="cuhk-pedes", help="default: cuhk-pedes")
     parser.add_argument(
-        "--test-identities", type=int, help="cuhk-pedes: test persons, and as many for validation (default: an eighth)"
+        "--test-identities",
+        type=int,
+        help="test persons; cuhk-pedes: and as many for validation (default: an eighth); market: (default: half)",
     )
     parser.add_argument(
         "--domain", type=int, choices=range(len(DOMAINS)), help="market: its cameras, light and dress (default: 0)"
     )
     parser.add_argument("--processes", type=int, help="drawing processes (default: one a core)")
     asked = parser.parse_args()
-    other = "domain" if asked.layout == "cuhk-pedes" else "test_identities"
-    if getattr(asked, other) is not None:
-        parser.error(f"--{other.replace('_', '-')} does not go with --layout {asked.layout}")
+    if asked.layout == "cuhk-pedes" and asked.domain is not None:
+        parser.error("--domain does not go with --layout cuhk-pedes")
     try:
         if asked.layout == "market":
-            pictures = write_market(asked.out, asked.identities, asked.seed, asked.domain or 0, asked.processes)
+            pictures = write_market(
+                asked.out,
+                asked.identities,
+                asked.seed,
+                asked.domain or 0,
+                test_identities=asked.test_identities,
+                processes=asked.processes,
+            )
         else:
             pictures = write_synthetic(
                 asked.out,

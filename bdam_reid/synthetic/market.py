@@ -1,10 +1,10 @@
 """Writes a set in the layout of Market-1501: pictures, whose names say who is seen by which camera.
 
-    bounding_box_train/   half of the persons
-    query/                of the other half, one picture of every person by every camera that saw the person
+    bounding_box_train/   half of the persons, or all but so many
+    query/                of the others, one picture of every person by every camera that saw the person
     bounding_box_test/    more pictures of the same persons by the same cameras, and of people who only pass by
     attribute/market_attribute.mat   attributes of the persons, labelled as those of Market-1501 are
-    synthetic.json        {identities, seed, domain}: that the set is drawn, and how
+    synthetic.json        {identities, test_identities, seed, domain}: that the set is drawn, and how
 
 A name such as 0002_c1s1_000451_01.jpg gives the person (0000 is somebody who passes by, -1 a picture that shows a part
 of somebody), the camera and its sequence, the frame, and the box in it: 00 is drawn by hand, 01 is found by a detector.
@@ -47,31 +47,42 @@ _DARK = ("black", "gray", "navy", "burgundy", "olive", "brown", "purple", "beige
 DOMAINS = (Domain(range(0, 6), Season(0.85, _BRIGHT)), Domain(range(6, 12), Season(0.1, _DARK)))
 
 
-def write_market(root: Path, identities: int, seed: int, domain: int = 0, processes: int | None = None) -> int:
+def write_market(
+    root: Path,
+    identities: int,
+    seed: int,
+    domain: int = 0,
+    *,
+    test_identities: int | None = None,
+    processes: int | None = None,
+) -> int:
     """Write a synthetic pedestrian set in Market-1501's layout; see the module for its files.
 
     Args:
         root: a folder that does not exist yet, or is empty.
-        identities: persons for training and test together; a quarter as many others pass by.
+        identities: persons for training and test together.
         seed: the same seed gives the same bytes, for any number of processes.
         domain: 0 is a summer in the six places of the default layout, 1 a winter in six others.
+        test_identities: persons of the test, half of all by default; half as many others pass by.
         processes: by default one for each core that this process may use.
     Returns: the number of pictures.
     Raises: SyntheticError if the arguments do not fit, `root` is in use, or the disk is full; nothing is left then.
     """
-    trained, passers = identities // 2, identities // 4
-    if trained < 2 or identities + passers > _MOST_PEOPLE:
+    tested = identities - identities // 2 if test_identities is None else test_identities
+    trained, passers = identities - tested, tested // 2
+    if min(trained, tested) < 2 or identities + passers > _MOST_PEOPLE:
         raise SyntheticError(
-            f"expected 4 identities or more, and with a quarter that passes by at most {_MOST_PEOPLE}, "
-            f"got {identities}: change --identities"
+            f"training and test need 2 identities or more each, and all, with half as many as are tested who pass by, "
+            f"are at most {_MOST_PEOPLE}, got {tested} for the test of {identities}: change --identities or "
+            "--test-identities"
         )
-    roles = ["train"] * trained + ["test"] * (identities - trained) + ["passer"] * passers
+    roles = ["train"] * trained + ["test"] * tested + ["passer"] * passers
     with new_folder(root) as folder:
         draw = partial(_draw_person, folder, seed, domain)
         with draw_all(draw, list(enumerate(roles, start=1)), processes) as drawn:
             people = list(drawn)
         train, test = ({who.number: who.labels for who in people if who.role == role} for role in ("train", "test"))
-        drawn_by = {"identities": identities, "seed": seed, "domain": domain}
+        drawn_by = {"identities": identities, "test_identities": tested, "seed": seed, "domain": domain}
         (folder / "synthetic.json").write_text(json.dumps(drawn_by) + "\n", encoding="utf-8")
         write_labels(folder / FOLDER / f"{MARKET.struct}.mat", train, test)
         return sum(who.pictures for who in people)

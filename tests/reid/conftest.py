@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mta_clip_run import config_of, start, write_domains
 from tiny_run import one_thread, restore_globals, tiny, train_alone, write_people
 from torch.utils.data._utils import signal_handling
 
+from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.records import Dataset
 from bdam_reid.evaluation import page, pictures
 
 
@@ -52,3 +55,25 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on them. Tests that change it take a copy."""
     return train_alone(tiny(people, tmp_path_factory.mktemp("runs") / "finished"))
+
+
+@pytest.fixture(scope="session")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two domains and a CLIP in a folder. Tests that change them take a copy."""
+    return write_domains(tmp_path_factory.mktemp("domains"))
+
+
+@pytest.fixture(scope="session")
+def both(domains: Path) -> Dataset:
+    """The two domains as one set."""
+    return load_dataset(domains / "one", domains / "two")
+
+
+@pytest.fixture(scope="session")
+def clip_run(domains: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of MTA-CLIP on both domains that nobody interrupted. Tests that change it take a copy."""
+    output = tmp_path_factory.mktemp("runs") / "run"
+    process = start(config_of("mta-clip", domains, output))
+    process.join()
+    assert process.exitcode == 0
+    return output

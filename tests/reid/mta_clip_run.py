@@ -11,7 +11,12 @@ from published import write_clip
 from tiny_run import forkserver, train_alone
 
 from bdam_reid.config import Config, parse_config
+from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.records import Dataset
+from bdam_reid.engine.environment import make_accelerator
+from bdam_reid.engine.trainer import Trainer, make_method
 from bdam_reid.methods import PRESETS
+from bdam_reid.methods.mta_clip.method import MTAClip
 
 OPTIONS = """
     --data.image-height 32 --data.image-width 16 --data.identities-per-batch 2 --data.images-per-identity 2
@@ -58,3 +63,20 @@ def start(config: Config) -> Any:
     process = forkserver().Process(target=train_alone, args=(config,))
     process.start()
     return process
+
+
+def trainer_of(config: Config, dataset: Dataset) -> tuple[Trainer, MTAClip]:
+    """A trainer that takes single steps, without validation."""
+    run = Path(config.output)
+    run.mkdir(exist_ok=True)
+    method = make_method(config, run, dataset)
+    assert isinstance(method, MTAClip)
+    return Trainer(config, run, method, dataset, make_accelerator(config.engine), None), method
+
+
+def untrained(preset: str, domains: Path, tmp_path: Path, more: str = "") -> MTAClip:
+    config = config_of(preset, domains, tmp_path / "run", more, "one")
+    (tmp_path / "run").mkdir(parents=True)
+    method = make_method(config, tmp_path / "run", load_dataset(domains / "one")).eval()
+    assert isinstance(method, MTAClip)
+    return method

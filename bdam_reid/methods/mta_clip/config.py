@@ -208,21 +208,21 @@ def mta_clip_demo() -> Config:
     """MTA-CLIP on two drawn domains in minutes on a CPU, from the small CLIP that `small-clip` trains and
     `python -m bdam_reid.export RUN models/small-clip --hub` writes.
 
-    `python -m bdam_reid.synthetic data/market-summer --layout market --identities 600`, and data/market-winter with
-    --domain 1 --seed 1, draw the domains.
+    `python -m bdam_reid.synthetic data/market-summer-1200 --layout market --identities 1200 --test-identities 300`, and
+    data/market-winter-1200 with --domain 1 --seed 1, draw the domains.
     """
     return Config(
         preset="mta-clip-demo",
         output="runs/mta-clip-demo",
         method=MTAClipConfig(
             clip="models/small-clip",
-            prompts=PromptsConfig(lr=2e-3, epochs=20, warmup_epochs=1),
-            images=ImagesConfig(blocks=WHOLE, lr=2e-4, new_factor=5.0, epochs=18, warmup_epochs=2, clip_norm=5.0),
+            prompts=PromptsConfig(lr=2e-3, epochs=3, warmup_epochs=1),
+            images=ImagesConfig(blocks=WHOLE, lr=1e-3, epochs=6, warmup_epochs=1, clip_norm=5.0),
             loss=LossConfig(temperature=0.05),
         ),
         data=DataConfig(
-            root="data/market-summer",
-            domains=("data/market-winter",),
+            root="data/market-summer-1200",
+            domains=("data/market-winter-1200",),
             image_height=96,
             image_width=48,
             max_tokens=77,
@@ -230,7 +230,7 @@ def mta_clip_demo() -> Config:
             images_per_identity=4,
             erase=0.3,
         ),
-        engine=EngineConfig(validate_every=3),
+        engine=EngineConfig(validate_every=2, average=0.99),
     )
 
 

@@ -193,7 +193,8 @@ class MTAClip(Method):
 
     def begin_stage(self, stage: Stage) -> None:
         """Say what is frozen; compute the features of all images for the stage of the prompts, and the texts of all
-        persons for that of the images."""
+        persons for that of the images. A run that goes on computes them anew, which takes less than an epoch of the
+        second stage: of 4,122 images by the small CLIP 13 s on two cores."""
         log.info(f"stage {stage.name}: {frozen_report(self)}")
         self.kept = self.texts = None
         self.eval()
