@@ -108,7 +108,7 @@ def test_a_copy_embeds_as_the_run_to_the_bit(
 ) -> None:
     run, out = (request.getfixturevalue(n) for n in (("run", "exported") if which == "demo" else ("finished", "plain")))
     monkeypatch.setattr(hub, "_reachable", lambda: pytest.fail("it must not look for a network"))
-    monkeypatch.setattr(hub, "_installed", lambda name: pytest.fail("it must not look for packages"))
+    monkeypatch.setattr(hub, "installed", lambda name: pytest.fail("it must not look for packages"))
     expected, found = bdam_reid.load(run), bdam_reid.load(shutil.copytree(out, tmp_path / "copy"))
     assert torch.equal(expected.embed_images(pictures), found.embed_images(pictures))
     assert torch.equal(expected.embed_texts(SENTENCES), found.embed_texts(SENTENCES))
