@@ -21,6 +21,7 @@ PyMethodDef functions[] = {
     BDAM_FUNCTION(hsic_backward),
     BDAM_FUNCTION(hsic_gaussian_forward),
     BDAM_FUNCTION(hsic_gaussian_backward),
+    BDAM_FUNCTION(hsic_permuted),
     {},
 };
 

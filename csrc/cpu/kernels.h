@@ -40,6 +40,11 @@ void hsic_gaussian_forward(const Tensor& x, const Tensor& y, const Tensor& kerne
 void hsic_gaussian_backward(const Tensor& x, const Tensor& y, const Tensor& kernels, const Tensor& factors,
                             const Tensor& terms, const Tensor& x_grad, const Tensor& y_grad, int threads);
 
+// K (N, N), panels (N / lanes, N, lanes) of L's columns, N whole vectors; permutations (B, N) of int32 and their inverses,
+// as bytes; sums (N / lanes, B), of the products that have columns of a panel.
+void hsic_permuted(const Tensor& K, const Tensor& panels, const Tensor& permutations, const Tensor& inverses,
+                   const Tensor& sums, int threads);
+
 // Streams a and b. What forward saves for backward: attach_saved in cross_attention.h.
 bool pairs_bfloat16();  // whether weights for bfloat16 inputs are saved as bfloat16
 

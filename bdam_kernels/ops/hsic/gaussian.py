@@ -202,7 +202,7 @@ class _GaussianForm(torch.autograd.Function):
         return (grad_x * kernels[0, 0]).to(x.dtype), (grad_y * kernels[1, 0]).to(y.dtype), None, None, None
 
 
-def _median_distance(x: Tensor) -> Tensor:
+def median_distance(x: Tensor) -> Tensor:
     """Median distance of two different rows, detached; the mean distance if that is 0, and 1 if all rows are equal."""
     x = x.detach()
     if len(x) > _MEDIAN_ROWS:
@@ -221,7 +221,7 @@ def _median_distance(x: Tensor) -> Tensor:
 def _widths(x: Tensor, y: Tensor, sigma: float | tuple[float, float] | None) -> tuple[Tensor, Tensor]:
     """Scalars on the inputs' device, where nothing waits for them."""
     if sigma is None:
-        return _median_distance(x), _median_distance(y)
+        return median_distance(x), median_distance(y)
     pair = sigma if isinstance(sigma, (tuple, list)) else (sigma, sigma)
     dtype = torch.promote_types(x.dtype, torch.float32)
     return torch.full((), pair[0], dtype=dtype, device=x.device), torch.full((), pair[1], dtype=dtype, device=x.device)
