@@ -12,12 +12,20 @@ ALL_CHIPS := sm_80 sm_90 sm_100 sm_120
 KERNEL_TESTS := $(addprefix tests/kernels/test_,selective_scan.py causal_conv1d.py packed.py cross_attention_forms.py \
 	cross_attention.py pooled_cross_attention.py hsic.py hsic_rbf.py hsic_gpu.py)
 
-.PHONY: demo demo-mta-clip demo-mosaic test test-suite test-reid test-isas test-triton test-cuda test-chips lint bench gpu clean
+.PHONY: demo demo-mta-clip demo-mosaic search test test-suite test-reid test-isas test-triton test-cuda test-chips lint bench gpu clean
 
 demo: $(VENV)/base
 	test -d data/synthetic || $(BIN)/python -m bdam_reid.synthetic data/synthetic $(PERSONS)
 	$(BIN)/python -m bdam_reid.train demo
 	$(BIN)/python -m bdam_reid.evaluate runs/demo
+
+# After `make demo`: a page that finds the demo's test persons by sentence.
+search: $(VENV)/search
+	test -f runs/demo/metrics.json || $(MAKE) demo
+	$(BIN)/python -m bdam_reid.search test-gallery data/synthetic --output runs/demo-gallery
+	$(BIN)/python -m bdam_reid.search index runs/demo runs/demo-gallery/photographs \
+		--output runs/demo-gallery/index --table runs/demo-gallery/table.csv
+	$(BIN)/python -m bdam_reid.search serve runs/demo-gallery/index
 
 # The other methods, on a small CLIP that is trained first: MTA-CLIP in two domains, MoSAIC-ReID in the first.
 demo-mta-clip: models/small-clip data/market-summer-1200 data/market-winter-1200
@@ -106,9 +114,13 @@ $(VENV)/base: $(VENV)/torch $(SOURCES)
 	$(INSTALL) --editable .
 	touch $@
 
+$(VENV)/search: $(VENV)/torch $(SOURCES)
+	$(INSTALL) --editable ".[search]"
+	touch $@ $(VENV)/base
+
 $(VENV)/dev: $(VENV)/torch $(SOURCES)
 	$(INSTALL) --editable ".[dev]"
-	touch $@ $(VENV)/base
+	touch $@ $(VENV)/base $(VENV)/search
 
 clean:
 	rm -rf $(VENV) build *.egg-info bdam_kernels/*.so

@@ -6,6 +6,7 @@ import os
 import warnings
 from functools import cache
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from random import Random
 
@@ -64,19 +65,43 @@ def open_image(source: Path | str | Image.Image, least: tuple[int, int]) -> Imag
     try:
         if isinstance(source, Image.Image):
             return _as_rgb(ImageOps.exif_transpose(source))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source, formats=_formats()) as image:
-                # Twice the size on both axes, whichever way up the image is: sampling it down stays smooth.
-                side = 2 * max(least)
-                image.draft("RGB", (side, side))
-                return _as_rgb(ImageOps.exif_transpose(image))
+        return _decoded(source, least, None)
     except Exception as error:
         # Damaged files make decoders raise anything, from struct.error to IndexError.
         reason = "it is no JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, or damaged"
         raise ImageError(
             f"cannot read the image {source}: {reason if isinstance(error, UnidentifiedImageError) else error}"
         ) from error
+
+
+def read_image(data: bytes, least: tuple[int, int], most: int) -> Image.Image:
+    """The image of a file's content, from someone who may mean harm, as `open_image` gives it.
+
+    Args:
+        data: the content.
+        least: as in `open_image`.
+        most: pixels that it may have.
+    Raises: ImageError if it has more, is damaged, or no photograph.
+    """
+    try:
+        return _decoded(BytesIO(data), least, most)
+    except ImageError:
+        raise
+    except Exception as error:
+        # As in `open_image`.
+        raise ImageError("a picture must be a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, got another") from error
+
+
+def _decoded(source: Path | str | BytesIO, least: tuple[int, int], most: int | None) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(source, formats=_formats()) as image:
+            if most is not None and image.width * image.height > most:
+                raise ImageError(f"a picture must be of {most:,} pixels at most, got {image.width} x {image.height}")
+            # Twice the size on both axes, whichever way up the image is: sampling it down stays smooth.
+            side = 2 * max(least)
+            image.draft("RGB", (side, side))
+            return _as_rgb(ImageOps.exif_transpose(image))
 
 
 def image_problem(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Search of photographs: `python -m bdam_reid.search index|query`."""
+"""Search of photographs: `python -m bdam_reid.search test-gallery|index|query|serve`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 LISTED = 20
 """Refused files that are named, at most; the index keeps all."""
+
+
+@dataclass(frozen=True)
+class TestGallery:
+    """Copy the photographs of a data set's test persons into a folder, with a table of them, to be indexed."""
+
+    data: tyro.conf.Positional[Path]
+    """Folder of the data set."""
+    output: Path
+    """Folder that gets photographs and table.csv."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,32 @@ class Query:
     """The model, where it is not any more where it was when the index was made."""
     device: str = "auto"
     """As torch names it; auto is the GPU where there is one."""
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Open a page to search an index with, and answer programs (its address /docs says how).
+
+    If other machines can reach it, whoever asks needs a token: that of the environment variable BDAM_SEARCH_TOKEN, or
+    one that is made and printed."""
+
+    index: tyro.conf.Positional[Path]
+    """Folder of the index; updates of it are noticed."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in."""
+    port: Annotated[int, Range(0, 65_535)] = 7860
+    """0 takes a free one."""
+    run: str = ""
+    """The model, where it is not any more where it was when the index was made."""
+    device: str = "auto"
+    """As torch names it; auto is the GPU where there is one."""
+
+
+def copy_gallery(options: TestGallery) -> None:
+    """The subcommand `test-gallery`. Raises: DatasetError, OSError."""
+    from bdam_reid.search.gallery import write_gallery
+
+    print(f"{options.output}: {write_gallery(options.data, options.output):,} photographs")
 
 
 def make_index(options: Index, presets: Presets) -> None:
@@ -150,19 +186,31 @@ def _as_lines(found: Sequence[Found]) -> list[str]:
     return lines or ["nothing was found"]
 
 
+def serve(options: Serve, presets: Presets) -> None:
+    """The subcommand `serve`. Raises: CheckpointError, ConfigError."""
+    from bdam_reid.search.serve.server import Address, serve_index
+
+    address = Address(options.host, options.port)
+    serve_index(options.index, address, presets, model=options.run, device=options.device)
+
+
 def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> None:
     """The command line."""
     with handled_by(leave):
-        options = tyro.cli(Index | Query, prog="python -m bdam_reid.search", args=arguments)
+        options = tyro.cli(TestGallery | Index | Query | Serve, prog="python -m bdam_reid.search", args=arguments)
         # After the arguments: help, or word of a mistake in them, does not wait for torch.
         from bdam_reid.engine.errors import user_errors
 
         with user_errors("what other programs take of it"):
             check_ranges(options)
-            if isinstance(options, Index):
+            if isinstance(options, TestGallery):
+                copy_gallery(options)
+            elif isinstance(options, Index):
                 make_index(options, presets)
-            else:
+            elif isinstance(options, Query):
                 query_index(options, presets)
+            else:
+                serve(options, presets)
 
 
 if __name__ == "__main__":

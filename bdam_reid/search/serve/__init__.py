@@ -1,0 +1,1 @@
+"""Search over HTTP: JSON for programs, a page for people."""

@@ -1,0 +1,70 @@
+"""Photographs of an index as they are shown: small, as JPEG, and none but those that the index lists."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from threading import BoundedSemaphore
+
+from PIL import Image
+
+from bdam_reid.data.images import ImageError, open_image
+from bdam_reid.data.printable import shortened
+from bdam_reid.data.records import QueryError
+from bdam_reid.search.files import ImageFile
+from bdam_reid.search.serve.live import Served
+
+KEPT = 2048
+"""Photographs that are kept as they were shown last, of some 10 KB each."""
+QUALITY = 85
+_decoding = BoundedSemaphore(4)
+"""Large photographs that are decoded at a time: each takes up to half a gigabyte."""
+
+
+class NotThere(QueryError):
+    """A photograph that the index does not list, or that is not in its folder any more."""
+
+
+def jpeg_of(served: Served, path: str, side: int) -> bytes:
+    """A photograph as JPEG, no longer or wider than `side` pixels, without what its file says of place and time.
+
+    Raises: NotThere; ImageError if it is damaged now.
+    """
+    return _jpeg(served.index.folder, photograph(served, path), side)
+
+
+def picture_of(served: Served, path: str, least: tuple[int, int]) -> Image.Image:
+    """A photograph as `open_image` gives it. Raises: as `jpeg_of`."""
+    return _opened(served.index.folder, photograph(served, path), least)
+
+
+def photograph(served: Served, path: str) -> ImageFile:
+    """The file of a path. Raises: NotThere if the index does not list it."""
+    row = served.row(path)
+    if row is None:
+        raise NotThere(f"a photograph must be one of the index, got {shortened(path)!r}")
+    return served.index.image(row)
+
+
+@lru_cache(KEPT)
+def _jpeg(folder: Path, file: ImageFile, side: int) -> bytes:
+    image, written = _opened(folder, file, (side, side)), BytesIO()
+    image.thumbnail((side, side))
+    image.save(written, "JPEG", quality=QUALITY)
+    return written.getvalue()
+
+
+def _opened(folder: Path, file: ImageFile, least: tuple[int, int]) -> Image.Image:
+    root = folder.resolve()
+    place = root / file.path
+    # The index has no links, but one may have been put where a photograph was.
+    if os.path.realpath(place) != str(place) or not place.is_file():
+        raise NotThere(f"the photograph {shortened(file.path)!r} is not in its folder any more")
+    with _decoding:
+        try:
+            return open_image(place, least)
+        except ImageError as error:
+            # The reason may name the folder, which is nobody's business.
+            raise ImageError(f"the photograph {shortened(file.path)!r} cannot be read any more") from error
