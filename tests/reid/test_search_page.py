@@ -143,22 +143,10 @@ def test_a_visitor_at_a_desk(chrome: Chrome, address: str, live: Live, tmp_path:
     assert chrome.execute_script(nameless) == []
 
 
-def test_a_visitor_with_a_telephone(chrome: Chrome, address: str, live: Live, tmp_path: Path) -> None:
+def test_a_visitor_with_a_telephone(chrome: Chrome, address: str, tmp_path: Path) -> None:
     visitor = Visitor(chrome, address, 400, 800)
     assert visitor.is_within_the_screen()
     visitor.asks("a woman in a red coat")
     visitor.wait_for(visitor.paths)
     assert visitor.is_within_the_screen()
     visitor.shot(tmp_path / "telephone.png")
-
-    (tmp_path / "other.jpg").write_text("no image")
-    photograph = sorted(live.now().index.folder.iterdir())[-1]
-    visitor.one("#more button").click()
-    upload = visitor.wait_for(lambda: visitor.one("input[type=file]"))
-    upload.send_keys(str(tmp_path / "other.jpg"))
-    visitor.wait_for(lambda: "a picture must be a JPEG" in visitor.one("#picture").text)
-    visitor.wait_for(lambda: visitor.one("input[type=file]")).send_keys(str(photograph))
-    visitor.wait_for(lambda: visitor.one("#picture img"))
-    visitor.asks("")
-    visitor.wait_for(lambda: visitor.paths()[:1] == [photograph.name])
-    assert visitor.is_within_the_screen()
