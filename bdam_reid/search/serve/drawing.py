@@ -36,10 +36,10 @@ STYLE = """
 .gradio-container .main { padding: 12px !important; }
 .gradio-container h1 { font-size: 1.5rem; margin: 0; }
 #search { align-self: stretch; }
-#picture:not(:has(figure)) { display: none; }
+#picture:not(:has(figure, p)) { display: none; }
 #status p { margin: 0; font-size: 1rem; }
-#status .problem { color: #b42318; font-weight: 600; }
-.dark #status .problem { color: #fda29b; }
+.gradio-container .problem { color: #b42318; font-weight: 600; }
+.dark .gradio-container .problem, .gradio-container.dark .problem { color: #fda29b; }
 #results ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 12px; padding: 0;
     margin: 0; list-style: none; }
 #results li { margin: 0; }

@@ -85,7 +85,8 @@ class Page:
 
     def search(self, history: list[Asked], *controls: Any) -> tuple[str, str, list[Asked], Any]:
         """What is said, the results, the history and its list, for what the controls are set to."""
-        asked = Asked(*(*controls[:6], controls[6:]))
+        sentence, *others = controls
+        asked = Asked(*(sentence or "", *others[:5], tuple(others[5:])))
         if not asked.sentence.strip() and not asked.picture:
             return drawing.hint(), "", history, gr.skip()
         try:
@@ -121,9 +122,9 @@ class Page:
     def _where(self, filters: tuple[Any, ...]) -> list[str]:
         texts, times = filters[: len(self.texts)], filters[len(self.texts) :]
         equal = [f"{name}={value}" for name, of in zip(self.texts, texts, strict=True) for value in of or []]
-        bounds = [
-            f"time{sign}{value.strip()}" for sign, value in zip((">=", "<"), times, strict=False) if value.strip()
-        ]
+        # A box that nobody has typed in holds None.
+        moments = [(value or "").strip() for value in times]
+        bounds = [f"time{sign}{moment}" for sign, moment in zip((">=", "<"), moments, strict=False) if moment]
         return equal + bounds
 
     @property

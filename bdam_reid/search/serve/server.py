@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -89,7 +90,14 @@ def _run(index: Path, listener: socket.socket, token: str, presets: Presets, mod
         app, log_level="error", access_log=False, server_header=False, ws="none", proxy_headers=False,
         timeout_graceful_shutdown=PATIENCE,
     )  # fmt: skip
-    server = uvicorn.Server(config)
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # What an open page listens to is cut off, which uvicorn takes for a fault of the application.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
+
+    server = Server(config)
 
     def end(*_: object) -> None:
         server.should_exit = True
