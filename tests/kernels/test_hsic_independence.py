@@ -1,4 +1,7 @@
-"""hsic_test, dhsic, dhsic_test and conditional_hsic: against definitions in numpy, other packages, and what a test is."""
+"""hsic_test, dhsic, dhsic_test and conditional_hsic: against definitions in numpy, and as tests of what is known.
+
+Other packages take longer to import than all of this: benchmarks/test_independence.py holds against them.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +137,7 @@ def grettons_gamma(x: Tensor, y: Tensor) -> float:
     variance = 72 * (m - 4) * (m - 5) / m / (m - 1) / (m - 2) / (m - 3) * variance
     x_mean, y_mean = ((G - np.diag(np.diag(G))).sum() / m / (m - 1) for G in (K, L))
     mean = (1 + x_mean * y_mean - x_mean - y_mean) / m
-    return float(stats.gamma.sf(statistic, mean**2 / variance, scale=variance * m / mean / m))
+    return float(stats.gamma.sf(statistic, mean**2 / variance, scale=variance * m / mean))
 
 
 def test_gamma_is_that_of_the_paper() -> None:
@@ -160,30 +163,6 @@ def test_power() -> None:
     assert hsic_test(x, y, generator=seeded()).p_value == 1 / 1001
     assert hsic_test(x, y, method="gamma").p_value < 1e-4
     assert hsic_test(x, y, kernel="linear", generator=seeded()).p_value > 0.05
-
-
-def test_hyppo_agrees() -> None:
-    independence = pytest.importorskip("hyppo.independence")
-    x, y = independent(60)
-    y = y + 0.35 * x[:, :2]
-    peer = independence.Hsic(compute_kernel="rbf", bias=True, gamma=1 / (2 * 1.5**2))
-    wide = x.double().numpy(), y.double().numpy()
-    # hyppo divides as alignment does, which no permutation changes.
-    statistic, p_value = peer.test(*wide, reps=1000, auto=False, random_state=0)[:2]
-    assert statistic == pytest.approx(float(hsic(x, y, kernel="rbf", sigma=1.5, normalize=True)), rel=1e-4)
-    found = hsic_test(x, y, sigma=1.5, permutations=4000, generator=seeded()).p_value
-    assert found == pytest.approx(p_value, abs=4 * math.sqrt(max(found, 0.005) / 1000))
-
-
-def test_dcor_agrees() -> None:
-    """Distances of zeros and ones are their own squares, for which distance covariance has a linear kernel."""
-    dcor = pytest.importorskip("dcor")
-    x = (torch.rand(60, 1, generator=seeded()) < 0.5).double()
-    y = torch.where(torch.rand(60, 1, generator=seeded(1)) < 0.35, x, 1 - x)
-    found = hsic_test(x, y, kernel="linear", permutations=4000, generator=seeded())
-    peer = dcor.independence.distance_covariance_test(x.numpy(), y.numpy(), num_resamples=1000, random_state=0)
-    assert peer.statistic == pytest.approx(4 * 59**2 / 60 * found.statistic)
-    assert found.p_value == pytest.approx(peer.pvalue, abs=4 * math.sqrt(max(found.p_value, 0.005) / 1000))
 
 
 def pfisters_dhsic(*variables: Tensor, kernel: str = "rbf") -> float:
@@ -216,13 +195,6 @@ def test_dhsic_of_two_variables_is_hsic() -> None:
     )
 
 
-def test_dhsic_of_hyppo_agrees() -> None:
-    d_variate = pytest.importorskip("hyppo.d_variate")
-    variables = three_variables(30, torch.float64)
-    peer = d_variate.dHsic(compute_kernel="rbf", gamma=1 / (2 * 1.5**2))
-    assert float(dhsic(*variables, sigma=1.5)) == pytest.approx(peer.statistic(*(t.numpy() for t in variables)))
-
-
 def test_permuted_dhsic_is_the_definition_of_permuted_rows() -> None:
     x, y, z = three_variables(12)
     found = dhsic_test(x, y, z, permutations=4, generator=seeded(3))
@@ -234,8 +206,8 @@ def test_permuted_dhsic_is_the_definition_of_permuted_rows() -> None:
 
 
 def test_dhsic_sees_what_pairs_do_not_show() -> None:
-    x, y = independent(80, 1, 1)
-    z = x.sign() * y.sign() * torch.rand(80, 1, generator=seeded(2))
+    x, y = independent(150, 1, 1)
+    z = x.sign() * y.sign() * torch.rand(150, 1, generator=seeded(2))
     assert dhsic_test(x, y, z, permutations=200, generator=seeded()).p_value == 1 / 201
     for pair in itertools.combinations((x, y, z), 2):
         assert hsic_test(*pair, generator=seeded()).p_value > 0.05

@@ -62,8 +62,8 @@ def permuted_norms(x: Tensor, y: Tensor, permutations: Tensor) -> Tensor:
 def p_value(statistics: Tensor, rounding: float) -> float:
     """(1 + number of permuted statistics that reach the first, observed one) / (1 + permutations).
 
-    What differs from the observed one by rounding is equal to it: data of few values have such ties. The level is exact:
-    under independence p <= a in at most a of all cases.  Source: Phipson & Smyth 2010.
+    What differs from the observed one by rounding is equal to it: data of few values have such ties. Under
+    independence p <= a in at most a share a of all cases.  Source: Phipson & Smyth 2010.
 
     Args:
         rounding: of statistics in float64; that of float32 is taken from their size and spread.
