@@ -37,15 +37,10 @@ def prepare(
             f"{method} learns from captions, and {len(without)} of {len(dataset.train)} training images of "
             f"{dataset} have none, such as {without[0]}: give --data.root a set with captions"
         )
-    texts = [text for r in dataset.train for text in (*r.captions, *(r.texts or ()))]
-    if not (folder / TOKENIZER).exists():
-        if name := text.pretrained or text.words:
-            field = "pretrained" if text.pretrained else "words"
-            save_tokenizer(pretrained_tokenizer(name, f"method.text.{field}"), folder / TOKENIZER)
-        else:
-            asked = [PROMPT, PROMPT] if text.kind == "clip" else []  # what comes once is not learnt as a whole
-            train_wordpiece([*texts, *asked], data.vocab_size, folder / TOKENIZER)
     if not (folder / TOKENIZER / WORDS).exists():
+        texts = [text for r in dataset.train for text in (*r.captions, *(r.texts or ()))]
+        if not (folder / TOKENIZER).exists():
+            _prepare_tokenizer(text, data.vocab_size, texts, folder / TOKENIZER)
         save_words(texts, folder / TOKENIZER)
     try:
         if image.pretrained == EFFICIENTNET:
@@ -55,6 +50,16 @@ def prepare(
         save_architecture(text.pretrained or text.words, folder / TEXT)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _prepare_tokenizer(text: TextEncoderConfig, vocab_size: int, texts: list[str], folder: Path) -> None:
+    """Write the text encoder's own tokenizer, else one trained on texts."""
+    if name := text.pretrained or text.words:
+        field = "pretrained" if text.pretrained else "words"
+        save_tokenizer(pretrained_tokenizer(name, f"method.text.{field}"), folder)
+    else:
+        asked = [PROMPT, PROMPT] if text.kind == "clip" else []  # what comes once is not learnt as a whole
+        train_wordpiece([*texts, *asked], vocab_size, folder)
 
 
 def architecture(folder: Path | None, name: str) -> Path | None:
