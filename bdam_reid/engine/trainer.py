@@ -12,7 +12,6 @@ them validates and writes, and the others wait for it.
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -29,6 +28,7 @@ from tqdm.auto import tqdm
 
 from bdam_reid import processes
 from bdam_reid.config import Config, ConfigError
+from bdam_reid.cores import cores
 from bdam_reid.data.ahead import ahead
 from bdam_reid.data.records import Clothes, Dataset
 from bdam_reid.engine.average import Average
@@ -208,7 +208,8 @@ class Trainer:
     def _fit_epoch(self, board: Board, bar: tqdm) -> None:
         stage, progress = self.stage, self.progress
         began, first, total = time.perf_counter(), progress.step, math.nan
-        with closing(ahead(self._batches())) as batches:
+        made = self._batches()
+        with closing(ahead(made) if self._core_to_spare() else made) as batches:
             for batch in batches:
                 total = self._fit_batch(batch, board, bar)
         rate = (progress.step - first) / (time.perf_counter() - began)
@@ -232,13 +233,17 @@ class Trainer:
             self._save(board)
         return total
 
+    def _core_to_spare(self) -> bool:
+        """Whether a thread beside the one that trains would not take a core from the threads that compute for it: all
+        would wait for the one that lost its own."""
+        return self.accelerator.device.type == "cuda" or torch.get_num_threads() < cores()
+
     def _batches(self) -> Generator[Any, None, None]:
         """What is left of the present epoch, on the device."""
         device, workers = self.accelerator.device, self.engine.workers
         if workers < 0:
             # A GPU outruns the decoding of images by one process; a CPU has no cores to spare for others.
-            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            workers = min(8, max(1, cores)) if device.type == "cuda" else 0
+            workers = min(8, cores()) if device.type == "cuda" else 0
         progress = self.progress
         for batch in self.stage.batches.batches(progress.epoch, progress.batch, workers, self.share):
             yield batch.to(device)

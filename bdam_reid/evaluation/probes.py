@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +20,9 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
+from threadpoolctl import threadpool_limits
 
+from bdam_reid.cores import cores
 from bdam_reid.evaluation.attributes import Columns
 
 TRAIN_IMAGES = 4000
@@ -74,31 +78,44 @@ def probe_attributes(train: Probed, unseen: Mapping[str, Probed]) -> dict[str, d
     Returns: group -> attribute -> answers. Left out are attributes that fewer than half of the images to learn from or
         of the group have, and those of which only one value is learnt.
     """
-    answers: dict[str, dict[str, Answers]] = {name: {} for name in unseen}
-    for attribute, column in train.columns.items():
-        learnt = _known(column)
-        labels = np.array(column)[learnt].astype(str)
-        groups = {
-            name: group
-            for name, group in unseen.items()
-            if attribute in group.columns and _known(group.columns[attribute]).mean() >= 0.5
-        }
-        if learnt.mean() < 0.5 or len(set(labels)) < 2 or not groups:
-            continue
-        read = {
-            probe: {feature: learn(values[learnt], labels) for feature, values in train.features.items()}
-            for probe, learn in PROBES.items()
-        }
-        for name, group in groups.items():
-            answers[name][attribute] = Answers(
-                known=_known(group.columns[attribute]),
-                truth=np.array(group.columns[attribute]).astype(str),
-                said={
-                    probe: {feature: tell(group.features[feature]) for feature, tell in features.items()}
-                    for probe, features in read.items()
-                },
-            )
-    return answers
+    # A probe is too small to divide: the threads of BLAS would wait for each other longer than they compute.
+    with warnings.catch_warnings(), threadpool_limits(1), ThreadPoolExecutor(cores()) as threads:
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 60 epochs are enough for a comparison
+        found = threads.map(partial(_probe_attribute, train, unseen), train.columns)
+        by_attribute = dict(zip(train.columns, found, strict=True))
+    return {
+        name: {attribute: answers[name] for attribute, answers in by_attribute.items() if name in answers}
+        for name in unseen
+    }
+
+
+def _probe_attribute(train: Probed, unseen: Mapping[str, Probed], attribute: str) -> dict[str, Answers]:
+    """What `probe_attributes` finds of one of them: group -> answers."""
+    column = train.columns[attribute]
+    learnt = _known(column)
+    labels = np.array(column)[learnt].astype(str)
+    groups = {
+        name: group
+        for name, group in unseen.items()
+        if attribute in group.columns and _known(group.columns[attribute]).mean() >= 0.5
+    }
+    if learnt.mean() < 0.5 or len(set(labels)) < 2 or not groups:
+        return {}
+    read = {
+        probe: {feature: learn(values[learnt], labels) for feature, values in train.features.items()}
+        for probe, learn in PROBES.items()
+    }
+    return {
+        name: Answers(
+            known=_known(group.columns[attribute]),
+            truth=np.array(group.columns[attribute]).astype(str),
+            said={
+                probe: {feature: tell(group.features[feature]) for feature, tell in features.items()}
+                for probe, features in read.items()
+            },
+        )
+        for name, group in groups.items()
+    }
 
 
 def above_chance(rows: Mapping[str, Row], probe: str, feature: str) -> float | None:
@@ -127,12 +144,8 @@ def _learn_network(features: np.ndarray, labels: np.ndarray) -> Callable[[np.nda
     network = MLPClassifier(
         (64,), learning_rate_init=1e-2, max_iter=60, early_stopping=divisible, n_iter_no_change=5, random_state=0
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 60 epochs are enough for a comparison
-        weights = compute_sample_weight("balanced", labels)
-        return (
-            make_pipeline(StandardScaler(), network).fit(features, labels, mlpclassifier__sample_weight=weights).predict
-        )
+    weights = compute_sample_weight("balanced", labels)
+    return make_pipeline(StandardScaler(), network).fit(features, labels, mlpclassifier__sample_weight=weights).predict
 
 
 PROBES: Mapping[str, _Learn] = {"linear": _learn_linear, "mlp": _learn_network}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -15,6 +14,8 @@ from typing import TypeVar
 
 from PIL import Image
 from tqdm import tqdm
+
+from bdam_reid.cores import cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -61,7 +62,7 @@ def draw_all(work: Callable[[Job], Result], jobs: Sequence[Job], processes: int 
     """Gives an iterator over what the work makes of every person, in order and as it comes, by so many processes (by
     default one a core), with a progress bar; they end with the block.
     """
-    processes = _cores() if processes is None else processes
+    processes = cores() if processes is None else processes
     if processes < 1:
         raise SyntheticError(f"expected one drawing process or more, got {processes}")
     with (
@@ -69,10 +70,6 @@ def draw_all(work: Callable[[Job], Result], jobs: Sequence[Job], processes: int 
         tqdm(results, total=len(jobs), desc="Drawing people", unit=" id", disable=None) as shown,
     ):
         yield iter(shown)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_parallel(work: Callable[[Job], Result], jobs: Sequence[Job], processes: int) -> Generator[Result, None, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from tiny_run import make_trainer, tiny, tiny_demo
 from torch import Tensor, nn
 
 from bdam_reid.config import ConfigError
+from bdam_reid.data.samplers import Draw
+from bdam_reid.data.training import Item, TrainingSet
+from bdam_reid.engine import trainer
 from bdam_reid.engine.blocks import blocks, compile_each, recompute
 from bdam_reid.engine.checkpoint import load_state, load_weights
 from bdam_reid.engine.signals import Interrupted
@@ -208,3 +212,21 @@ def test_blocks_are_what_a_model_repeats() -> None:
     layers = nn.ModuleList([nn.Sequential(nn.Linear(1, 1)), nn.BatchNorm1d(1)])
     alike, other = nn.Sequential(nn.Tanh(), nn.Tanh()), nn.Sequential(nn.Linear(1, 1), nn.Tanh())
     assert list(blocks(nn.ModuleList([nn.ModuleDict({"a": layers, "b": alike, "c": other})])[0])) == [layers[0], *alike]
+
+
+@pytest.mark.parametrize("spare", [True, False])
+def test_batches_are_made_ahead_where_a_core_is_to_spare(
+    spare: bool, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a thread of their own; else by the one that trains."""
+    makers: set[threading.Thread] = set()
+    honest = TrainingSet.__getitem__
+
+    def made(items: TrainingSet[Any], draw: Draw) -> Item[Any]:
+        makers.add(threading.current_thread())
+        return honest(items, draw)
+
+    monkeypatch.setattr(TrainingSet, "__getitem__", made)
+    monkeypatch.setattr(trainer, "cores", lambda: torch.get_num_threads() + spare)
+    make_trainer(tiny_demo(people, tmp_path / "run")).fit()
+    assert makers and (threading.main_thread() in makers) is not spare
