@@ -17,7 +17,6 @@ KERNEL_TESTS := $(addprefix tests/kernels/test_,selective_scan.py causal_conv1d.
 demo: $(VENV)/base
 	test -d data/synthetic || $(BIN)/python -m bdam_reid.synthetic data/synthetic $(PERSONS)
 	$(BIN)/python -m bdam_reid.train demo
-	$(BIN)/python -m bdam_reid.evaluate runs/demo
 
 # After `make demo`: a page that finds the demo's test persons by sentence.
 search: $(VENV)/search
@@ -30,7 +29,6 @@ search: $(VENV)/search
 # The other methods, on a small CLIP that is trained first: MTA-CLIP in two domains, MoSAIC-ReID in the first.
 demo-mta-clip: models/small-clip data/market-summer-1200 data/market-winter-1200
 	$(BIN)/python -m bdam_reid.train mta-clip-demo
-	$(BIN)/python -m bdam_reid.evaluate runs/mta-clip-demo
 
 demo-mosaic: $(VENV)/dev models/small-clip data/market-summer
 	$(BIN)/python -m bdam_reid.train mosaic-demo

@@ -74,8 +74,7 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     from bdam_reid.engine.run import log, open_best, start_log
     from bdam_reid.evaluation.cache import FeatureCache
     from bdam_reid.evaluation.evaluator import evaluate
-    from bdam_reid.evaluation.looks import looks
-    from bdam_reid.evaluation.page import QUERIES, draw_page
+    from bdam_reid.evaluation.page import draw_page
     from bdam_reid.evaluation.ranking import Embedder
     from bdam_reid.evaluation.tables import checkpoint_text, describe
 
@@ -103,9 +102,7 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     reranks = best.get("reranks", ())
     found = evaluate(embedder, dataset, weights, output, options.split, reranks, trained_on, options.k_reciprocal)
     log.info(f"{checkpoint_text(best)}\n{describe(found.metrics)}")
-    first = next(iter(found.rankings.values()))
-    page = draw_page(run, output, found, looks(embedder, first, QUERIES))
-    log.info(f"figures in {output / 'metrics.json'}, pictures in {page.parent}: open {page}")
+    draw_page(run, output, embedder, found)
     return found
 
 

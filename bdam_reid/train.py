@@ -20,13 +20,17 @@ def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> 
         from bdam_reid.engine.errors import user_errors
 
         with user_errors():
-            train(config, presets)
+            train(config, presets, draw=True)
 
 
-def train(config: Config, presets: Presets = PRESETS) -> Path:
+def train(config: Config, presets: Presets = PRESETS, *, draw: bool = False) -> Path:
     """Train, or go on training, to the end, and evaluate the best checkpoint, or the last one where there is no
     validation; gives the run folder. Of several processes, which `torchrun` starts, the first evaluates.
 
+    Args:
+        config: of the run.
+        presets: those that a config may name.
+        draw: whether the page of pictures is drawn, as `python -m bdam_reid.evaluate` does.
     Raises: ConfigError, DatasetError, CheckpointError, TrainingError; Interrupted after SIGINT, SIGTERM or SIGHUP.
     """
     from bdam_reid import processes
@@ -37,6 +41,7 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
     from bdam_reid.engine.run import load_best, log, open_run
     from bdam_reid.engine.trainer import Trainer, make_method
     from bdam_reid.evaluation.evaluator import evaluate
+    from bdam_reid.evaluation.page import draw_page
     from bdam_reid.evaluation.ranking import Embedder
     from bdam_reid.evaluation.tables import checkpoint_text, describe
     from bdam_reid.evaluation.validation import validator
@@ -76,6 +81,8 @@ def train(config: Config, presets: Presets = PRESETS) -> Path:
         embedder = Embedder(best.to(device), device, precision, allow_missing=allow_missing)
         found = evaluate(embedder, dataset, best.chosen_weights(state), run, reranks=state.get("reranks", ()))
         log.info(f"{checkpoint_text(state)}:\n{describe(found.metrics)}")
+        if draw:
+            draw_page(run, run, embedder, found)
     return run
 
 

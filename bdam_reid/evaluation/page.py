@@ -6,10 +6,11 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bdam_reid.engine.run import read_curves
+from bdam_reid.engine.run import log, read_curves
 from bdam_reid.evaluation import pictures
 from bdam_reid.evaluation.evaluator import Evaluation
-from bdam_reid.evaluation.looks import Look
+from bdam_reid.evaluation.looks import Look, looks
+from bdam_reid.evaluation.ranking import Embedder
 from bdam_reid.evaluation.retrievals import Retrieval, Shown, retrievals
 from bdam_reid.evaluation.tables import CLOTHES_WORDS, describe, first_feature, title, view_gains, weights_text
 
@@ -17,14 +18,14 @@ QUERIES = 6
 """Of each protocol, on the page."""
 
 
-def draw_page(run: Path, output: Path, found: Evaluation, looks: Sequence[Look] = ()) -> Path:
+def draw_page(run: Path, output: Path, embedder: Embedder, found: Evaluation) -> Path:
     """Draw OUTPUT/pictures; gives the path of its index.html.
 
     Args:
         run: folder of the run, which may have training curves.
         output: folder beside whose metrics.json the pictures go.
+        embedder: of the method that was evaluated.
         found: what the evaluation found.
-        looks: where the method looks in some images.
     """
     folder = output / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,22 +41,24 @@ def draw_page(run: Path, output: Path, found: Evaluation, looks: Sequence[Look] 
         shown = retrievals(ranking, weights, QUERIES)
         pictures.draw_retrievals(shown, heading, folder / f"{name}.png")
         sections.append(_section(heading, "".join(_article(retrieval, photos) for retrieval in shown)))
-    drawn = _draw(run, folder, found, looks)
+    seen = looks(embedder, next(iter(found.rankings.values())), QUERIES)
+    drawn = _draw(run, folder, found, seen)
     sections += [_section(heading, _picture(name, heading)) for heading, name in drawn.items()]
     path = folder / "index.html"
     path.write_text(_document(f"Run {run.name}", sections), encoding="utf-8")
+    log.info(f"figures in {output / 'metrics.json'}, pictures in {folder}: open {path}")
     return path
 
 
-def _draw(run: Path, folder: Path, found: Evaluation, looks: Sequence[Look]) -> Mapping[str, str]:
+def _draw(run: Path, folder: Path, found: Evaluation, seen: Sequence[Look]) -> Mapping[str, str]:
     """The pictures that there is something for: heading -> file name."""
     drawn: dict[str, str] = {}
     if curves := read_curves(run):
         drawn["Training"] = "curves.png"
         pictures.draw_curves(curves, folder / "curves.png")
-    if looks:
+    if seen:
         drawn["Where it looks in some images of the gallery"] = "looks.png"
-        pictures.draw_looks(looks, folder / "looks.png")
+        pictures.draw_looks(seen, folder / "looks.png")
     if found.gates:
         drawn["Gates"] = "gates.png"
         panels = {

@@ -166,6 +166,7 @@ def rates(found: dict[str, Any], how: str = "same") -> list[float]:
 def test_a_run_reports_each_domain_and_their_mean(roots: tuple[Path, Path], both: Dataset, run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics["protocols"]) == ["market_test", "duke-mtmc_test"]
+    assert (run / "pictures" / "index.html").is_file()
     assert metrics["domains"] == {"market": f"market-1501 at {roots[0]}", "duke-mtmc": f"dukemtmc-reid at {roots[1]}"}
     mean, each = metrics["means"]["test"], metrics["protocols"].values()
     assert rates(mean) == pytest.approx([sum(pair) / 2 for pair in zip(*map(rates, each), strict=True)])
