@@ -23,7 +23,7 @@ class Study(NamedTuple):
     claims: Sequence[Claim]
     paired: bool = False
     """Whether the rows of a seed share a model, so that they are compared seed by seed."""
-    claimants: str = "The drafts"
+    claimants: str = "The drafts'"
     """Whose claims they are."""
     budgets: Mapping[Name, Budget] = BUDGETS
     measures: Mapping[str, Figure] = MEASURES

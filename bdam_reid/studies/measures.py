@@ -16,10 +16,15 @@ def _rate(clothes: str, rate: str) -> Figure:
     return read
 
 
-def _top_colour(metrics: Mapping[str, Any]) -> float | None:
-    """Of the first part of the embedding, which stands for the person."""
-    columns = metrics.get("probes", {}).get("persons", {}).get("test", {}).get("outfit", {})
-    return next(iter(columns["top colour"]["linear"].values())) if "top colour" in columns else None
+def colour_read(column: str) -> Figure:
+    """A linear probe's accuracy in telling a colour from the first part of the embedding, which stands for the person;
+    None where it was not probed."""
+
+    def read(metrics: Mapping[str, Any]) -> float | None:
+        columns = metrics.get("probes", {}).get("persons", {}).get("test", {}).get("outfit", {})
+        return next(iter(columns[column]["linear"].values())) if column in columns else None
+
+    return read
 
 
 MEASURES: Mapping[str, Figure] = {
@@ -29,7 +34,7 @@ MEASURES: Mapping[str, Figure] = {
     "R-10": _rate("same", "r10"),
     "mAP, other clothes": _rate("other", "map"),
     "R-1, other clothes": _rate("other", "r1"),
-    "top colour read from the first part": _top_colour,
+    "top colour read from the first part": colour_read("top colour"),
 }
 """The drafts' four, in percent, which search for persons in the clothes that are described, re-ranked where a row
 re-ranks; and what only ground truth can say: search in other clothes, and a linear probe's accuracy."""

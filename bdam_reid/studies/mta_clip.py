@@ -143,7 +143,7 @@ STUDY = Study(
         Claim("two domains are better than the first alone", "multi-task", WHOLE, "first domain alone"),
         Claim("two domains are better than the second alone", "multi-task", WHOLE, "second domain alone"),
     ],
-    claimants="The authors",
+    claimants="The authors'",
     budgets=BUDGETS,
     measures=MEASURES,
     judged=("mAP, first", "mAP, second", "compactness", "separation", "silhouette", "on the person"),

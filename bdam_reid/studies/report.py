@@ -62,7 +62,7 @@ def markdown(study: Study, settings: Sequence[Setting], results: Mapping[str, An
     ]
     if study.claims:
         rule = PAIRED_RULE if study.paired else RULE
-        parts += [f"## {study.claimants}' claims", rule, _claims(study, settings, values)]
+        parts += [f"## {study.claimants} claims", rule, _claims(study, settings, values)]
     return "\n\n".join(parts) + "\n"
 
 

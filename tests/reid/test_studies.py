@@ -12,11 +12,11 @@ import pytest
 import torch
 from tiny_run import arguments
 
-from bdam_reid.config import ConfigError, check_config, parse_config
+from bdam_reid.config import ConfigError, parse_config
 from bdam_reid.engine.checkpoint import load_weights
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.config import BDAMConfig
-from bdam_reid.studies import clothes, efficiency, grid, rerank
+from bdam_reid.studies import efficiency, grid, rerank
 from bdam_reid.studies.grid import table
 
 
@@ -88,8 +88,3 @@ def test_settings_are_trained_with_the_budget_once_each(people: Path, tmp_path: 
         grid.run_grid(settings, ["none"], *given[2:])
     with pytest.raises(ConfigError, match="another study or budget"):
         grid.run_grid(*given[:3], (), *given[4:])
-
-
-def test_every_row_of_the_study_of_clothes_is_a_config() -> None:
-    for setting in clothes.SETTINGS:
-        check_config(parse_config(PRESETS, setting.arguments.split()))

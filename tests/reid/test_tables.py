@@ -19,7 +19,7 @@ from bdam_reid.evaluation.pictures import GREY, colours_of
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.studies import __main__ as studies
-from bdam_reid.studies import bdam, clustering, comparison, figures, fusion, losses, papers
+from bdam_reid.studies import bdam, clothes, clustering, comparison, figures, fusion, losses, papers
 from bdam_reid.studies.budgets import BUDGETS
 from bdam_reid.studies.definition import Study
 from bdam_reid.studies.grid import Setting
@@ -27,7 +27,7 @@ from bdam_reid.studies.report import comma_separated, markdown, values_of
 from bdam_reid.studies.study import Options, config_of, run_study, set_name, whole_line
 from bdam_reid.studies.verdicts import Claim, judge
 
-ALL = (bdam, fusion, losses, clustering, comparison)
+ALL = (bdam, fusion, losses, clustering, comparison, clothes)
 ELSEWHERE = {"clip-itc", "itc-demo", "irra", "irra-demo", "rde", "rde-demo"}
 """Presets of methods that a table names and this version need not have."""
 
@@ -36,10 +36,11 @@ ELSEWHERE = {"clip-itc", "itc-demo", "irra", "irra-demo", "rde", "rde-demo"}
 @pytest.mark.parametrize("module", ALL, ids=lambda module: module.STUDY.name)
 def test_every_row_is_a_config_of_its_own(module: Any, budget: Any) -> None:
     """Those of the budget "cpu" are those of "smoke" at their full size."""
-    rows = module.STUDY.rows(BUDGETS[budget])
+    common = module.STUDY.budgets[budget]
+    rows = module.STUDY.rows(common)
     configs = []
     for row in rows:
-        line = whole_line(row, BUDGETS[budget])
+        line = whole_line(row, common)
         if line.split()[0] in ELSEWHERE - PRESETS.keys():
             with pytest.raises(ConfigError, match="leave the row out by --rows"):
                 config_of(row.name, line)
