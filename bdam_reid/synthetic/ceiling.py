@@ -1,15 +1,22 @@
 """How well a perfect reader finds the persons of a drawn set: `python -m bdam_reid.synthetic.ceiling ROOT`.
 
-A perfect reader compares what it was told with the truth about every picture of the gallery, and ranks by the number of
-contradictions. Ties are broken at random; the figures are the exact expectation of that. Three readers bound what a
-model can reach:
+A perfect reader compares what it was told with the truth about every picture of the gallery. Ties are broken at random;
+the figures are the exact expectation of that. Four readers show what a model can reach. Three rank by the number of
+contradictions:
 
     attributes   is told all attributes of the person (and the whole outfit): the limit that look-alikes set
     captions     is told what the caption states: the limit that words set
     visible      is told the same, and of a gallery picture knows what can be seen in it: the limit that views set
 
+The fourth knows more than words say, and no model is known to find more than it:
+
+    likely       knows what `visible` knows, and from the captions of training persons how often each value is stated
+                 ("average height" is not worth a word) and how many persons have it, so that silence tells too, and a
+                 picture that hides an attribute is weighed by chance; ranks by the likelihood of the caption, to which
+                 attributes are independent of each other
+
 In the protocols of one outfit a reader uses the clothes as well; after a change of clothes only the identity counts. To
-`visible` an item is seen as a whole or not at all.
+`visible` and `likely` an item is seen as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -17,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -28,7 +36,9 @@ from bdam_reid.synthetic.output import SyntheticError
 
 Fact = tuple[str, str, Any]
 """Of what, which property, its value: ("identity", "age", "young") or ("upper", "colour", "red")."""
-READERS = ("attributes", "captions", "visible")
+READERS = ("attributes", "captions", "visible", "likely")
+MISTAKE = 1e-6
+"""Chance that a caption states what is not so; in fact none does."""
 
 
 class Query(NamedTuple):
@@ -37,6 +47,15 @@ class Query(NamedTuple):
     person: int
     key: str
     caption: int
+
+
+class Habits(NamedTuple):
+    """What captions of training persons teach of an attribute, by its value."""
+
+    frequency: Mapping[Any, float]
+    """Share of the pictures."""
+    stated: Mapping[Any, float]
+    """Share of the captions of such pictures that state it."""
 
 
 class Protocol(NamedTuple):
@@ -53,11 +72,13 @@ def ceilings(root: Path) -> dict[str, dict[str, Any]]:
     Raises: SyntheticError if `root` is no set that this package drew.
     """
     truth, stated = _read(root, "attributes.json"), _read(root, "statements.json")
+    learnt = [record["file_path"] for record in _read(root, "reid_raw.json") if record["split"] == "train"]
+    habits = _habits(truth, {key: stated[key] for key in learnt})
     return {
         name: {
             "queries": len(protocol.queries),
             "gallery": len(protocol.gallery),
-            **{reader: _read_all(protocol, truth, stated, reader) for reader in READERS},
+            **{reader: _read_all(protocol, truth, stated, reader, habits) for reader in READERS},
         }
         for name, protocol in _protocols(root).items()
     }
@@ -84,18 +105,55 @@ def _protocols(root: Path) -> dict[str, Protocol]:
     return found
 
 
-def _read_all(protocol: Protocol, truth: Mapping[str, Any], stated: Mapping[str, Any], reader: str) -> dict[str, float]:
+def _habits(truth: Mapping[str, Any], learnt: Mapping[str, Any]) -> dict[str, Habits]:
+    """By attribute; of what was never seen by Laplace's rule of succession.
+
+    Args:
+        truth: about every picture.
+        learnt: statements of the captions of training pictures.
+    """
+    values: dict[str, set[Any]] = {}
+    for picture in truth.values():
+        for name, value in picture["identity"].items():
+            values.setdefault(name, set()).add(value)
+    shown, said = Counter[tuple[str, Any]](), Counter[tuple[str, Any]]()
+    for key, captions in learnt.items():
+        for fact in truth[key]["identity"].items():
+            shown[fact] += len(captions)
+            said[fact] += sum(fact[0] in caption["identity"] for caption in captions)
+    total = sum(map(len, learnt.values()))
+    return {
+        name: Habits(
+            {value: (shown[name, value] + 1) / (total + len(known)) for value in known},
+            {value: (said[name, value] + 1) / (shown[name, value] + 2) for value in known},
+        )
+        for name, known in values.items()
+    }
+
+
+def _read_all(
+    protocol: Protocol,
+    truth: Mapping[str, Any],
+    stated: Mapping[str, Any],
+    reader: str,
+    habits: Mapping[str, Habits],
+) -> dict[str, float]:
     """R-1 and mAP of a reader over all queries."""
     gallery = [truth[key] for key, _ in protocol.gallery]
     persons = np.array([person for _, person in protocol.gallery])
-    contradicts = _contradictions(gallery, only_visible=reader == "visible")
-    scores = []
+    contradicts = _contradictions(gallery, only_visible=reader in ("visible", "likely"))
+    unlikely = _surprises(gallery, habits)
+    scores, nothing = [], np.zeros(len(gallery))
     for query in protocol.queries:
         said = truth[query.key] if reader == "attributes" else stated[query.key][query.caption]
-        counts = np.zeros(len(gallery), dtype=np.int64)
-        for fact in _facts(said, protocol.by_clothes):
-            counts += contradicts(fact)
-        scores.append(expected(counts, persons == query.person))
+        facts = list(_facts(said, protocol.by_clothes))
+        if reader == "likely":
+            identity = [unlikely(name, said["identity"].get(name)) for name in habits]
+            clothes = [-np.log(MISTAKE) * contradicts(fact) for fact in facts if fact[0] != "identity"]
+            against = sum(identity + clothes, start=nothing).round(9)
+        else:
+            against = sum(map(contradicts, facts), start=nothing)
+        scores.append(expected(against, persons == query.person))
     r1, average_precision = np.mean(scores, axis=0)
     return {"R-1": round(100 * float(r1), 2), "mAP": round(100 * float(average_precision), 2)}
 
@@ -118,6 +176,23 @@ def _contradictions(gallery: Sequence[Mapping[str, Any]], *, only_visible: bool)
     return contradicts
 
 
+def _surprises(gallery: Sequence[Mapping[str, Any]], habits: Mapping[str, Habits]) -> Callable[..., np.ndarray]:
+    """(attribute, its stated value or None) -> for each picture minus the logarithm of the chance that a caption of its
+    person says so; of a picture that hides the attribute, that one of anybody does."""
+
+    @cache
+    def surprise(name: str, said: Any) -> np.ndarray:
+        frequency, stated = habits[name]
+        chance = {
+            value: 1 - often if said is None else often if value == said else MISTAKE for value, often in stated.items()
+        }
+        anybody = sum(frequency[value] * chance[value] for value in chance)
+        of_pictures = [chance[p["identity"][name]] if name in p["visible"] else anybody for p in gallery]
+        return -np.log(of_pictures)
+
+    return surprise
+
+
 def _differs(picture: Mapping[str, Any], fact: Fact) -> bool:
     of, name, value = fact
     shown = picture["identity"] if of == "identity" else picture["outfit"].get(of)
@@ -129,13 +204,14 @@ def _seen(picture: Mapping[str, Any], fact: Fact) -> bool:
     return name in picture["visible"] if of == "identity" else of in picture["visible_slots"]
 
 
-def expected(counts: np.ndarray, relevant: np.ndarray) -> tuple[float, float]:
-    """R-1 and average precision of a gallery ranked by counts, fewest first, in expectation over the order of ties.
+def expected(against: np.ndarray, relevant: np.ndarray) -> tuple[float, float]:
+    """R-1 and average precision of a gallery ranked by what speaks against a picture, the least first, in expectation
+    over the order of ties.
 
     At place j of a tie of n pictures, k of them relevant, after r pictures with R relevant ones, a relevant picture is
     seen with chance k / n, and then with R + 1 + (j - 1)(k - 1) / (n - 1) relevant ones so far.
     """
-    levels, tie = np.unique(counts, return_inverse=True)
+    levels, tie = np.unique(against, return_inverse=True)
     sizes = np.bincount(tie, minlength=len(levels))
     hits = np.bincount(tie, weights=relevant, minlength=len(levels))
     before, hits_before = np.cumsum(sizes) - sizes, np.cumsum(hits) - hits

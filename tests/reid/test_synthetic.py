@@ -590,6 +590,8 @@ def test_the_ceiling_of_a_set_by_hand(tmp_path: Path) -> None:
     assert after["attributes"] == {"R-1": 100.0, "mAP": 100.0}
     assert after["captions"] == {"R-1": 75.0, "mAP": 87.5}
     assert after["visible"] == {"R-1": 50.0, "mAP": 75.0}
+    # Of her whose age is hidden one in two would be elderly, and of the other everyone.
+    assert after["likely"] == {"R-1": 75.0, "mAP": 87.5}
     assert (after["queries"], after["gallery"]) == (2, 2)
 
 
