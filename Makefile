@@ -167,4 +167,4 @@ $(VENV)/dev: $(VENV)/torch $(SOURCES)
 	touch $@ $(VENV)/base $(VENV)/search
 
 clean:
-	rm -rf $(VENV) build *.egg-info bdam_kernels/*.so
+	rm -rf $(VENV) build dist *.egg-info bdam_kernels/*.so

@@ -12,6 +12,7 @@ import sysconfig
 import threading
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ PATH = Path(__file__).parents[2] / f"{MODULE.replace('.', '/')}{sysconfig.get_co
 # In the order of csrc/tensor.h's DType.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 MAX_DIMS = 4
+# Of server.cpp: block, offset, dtype, dims, sizes, strides, a number as an integer and in floating point.
+ARGUMENT = struct.Struct("<13qd")
 
 
 class Server:
@@ -55,19 +58,17 @@ class Server:
 
 
 def _packed(argument: Tensor | float | None, places: dict[int, int]) -> bytes:
-    """An argument as server.cpp has it."""
     if argument is None:
-        return _integers(-1, *[0] * (4 + 2 * MAX_DIMS)) + struct.pack("<d", 0)
+        return ARGUMENT.pack(-1, *[0] * 12, 0)
     if not isinstance(argument, Tensor):
-        integer = argument if isinstance(argument, int) else 0
-        return _integers(*[0] * (4 + 2 * MAX_DIMS), integer) + struct.pack("<d", argument)
+        return ARGUMENT.pack(*[0] * 12, argument if isinstance(argument, int) else 0, argument)
     start = argument.untyped_storage().data_ptr()
     # A tensor without elements has no memory.
     block, offset = (places[start], argument.data_ptr() - start) if argument.data_ptr() else (-1, 0)
     dtype = torch.uint8 if argument.dtype == torch.bool else argument.dtype
     rest = [0] * (MAX_DIMS - argument.dim())
     shape = [*argument.shape, *rest, *argument.stride(), *rest]
-    return _integers(block, offset, DTYPES.index(dtype), argument.dim(), *shape, 0) + struct.pack("<d", 0)
+    return ARGUMENT.pack(block, offset, DTYPES.index(dtype), argument.dim(), *shape, 0, 0)
 
 
 def _integers(*values: int) -> bytes:
@@ -80,7 +81,10 @@ def stand_in_for_the_cpu() -> None:
     command = os.environ.get("BDAM_CPU_SERVER")
     if not command or MODULE in sys.modules:
         return
-    server, module = Server(command), load(PATH, MODULE)
-    vars(module).update({name: partial(server.call, place) for place, name in enumerate(server.kernels)})
-    vars(module).update(lanes=server.lanes, pairs_bfloat16=server.pairs_bfloat16, best_isa=lambda: "baseline")
+    server, native, module = Server(command), load(PATH, MODULE), ModuleType(MODULE)
+    kernels = {name: partial(server.call, place) for place, name in enumerate(server.kernels)}
+    # What looks at tensors alone stays here.
+    here = {name: getattr(native, name) for name in ("__spec__", "kinds", "have_unit_strides")}
+    facts = {"lanes": server.lanes, "pairs_bfloat16": server.pairs_bfloat16, "best_isa": lambda: "baseline"}
+    vars(module).update(here | kernels | facts)
     sys.modules[MODULE] = module

@@ -1,15 +1,15 @@
 // Runs C++'s kernels for another process, through stdin and stdout, where neither Python nor torch has to run: under an
-// emulator of another processor.
+// emulator of another processor, or over ssh on another machine.
 //
 // It first writes a line: lanes(), pairs_bfloat16() and the kernels' names. A request is: the kernel's place in that
 // line, the numbers of blocks of memory and of arguments; the blocks' sizes in bytes; the arguments; the blocks. The
 // answer is the blocks, as the kernel left them. All numbers have eight bytes.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <iterator>
 #include <stdexcept>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -51,19 +51,19 @@ Value convert(const Argument& from, const Blocks& blocks) {
 }
 
 template <class... Parameters, size_t... i>
-void call(void (*kernel)(Parameters...), const Arguments& arguments, const Blocks& blocks, std::index_sequence<i...>) {
+void apply(void (*kernel)(Parameters...), const Arguments& arguments, const Blocks& blocks, std::index_sequence<i...>) {
   if (arguments.size() != sizeof...(i)) throw std::invalid_argument("a kernel got another number of arguments");
   kernel(convert<std::decay_t<Parameters>>(arguments[i], blocks)...);
 }
 
-template <auto kernel, class... Parameters>
-void call(void (*)(Parameters...), const Arguments& arguments, const Blocks& blocks) {
-  call(kernel, arguments, blocks, std::index_sequence_for<Parameters...>());
+template <class... Parameters>
+void apply(void (*kernel)(Parameters...), const Arguments& arguments, const Blocks& blocks) {
+  apply(kernel, arguments, blocks, std::index_sequence_for<Parameters...>());
 }
 
 template <auto kernel>
 void call(const Arguments& arguments, const Blocks& blocks) {
-  call<kernel>(kernel, arguments, blocks);
+  apply(kernel, arguments, blocks);
 }
 
 struct Kernel {
