@@ -93,7 +93,7 @@ test-chips: $(VENV)/dev
 test-aarch64: export OMP_NUM_THREADS := 1
 test-aarch64: aarch64-tools $(VENV)/dev
 	$(BIN)/cmake -S tests/cpu_server -B build/aarch64 --toolchain $(CURDIR)/csrc/aarch64.cmake \
-		-DCMAKE_BUILD_TYPE=Release -DBDAM_CUDA=OFF -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+		-DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 	$(BIN)/cmake --build build/aarch64 --target cpu_server --parallel 2
 	BDAM_REQUIRE=cpu BDAM_CPU_SERVER="qemu-aarch64-static build/aarch64/cpu_server" $(BIN)/python -m pytest -q \
 		$(KERNEL_TESTS) tests/kernels/test_smoke.py tests/kernels/test_hsic_independence.py \
