@@ -12,7 +12,8 @@ ALL_CHIPS := sm_80 sm_90 sm_100 sm_120
 KERNEL_TESTS := $(addprefix tests/kernels/test_,selective_scan.py causal_conv1d.py packed.py cross_attention_forms.py \
 	cross_attention.py pooled_cross_attention.py hsic.py hsic_rbf.py hsic_gpu.py)
 
-.PHONY: demo demo-mta-clip demo-mosaic search test test-suite test-reid test-isas test-triton test-cuda test-chips lint bench gpu clean
+.PHONY: demo demo-mta-clip demo-mosaic search test test-suite test-reid test-isas test-triton test-cuda test-chips \
+	test-aarch64 aarch64-tools wheels wheel wheel-aarch64 lint bench gpu clean
 
 demo: $(VENV)/base
 	test -d data/synthetic || $(BIN)/python -m bdam_reid.synthetic data/synthetic $(PERSONS)
@@ -86,6 +87,49 @@ test-cuda: $(VENV)/dev
 test-chips: $(VENV)/dev
 	BDAM_CHIPS="$(ALL_CHIPS)" $(BIN)/python -m pytest tests/kernels/test_cuda_resources.py tests/kernels/test_triton_compile.py
 
+# C++'s kernels for 64-bit ARM in an emulator: minutes to compile, minutes to run.
+test-aarch64: export OMP_NUM_THREADS := 1
+test-aarch64: aarch64-tools $(VENV)/dev
+	$(BIN)/cmake -S tests/cpu_server -B build/aarch64 --toolchain $(CURDIR)/csrc/aarch64.cmake \
+		-DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	$(BIN)/cmake --build build/aarch64 --target cpu_server --parallel 2
+	BDAM_REQUIRE=cpu BDAM_CPU_SERVER="qemu-aarch64-static build/aarch64/cpu_server" $(BIN)/python -m pytest -q \
+		$(KERNEL_TESTS) tests/kernels/test_smoke.py tests/kernels/test_hsic_independence.py \
+		-k "not (reference or triton or cuda or compile or opcheck or contracts)"
+
+aarch64-tools:
+	@command -v aarch64-linux-gnu-g++ > /dev/null && command -v qemu-aarch64-static > /dev/null || \
+		{ echo "64-bit ARM needs: apt-get install g++-aarch64-linux-gnu qemu-user-static" >&2; exit 1; }
+
+# Wheels in dist/ for this Python, and the oldest Linux that auditwheel finds them fit for: one for this processor, tried
+# in an environment of its own, and one for 64-bit ARM, made on another machine. OpenMP is torch's own.
+wheels: aarch64-tools
+	$(MAKE) wheel
+	$(MAKE) wheel-aarch64
+
+wheel: export _PYTHON_HOST_PLATFORM := linux-$(shell uname -m)
+wheel: $(VENV)/dev
+	$(BUILD_WHEEL)
+	$(BIN)/python -m venv --clear --without-pip build/wheel
+	$(BIN)/pip --python build/wheel install --quiet --no-deps dist/*_$$(uname -m).whl
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$(echo build/wheel/lib/python*/site-packages)/torch.pth
+	cd build/wheel && bin/python -m bdam_kernels && BDAM_REQUIRE=cpu bin/python -m pytest -q -c /dev/null \
+		--noconftest -o pythonpath=$(CURDIR)/tests $(CURDIR)/tests/kernels/test_smoke.py -k cpu
+
+wheel-aarch64: export _PYTHON_HOST_PLATFORM := linux-aarch64
+wheel-aarch64: export CMAKE_TOOLCHAIN_FILE := $(CURDIR)/csrc/aarch64.cmake
+wheel-aarch64: aarch64-tools $(VENV)/dev
+	$(BUILD_WHEEL)
+
+wheel wheel-aarch64: export PATH := $(abspath $(BIN)):$(PATH)
+wheel wheel-aarch64: export BDAM_STRICT_BUILD := 1
+define BUILD_WHEEL
+	rm -rf build/lib.$${_PYTHON_HOST_PLATFORM}-* build/wheels dist/*_$${_PYTHON_HOST_PLATFORM#linux-}.whl
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheels .
+	$(BIN)/auditwheel repair --exclude libgomp.so.1 --wheel-dir dist build/wheels/*.whl
+endef
+
 # On a machine with an NVIDIA GPU, with what is installed there and without a network: builds, checks and measures all
 # that runs on the GPU, beside mamba-ssm and causal-conv1d where they are installed.
 gpu:
@@ -121,4 +165,4 @@ $(VENV)/dev: $(VENV)/torch $(SOURCES)
 	touch $@ $(VENV)/base $(VENV)/search
 
 clean:
-	rm -rf $(VENV) build *.egg-info bdam_kernels/*.so
+	rm -rf $(VENV) build dist *.egg-info bdam_kernels/*.so

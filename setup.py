@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 # Kept between installs, so that the next one compiles only what has changed.
-BUILD = ROOT / "build" / f"cmake-{sysconfig.get_config_var('SOABI')}"
+BUILD = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{sysconfig.get_config_var('SOABI')}"
 
 
 def cuda_is_useless() -> bool:
