@@ -38,7 +38,8 @@ class Options:
     batch_size: int = 128
     """Images or queries at a time."""
     output: Path | None = None
-    """Folder of metrics.json, pictures and the log; the run if it is not given."""
+    """Folder of metrics.json, pictures and the log; if it is not given the run, or where another set, split or weights
+    are asked for RUN/asked, so that the run's own figures stay."""
     weights: dict[str, float] = field(default_factory=dict)
     """Of the parts of an embedding, such as `identity 1 clothing 0`, whatever clothes are searched; a part that is not
     named has none. Without any, those that validation chose for the same and for other clothes."""
@@ -80,7 +81,8 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
 
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1, got {options.batch_size}")
-    run, output = options.run, options.output or options.run
+    asked = options.root or options.split or options.weights
+    run, output = options.run, options.output or (options.run / "asked" if asked else options.run)
     if options.domains and not options.root:
         raise ConfigError(f"--domains needs --root, the first of the sets, got {', '.join(map(str, options.domains))}")
     if output.exists() and not output.is_dir():

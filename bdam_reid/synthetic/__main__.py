@@ -19,7 +19,13 @@ def main() -> int:
     )
     parser.add_argument("out", type=Path, help="a new or empty folder")
     parser.add_argument("--identities", type=int, default=800, help="persons in all splits (default: 800)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="the same seed gives the same bytes; the persons of a small set are in every larger one of its seed, so "
+        "test on those of another (default: 0)",
+    )
     parser.add_argument("--layout", choices=("cuhk-pedes", "market"), default="cuhk-pedes", help="default: cuhk-pedes")
     parser.add_argument(
         "--test-identities",

@@ -85,17 +85,16 @@ def test_evaluation_works_without_what_only_the_synthetic_set_has(run: Path, tmp
     assert metrics["protocols"]["test"] == json.loads((run / "metrics.json").read_text())["protocols"]["test"]
 
 
-def test_options_choose_the_protocol_the_weights_and_the_place(run: Path, tmp_path: Path) -> None:
+def test_options_choose_the_protocol_and_the_weights_and_leave_the_runs_own_figures(run: Path) -> None:
     before = (run / "metrics.json").read_text()
-    line = f"{run} --split val --weights clothing 1 --batch-size 3 --device cpu --output {tmp_path / 'out'}"
-    main(line.split())
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    main(f"{run} --split val --weights clothing 1 --batch-size 3 --device cpu".split())
+    metrics = json.loads((run / "asked" / "metrics.json").read_text())
     clothing = {"identity": 0, "clothing": 1}
     assert metrics["weights"] == {"same": clothing, "other": clothing}
     assert list(metrics["protocols"]) == ["val"]
     results = metrics["protocols"]["val"]["results"]
     assert results["same"]["queries"] == 16 and results["same"] == results["other"] != results["identity"]
-    assert (tmp_path / "out" / "pictures" / "val.png").exists()
+    assert (run / "asked" / "pictures" / "val.png").exists()
     assert (run / "metrics.json").read_text() == before
 
 
