@@ -89,7 +89,7 @@ def _read(root: Path, name: str) -> Any:
         return json.loads((root / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SyntheticError(
-            f"cannot read {root / name}: {error}. Expected a set drawn by python -m bdam_reid.synthetic"
+            f"cannot read {root / name}: {error}. Expected a set with captions, drawn by python -m bdam_reid.synthetic"
         ) from error
 
 

@@ -605,4 +605,4 @@ def test_the_command_prints_the_ceilings_of_a_drawn_set(
     assert lines[1].split()[1:3] == ["16", "8"] and lines[2].split()[1:3] == ["16", "4"]
     monkeypatch.setattr(sys, "argv", ["ceiling", str(tmp_path / "none")])
     assert print_ceilings() == 1
-    assert "Expected a set drawn by" in capsys.readouterr().err
+    assert "Expected a set with captions, drawn by" in capsys.readouterr().err
