@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ from bdam_reid.config import ConfigError, Range, check_ranges
 from bdam_reid.engine.signals import handled_by, leave
 
 if TYPE_CHECKING:
+    from bdam_reid.captions.model import Model
     from bdam_reid.captions.store import Store
     from bdam_reid.captions.styles import Style
     from bdam_reid.captions.writing import Writer
@@ -55,15 +56,19 @@ class Write:
     root: tyro.conf.Positional[Path]
     """Folder of the data set."""
     endpoint: tyro.conf.OmitArgPrefixes[EndpointConfig]
+    local: str | None = None
+    """Hub name or folder of an image-text-to-text model of transformers, such as HuggingFaceTB/SmolVLM-Instruct, which
+    is loaded into this process instead of asking an endpoint."""
     styles: Path | None = None
     """File that `styles` wrote; without one, texts are written in no given style."""
     attempts: int = 3
     """Calls for a text until an answer is good; each says what was wrong with the last."""
     workers: Annotated[int, Range(1, 256)] = 8
-    """Calls under way at a time."""
+    """Calls under way at a time; a local model answers them in one batch."""
     limit: int | None = None
     """Only so many images, the first ones of the set: to try a model and a prompt."""
     prices: Prices = field(default_factory=Prices)
+    """Of an endpoint."""
     dry_run: bool = False
     """Say what it would cost, and end."""
     store: Path | None = None
@@ -102,6 +107,7 @@ def find_styles(options: Styles) -> None:
 
 def write_texts(options: Write) -> None:
     """The subcommand `write`. Raises: ConfigError, DatasetError, OSError; Interrupted after a signal."""
+    _check_source(options)
     from bdam_reid.captions import store as stores
     from bdam_reid.captions.styles import read_styles
     from bdam_reid.captions.texts import FILE
@@ -116,31 +122,30 @@ def write_texts(options: Write) -> None:
 
 
 def _write(options: Write, records: Sequence[Record], styles: Sequence[Style], store: Store, output: Path) -> None:
-    from bdam_reid.captions.endpoint import Endpoint
     from bdam_reid.captions.prompts import digest
     from bdam_reid.captions.writing import Writer, jobs_of, missing
     from bdam_reid.engine.checkpoint import write_json
     from bdam_reid.engine.signals import Interruption
 
-    store.check(options.endpoint.model, digest(styles))
+    model = options.local or options.endpoint.model
+    store.check(model, digest(styles))
     if store.in_flight:
         print(
             f"the process that wrote {store.path} before was killed: up to {store.in_flight} calls were under way, "
             "whose answers are lost; no answer that came is asked for again"
         )
     jobs = jobs_of(records, styles, store, options.attempts)
-    print(
-        f"{len(jobs):,} of {2 * len(records):,} texts to write: {estimate(jobs, options.attempts).text(options.prices)}"
-    )
+    cost = estimate(jobs, options.attempts).text(None if options.local else options.prices)
+    print(f"{len(jobs):,} of {2 * len(records):,} texts to write: {cost}")
     if options.dry_run:
         return
     interruption = Interruption()
     writer = Writer(store, styles, options.attempts, options.workers, lambda: interruption.came)
     if jobs:
-        endpoint = Endpoint(options.endpoint, writer.stopped)
+        asked = _model(options, writer.stopped)
         with handled_by(interruption):
-            store.begin(options.endpoint.model, digest(styles), options.workers)
-            writer.write(jobs, endpoint)
+            store.begin(model, digest(styles), options.workers)
+            writer.write(jobs, asked)
             store.end()
     texts = store.texts()
     write_json(output, texts)
@@ -153,12 +158,40 @@ def _write(options: Write, records: Sequence[Record], styles: Sequence[Style], s
     interruption.raise_if_any()
 
 
+def _check_source(options: Write) -> None:
+    """Raise ConfigError unless one model is named, and only what it takes is given."""
+    given, without = options.endpoint, EndpointConfig()
+    if options.local is None:
+        if not given.model:
+            raise ConfigError("a model must be named: give --model for one of an endpoint, or --local, got neither")
+        return
+    names = ("model", "url", "timeout", "retries", "requests_per_minute")
+    others = [f"--{name.replace('_', '-')}" for name in names if getattr(given, name) != getattr(without, name)]
+    others += ["--prices"] if options.prices != Prices() else []
+    if others:
+        raise ConfigError(
+            f"--local and {', '.join(others)} exclude each other: the former loads a model here, the latter are of an "
+            "endpoint"
+        )
+
+
+def _model(options: Write, stopped: Callable[[], bool]) -> Model:
+    """The model that is asked. Raises: ConfigError if it cannot be."""
+    if options.local is None:
+        from bdam_reid.captions.endpoint import Endpoint
+
+        return Endpoint(options.endpoint, stopped)
+    from bdam_reid.captions.local import LocalModel
+
+    return LocalModel(options.local, options.endpoint.temperature, options.endpoint.max_tokens, stopped)
+
+
 def _say_what_came(writer: Writer, prices: Prices) -> None:
     dollars = prices.of(writer.input_tokens, writer.output_tokens)
     used = f"{writer.input_tokens:,} tokens in and {writer.output_tokens:,} out" + (
         f", ${dollars:,.2f}" if dollars else ""
     )
-    print(f"used {used}, as the endpoint counts; {writer.rejected:,} answers had faults")
+    print(f"used {used}, as the model counts; {writer.rejected:,} answers had faults")
     for problem, count in writer.problems.most_common(PROBLEMS):
         print(f"{count:,} x {problem}")
 

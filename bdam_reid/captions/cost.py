@@ -34,30 +34,36 @@ class Prices:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Calls if every answer is good, most calls if none is, and the tokens of the former."""
+    """Calls if every answer is good, most calls if none is, the images that they are about, and the tokens of the
+    former."""
 
     calls: int
     most_calls: int
+    images: int
     input_tokens: int
     output_tokens: int
 
-    def text(self, prices: Prices) -> str:
-        """In one line; in dollars where there are prices."""
+    def text(self, prices: Prices | None) -> str:
+        """In one line; in dollars where there are prices, in images if nothing is paid."""
         tokens = f"about {self.input_tokens:,} tokens in and {self.output_tokens:,} out"
+        calls = f"{self.calls:,} calls, at most {self.most_calls:,} with all attempts"
+        if prices is None:
+            return f"{calls}, of {self.images:,} images: {tokens}, if an image takes as many as for GPT-4o"
         dollars = prices.of(self.input_tokens, self.output_tokens)
         most = dollars * self.most_calls / max(self.calls, 1)
         cost = f", ${dollars:,.2f}; at most ${most:,.2f}" if dollars else "; give --prices for dollars"
-        return f"{self.calls:,} calls, at most {self.most_calls:,} with all attempts: {tokens}{cost}"
+        return f"{calls}: {tokens}{cost}"
 
 
 def estimate(jobs: Sequence[Job], attempts: int) -> Estimate:
     """The estimate of jobs, of which each may take so many attempts, those that were made before among them."""
     if not jobs:
-        return Estimate(0, 0, 0, 0)
+        return Estimate(0, 0, 0, 0, 0)
     some = jobs[:: ceil(len(jobs) / LOOKED_AT)]
     tokens = sum(_tokens(job) for job in some) / len(some)
     most = sum(attempts - job.made for job in jobs)
-    return Estimate(len(jobs), most, round(tokens * len(jobs)), ANSWER * len(jobs))
+    images = len({job.record.key for job in jobs})
+    return Estimate(len(jobs), most, images, round(tokens * len(jobs)), ANSWER * len(jobs))
 
 
 def _tokens(job: Job) -> int:

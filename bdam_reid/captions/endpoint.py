@@ -17,10 +17,12 @@ from email.utils import parsedate_to_datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from bdam_reid.captions.model import CallError, ModelError, Reply
 from bdam_reid.captions.prompts import SCHEMA
 from bdam_reid.config import ConfigError, Range
 from bdam_reid.data.printable import printable
 
+OPENAI = "https://api.openai.com/v1"
 KEY = "OPENAI_API_KEY"
 """Environment variable of the key, which is given nowhere else."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -40,13 +42,13 @@ _HOPELESS = {
 class EndpointConfig:
     """Which model answers, and how it is asked."""
 
-    model: str
+    model: str = ""
     """Its name at the endpoint, such as gpt-4o."""
-    url: str = "https://api.openai.com/v1"
-    """Of the endpoint; vLLM's is http://HOST:8000/v1, Ollama's http://HOST:11434/v1. The key is read from the
-    environment variable OPENAI_API_KEY."""
+    url: str | None = None
+    """Of the endpoint, OpenAI's if it is not given; vLLM's is http://HOST:8000/v1, Ollama's http://HOST:11434/v1. The
+    key is read from the environment variable OPENAI_API_KEY."""
     temperature: float | None = 0.7
-    """None leaves it to the endpoint."""
+    """None leaves it to the endpoint, or to a local model's own settings."""
     max_tokens: int | None = 300
     """Of an answer; None leaves it to the endpoint."""
     timeout: Annotated[float, Range(0.01)] = 120.0
@@ -55,25 +57,6 @@ class EndpointConfig:
     """How often a call that the endpoint turned away or broke off is repeated before it is given up."""
     requests_per_minute: float = 0.0
     """Calls that may begin in a minute; 0 is no limit."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a model answered to a call that went through; what it cost, 0 where the endpoint does not say so."""
-
-    content: str
-    model: str
-    input_tokens: int
-    output_tokens: int
-    seconds: float
-
-
-class EndpointError(ConnectionError):
-    """An endpoint that will not answer any call."""
-
-
-class CallError(RuntimeError):
-    """A call that got no answer, while others may."""
 
 
 class Endpoint:
@@ -99,7 +82,7 @@ class Endpoint:
     async def ask(self, messages: list[dict[str, Any]]) -> Reply:
         """The answer to a call, repeated as often as the config allows.
 
-        Raises: CallError if there is none, or the work has been stopped; EndpointError if there will be none for any.
+        Raises: CallError if there is none, or the work has been stopped; ModelError if there will be none for any.
         """
         pause = FIRST_PAUSE
         for attempt in range(self._config.retries + 1):
@@ -165,7 +148,8 @@ def _client(config: EndpointConfig) -> Any:
         import openai
     except ImportError as error:
         raise ConfigError("writing texts needs `pip install -e '.[captions]'`") from error
-    url = urlsplit(config.url)
+    address = OPENAI if config.url is None else config.url
+    url = urlsplit(address)
     if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query:
         raise ConfigError(f"--url must be http(s)://HOST[:PORT]/PATH, without a key in it, got one of {url.hostname}")
     key = os.environ.get(KEY, "").strip()
@@ -173,14 +157,14 @@ def _client(config: EndpointConfig) -> Any:
         raise ConfigError(f"{url.hostname} wants a key: set the environment variable {KEY}")
     if not key.isascii() or not key.isprintable():
         raise ConfigError(f"the environment variable {KEY} must be one line of ASCII: copy the key again")
-    return openai.AsyncOpenAI(base_url=config.url, api_key=key or "none", max_retries=0, timeout=config.timeout)
+    return openai.AsyncOpenAI(base_url=address, api_key=key or "none", max_retries=0, timeout=config.timeout)
 
 
 def _turned_away(status: int, message: str, headers: Mapping[str, str]) -> Exception:
     """What a status other than 200 means: an error to raise."""
     said = f"status {status}: {printable(' '.join(message.split())[:300])}"
     if status in _HOPELESS or "insufficient_quota" in message:
-        return EndpointError(f"the endpoint answers no call: {_HOPELESS.get(status, 'the quota is used up')} ({said})")
+        return ModelError(f"the endpoint answers no call: {_HOPELESS.get(status, 'the quota is used up')} ({said})")
     if status in (408, 409, 429) or status >= 500:
         return _Again(said, _seconds(headers.get("retry-after", "")))
     return CallError(said)

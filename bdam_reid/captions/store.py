@@ -90,7 +90,7 @@ class Store:
             listed = ", ".join(f"{name} {then[name]!r} then, {now_asked[name]!r} now" for name in changed)
             raise ConfigError(
                 f"{self.path} holds answers to something else ({listed}): give another --store to ask anew, or "
-                "the same --model and --styles as before to go on"
+                "the same --model or --local, and --styles, as before to go on"
             )
 
     def begin(self, model: str, prompts: str, workers: int) -> None:

@@ -20,6 +20,7 @@ _LEFTOVERS = re.compile(
     re.IGNORECASE,
 )
 """What models say beside a description, and what is left of the prompt."""
+_FENCED = re.compile(r"```(?:json)?\s(.*)```", re.DOTALL)
 _NEUTRAL = word_set("person individual pedestrian figure features headed face body weight height glasses")
 """What the splitter takes for words of a person and a text on clothing may have."""
 _AMBIGUOUS = word_set("top tops case layer layers lace checks spots print design soles cap")
@@ -76,9 +77,11 @@ class Fault(NamedTuple):
 
 
 def read_answer(content: str) -> str:
-    """The description in an answer, in single spaces; "" if the answer is not of the form that was asked for."""
+    """The description in an answer, in single spaces; "" if the answer is not of the form that was asked for. A fence
+    of Markdown around it, which models like to write, does not count."""
+    fenced = _FENCED.fullmatch(content.strip())
     try:
-        value = json.loads(content)
+        value = json.loads(fenced.group(1) if fenced else content)
     except (ValueError, RecursionError):
         return ""
     text = value.get("description") if isinstance(value, dict) else None

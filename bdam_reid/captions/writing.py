@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from bdam_reid.captions.endpoint import CallError, Endpoint, EndpointError
+from bdam_reid.captions.model import CallError, Model, ModelError
 from bdam_reid.captions.prompts import PARTS, Part, data_url, digest, messages, style_of
 from bdam_reid.captions.store import Answer, Store, now
 from bdam_reid.captions.styles import Style
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bdam_reid.data.records import Record
 
 IN_A_ROW = 10
-"""Calls that are given up one after the other before the endpoint is."""
+"""Calls that are given up one after the other before the model is."""
 
 
 @dataclass(frozen=True)
@@ -69,32 +69,32 @@ class Writer:
         self._attempts, self._workers, self._asked_to_stop = attempts, workers, stopped
         self._given_up = 0  # calls in a row
 
-    def write(self, jobs: Sequence[Job], endpoint: Endpoint) -> None:
-        """Do all jobs; the endpoint is closed then."""
-        asyncio.run(self._write(jobs, endpoint))
+    def write(self, jobs: Sequence[Job], model: Model) -> None:
+        """Do all jobs; the model is closed then."""
+        asyncio.run(self._write(jobs, model))
 
-    async def _write(self, jobs: Sequence[Job], endpoint: Endpoint) -> None:
+    async def _write(self, jobs: Sequence[Job], model: Model) -> None:
         with tqdm(total=len(jobs), desc="writing texts", unit="text", disable=None, smoothing=0.05) as bar:
-            async with endpoint:
+            async with model:
                 queue = iter(jobs)
-                await asyncio.gather(*(self._work(endpoint, queue, bar) for _ in range(self._workers)))
+                await asyncio.gather(*(self._work(model, queue, bar) for _ in range(self._workers)))
 
-    async def _work(self, endpoint: Endpoint, queue: Iterator[Job], bar: tqdm) -> None:
+    async def _work(self, model: Model, queue: Iterator[Job], bar: tqdm) -> None:
         while not self.stopped() and (job := next(queue, None)):
             try:
-                await self._finish(endpoint, job)
+                await self._finish(model, job)
                 self._given_up = 0
             except CallError as error:
                 if not self.stopped():
                     self._give_up(str(error))
-            except (EndpointError, OSError) as error:
+            except OSError as error:
                 self.error = self.error or error
             bar.update()
             bar.set_postfix(
                 tokens=self.input_tokens + self.output_tokens, rejected=self.rejected, problems=self.problems.total()
             )
 
-    async def _finish(self, endpoint: Endpoint, job: Job) -> None:
+    async def _finish(self, model: Model, job: Job) -> None:
         """Ask until an answer is good, or no attempt is left."""
         from bdam_reid.data.images import ImageError
 
@@ -105,7 +105,7 @@ class Writer:
             return
         while len(answers := self._store.answers.get((job.record.key, job.part), [])) < self._attempts:
             rejected = (answers[-1].answer, "; ".join(answers[-1].faults)) if answers else None
-            reply = await endpoint.ask(messages(job.part, job.style, image, rejected))
+            reply = await model.ask(messages(job.part, job.style, image, rejected))
             text = read_answer(reply.content)
             found = faults(text, job.part)
             self._store.add(
@@ -135,9 +135,9 @@ class Writer:
         self.problems[problem] += 1
         self._given_up += 1
         if self._given_up >= IN_A_ROW:
-            self.error = self.error or EndpointError(
+            self.error = self.error or ModelError(
                 f"{self._given_up} calls in a row got no answer, the last was {problem}. Give the same command again "
-                "to go on when the endpoint is well"
+                "to go on when that is mended"
             )
 
     def stopped(self) -> bool:

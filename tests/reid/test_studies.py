@@ -12,11 +12,13 @@ import pytest
 import torch
 from tiny_run import arguments
 
+from bdam_reid.captions.splitter import split_caption
 from bdam_reid.config import ConfigError, parse_config
+from bdam_reid.data.datasets import load_dataset
 from bdam_reid.engine.checkpoint import load_weights
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.bdam.config import BDAMConfig
-from bdam_reid.studies import efficiency, grid, rerank
+from bdam_reid.studies import clustering, efficiency, grid, rerank
 from bdam_reid.studies.grid import table
 
 
@@ -88,3 +90,33 @@ def test_settings_are_trained_with_the_budget_once_each(people: Path, tmp_path: 
         grid.run_grid(settings, ["none"], *given[2:])
     with pytest.raises(ConfigError, match="another study or budget"):
         grid.run_grid(*given[:3], (), *given[4:])
+
+
+def test_clusterings_choose_texts_where_no_model_wrote_any(people: Path, tmp_path: Path) -> None:
+    line = ["--budget", "smoke", "--root", str(people), "--output", str(tmp_path), "--rows", "kmeans", "--seeds", "0"]
+    clustering.main(line)
+    chosen = json.loads((tmp_path / "set-kmeans" / "texts.json").read_text())
+    captions = {record.key: record.captions for record in load_dataset(people).train}
+    assert captions.keys() <= chosen.keys()
+    for key, own in captions.items():
+        assert (chosen[key]["identity"], chosen[key]["clothing"]) in map(split_caption, own)
+        assert chosen[key]["style"].startswith("kmeans-")
+    came = json.loads((people / "texts.json").read_text())
+    assert all(entry != came.get(key) for key, entry in chosen.items())
+    text = (tmp_path / "clustering-chosen.md").read_text()
+    assert text.startswith("# Captions chosen") and "written by no model" in text.splitlines()[0]
+    assert "No multimodal model wrote these texts" in text and "Published rows are of another thing" in text
+    trained = (tmp_path / "kmeans-0" / "log.txt").stat().st_mtime_ns
+    clustering.main(line)
+    assert (tmp_path / "kmeans-0" / "log.txt").stat().st_mtime_ns == trained
+
+
+def test_a_real_set_needs_texts_of_a_model(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "CUHK-PEDES").mkdir()
+    with pytest.raises(SystemExit):
+        clustering.main(["--root", str(tmp_path / "CUHK-PEDES"), "--output", str(tmp_path / "runs")])
+    assert "needs texts that a multimodal model wrote: give --texts FOLDER" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        clustering.main(["--root", str(tmp_path / "nowhere")])
+    assert "found no such folder: give --root, or draw it" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
