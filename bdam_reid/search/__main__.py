@@ -76,6 +76,9 @@ class Query:
     """Filters: column=value, time>=2026-11-27T08:00, time<2026-11-28; several values of a column leave what has any."""
     one_per: str = ""
     """Column, such as person or track, of each text of which the best photograph alone is given."""
+    rerank: bool = False
+    """Read the best photographs again, each together with the sentence, and order them by that: with a model that was
+    trained to, such as a run of BDAM with --method.rerank.kind mamba."""
     as_written: bool = False
     """Read words that no training caption had as they are; else the nearest that some had take their places."""
     json: bool = False
@@ -167,6 +170,7 @@ def query_index(options: Query, presets: Presets) -> None:
         weights=dict(zip(parts, options.weights, strict=True)) if options.weights else None,
         where=where,
         one_per=options.one_per,
+        rerank=options.rerank,
     )
     print(_as_json(found) if options.json else "\n".join(_as_lines(found)))
 

@@ -10,10 +10,10 @@ from threading import BoundedSemaphore
 
 from PIL import Image
 
-from bdam_reid.data.images import ImageError, open_image
 from bdam_reid.data.printable import shortened
 from bdam_reid.data.records import QueryError
 from bdam_reid.search.files import ImageFile
+from bdam_reid.search.pictures import open_picture
 from bdam_reid.search.serve.live import Served
 
 KEPT = 2048
@@ -36,7 +36,7 @@ def jpeg_of(served: Served, path: str, side: int) -> bytes:
 
 
 def picture_of(served: Served, path: str, least: tuple[int, int]) -> Image.Image:
-    """A photograph as `open_image` gives it. Raises: as `jpeg_of`."""
+    """A photograph as `open_picture` gives it. Raises: as `jpeg_of`."""
     return _opened(served.index.folder, photograph(served, path), least)
 
 
@@ -63,8 +63,4 @@ def _opened(folder: Path, file: ImageFile, least: tuple[int, int]) -> Image.Imag
     if os.path.realpath(place) != str(place) or not place.is_file():
         raise NotThere(f"the photograph {shortened(file.path)!r} is not in its folder any more")
     with _decoding:
-        try:
-            return open_image(place, least)
-        except ImageError as error:
-            # The reason may name the folder, which is nobody's business.
-            raise ImageError(f"the photograph {shortened(file.path)!r} cannot be read any more") from error
+        return open_picture(root, file.path, least)
