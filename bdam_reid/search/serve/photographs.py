@@ -15,6 +15,7 @@ from bdam_reid.data.records import QueryError
 from bdam_reid.search.files import ImageFile
 from bdam_reid.search.pictures import open_picture
 from bdam_reid.search.serve.live import Served
+from bdam_reid.search.videos import parse_name
 
 KEPT = 2048
 """Photographs that are kept as they were shown last, of some 10 KB each."""
@@ -58,7 +59,7 @@ def _jpeg(folder: Path, file: ImageFile, side: int) -> bytes:
 
 def _opened(folder: Path, file: ImageFile, least: tuple[int, int]) -> Image.Image:
     root = folder.resolve()
-    place = root / file.path
+    place = root / parse_name(file.path).file
     # The index has no links, but one may have been put where a photograph was.
     if os.path.realpath(place) != str(place) or not place.is_file():
         raise NotThere(f"the photograph {shortened(file.path)!r} is not in its folder any more")
