@@ -6,7 +6,8 @@ Nothing is measured here, and no figure is written anywhere else by hand.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from benchmarks.efficiency.study import (
 from benchmarks.results import (
     FOLDER,
     MODES,
+    SEARCH,
     TIMES,
     Entry,
     best_of_ours,
@@ -43,6 +45,16 @@ from benchmarks.results import (
 ROOT = Path(__file__).parents[1]
 README, DETAILS = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 RADAR, GROWTH = ROOT / "docs" / "fusion_radar.svg", ROOT / "docs" / "fusion_growth.svg"
+SEARCHED = ROOT / "docs" / "search_growth.svg"
+COSTS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
+    "queries a second, in batches": lambda row: row["forward"]["queries_s"],
+    "ms a query alone, 99th percentile": lambda row: row["p99_ms"],
+    "resident MiB": lambda row: row["forward"]["resident_mib"],
+    "seconds to build": lambda row: row["build_s"],
+}
+"""Of a search."""
+RECALL = 0.99
+"""Of a search whose costs are drawn, at least."""
 BEGIN, END = "<!-- {} of python -m benchmarks.report -->", "<!-- end -->"
 
 Rows = Sequence[Sequence[str]]
@@ -189,6 +201,34 @@ def memory_check(results: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
+def search_costs() -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """By cost and contender, images of a gallery and the cost of a search in it that finds enough; of the machine that
+    measured most sizes. Nothing unless it measured two."""
+    sizes = max(([e for e in r["results"] if e["op"] == SEARCH] for r in devices().values()), key=len)
+    if len(sizes) < 2:
+        return {}
+    sizes.sort(key=lambda entry: entry["images"])
+    costs: dict[str, dict[str, list[tuple[int, float]]]] = {cost: defaultdict(list) for cost in COSTS}
+    for entry in sizes:
+        for name, row in entry["contenders"].items():
+            if row.get("recall", 0) >= RECALL:
+                for cost, of in COSTS.items():
+                    costs[cost][name].append((entry["images"], of(row)))
+    return costs
+
+
+def search_section() -> list[str]:
+    """Costs of a search by the size of the gallery."""
+    if not search_costs():
+        return []
+    return [
+        "## Search by the size of the gallery",
+        f"Two cores, the ten nearest, each contender set so that it finds {RECALL:.0%} of them; what finds fewer at "
+        "its most thorough setting is left out. Embeddings are drawn (`benchmarks/gallery.py`).",
+        f"![Costs of a search by the size of the gallery]({SEARCHED.name})",
+    ]
+
+
 def claims_table(results: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     rows = [[claim.text, claim.measured, "yes" if claim.holds else "**no**"] for claim in claims(results, runs)]
     return table(["the drafts claim", "measured here", "holds"], rows)
@@ -286,6 +326,7 @@ def details() -> str:
         "before; errors are the greatest of outputs and gradients against float64, relative to the greatest element.",
         "## Beside the best peer",
         *peers_section(),
+        *search_section(),
         "## Every contender",
     ]
     for name, measured in devices().items():
@@ -313,6 +354,8 @@ def main() -> None:
     DETAILS.write_text(details(), encoding="utf-8")
     drawings.draw_radar(radar_numbers(), RADAR)
     drawings.draw_growth({quantity: growth(studied(), quantity) for quantity in QUANTITIES}, GROWTH)
+    if costs := search_costs():
+        drawings.draw_search(costs, SEARCHED)
     print(details())
 
 

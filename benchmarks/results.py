@@ -15,6 +15,9 @@ MODES = {"forward": "forward", "train": "forward + backward"}
 TIMES = {"ms": "", "graph_ms": ", in a graph"}
 """Median times that are kept of a contender: as it is called, and on a GPU as its graph is replayed."""
 
+SEARCH = "search of a gallery"
+"""The "op" of what `test_search.py` measures of indexes at several sizes."""
+
 Entry = Mapping[str, Any]
 """A benchmark's name, commit, labels, and contenders: name -> facts, and for each mode the figures."""
 

@@ -43,12 +43,14 @@ class Index:
     run: tyro.conf.Positional[str]
     """Folder of a run or an export; or a published CLIP or SigLIP, by hub name or folder."""
     folder: tyro.conf.Positional[Path]
-    """Of the photographs: one person each, as a detector cuts them out."""
+    """Of the photographs, and videos: one person each, as a detector cuts them out."""
     output: Path
     """Folder of the index."""
     table: Path | None = None
     """CSV file of what is known of the photographs: column path, within the folder, and any others, such as camera,
     person, time. It is read anew each time."""
+    frames_per_second: Annotated[float, Range(0.001, 1_000)] = 1.0
+    """That are taken of videos."""
     device: str = "auto"
     """As torch names it; auto is the GPU where there is one."""
 
@@ -76,6 +78,9 @@ class Query:
     """Filters: column=value, time>=2026-11-27T08:00, time<2026-11-28; several values of a column leave what has any."""
     one_per: str = ""
     """Column, such as person or track, of each text of which the best photograph alone is given."""
+    rerank: bool = False
+    """Read the best photographs again, each together with the sentence, and order them by that: with a model that was
+    trained to, such as a run of BDAM with --method.rerank.kind mamba."""
     as_written: bool = False
     """Read words that no training caption had as they are; else the nearest that some had take their places."""
     json: bool = False
@@ -121,7 +126,7 @@ def make_index(options: Index, presets: Presets) -> None:
     table = read_table(options.table) if options.table else Table()
     retriever = open_model(options.run, options.device, presets)
     name = str(Path(options.run).resolve()) if Path(options.run).exists() else options.run
-    report = update_index(options.output, options.folder, retriever, name, table)
+    report = update_index(options.output, options.folder, retriever, name, table, options.frames_per_second)
     print("\n".join(_said_of(report, options.output)))
 
 
@@ -167,6 +172,7 @@ def query_index(options: Query, presets: Presets) -> None:
         weights=dict(zip(parts, options.weights, strict=True)) if options.weights else None,
         where=where,
         one_per=options.one_per,
+        rerank=options.rerank,
     )
     print(_as_json(found) if options.json else "\n".join(_as_lines(found)))
 

@@ -1,4 +1,4 @@
-"""The image files of a folder, and which of its files are refused."""
+"""The image and video files of a folder, and which of its files are refused."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from typing import NamedTuple
 from bdam_reid.config import ConfigError
 from bdam_reid.data.images import HEIC, reads_heic
 from bdam_reid.data.printable import printable
+from bdam_reid.search.videos import VIDEOS, reads_videos
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", *HEIC))
 """Of image files, in lower case."""
 
 
 class ImageFile(NamedTuple):
-    """An image file as it is told from others, and from itself before it was changed: its content is not read."""
+    """An image or video file as it is told from others, and from itself before it was changed: its content is not read.
+    In an index also a frame of a video, with the size and change of that."""
 
     path: str
-    """Within the folder, its parts divided by "/"."""
+    """Within the folder, its parts divided by "/"; of a frame, its name."""
     size: int
     """In bytes."""
     changed: int
@@ -41,15 +43,16 @@ class Listing:
     """What is in a folder."""
 
     images: list[ImageFile] = field(default_factory=list)
-    """In the order of their paths."""
+    """In the order of their paths, as all of these."""
+    videos: list[ImageFile] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     others: int = 0
-    """Files that have no name of an image."""
+    """Files that have no name of an image or a video."""
 
 
 def list_images(folder: Path) -> Listing:
-    """The image files in a folder and all folders in it. Symbolic links are refused: what they lead to is either in the
-    folder already, or not in it.
+    """The image and video files in a folder and all folders in it. Symbolic links are refused: what they lead to is
+    either in the folder already, or not in it.
 
     Raises: ConfigError if it is no folder, or cannot be read.
     """
@@ -59,18 +62,19 @@ def list_images(folder: Path) -> Listing:
     for entry in _entries(root, found.refused):
         path = Path(entry.path).relative_to(root).as_posix()
         if entry.is_symlink():
-            if _leads_to_a_folder(entry) or _is_image(entry.name):
+            if _leads_to_a_folder(entry) or _is_image(entry.name) or _is_video(entry.name):
                 found.refused.append(Refused(printable(path), _where_it_leads(Path(entry.path), root)))
             else:
                 others += 1
-        elif not _is_image(entry.name):
+        elif not (_is_image(entry.name) or _is_video(entry.name)):
             others += 1
         elif problem := _problem(entry):
             found.refused.append(Refused(printable(path), problem))
         else:
             about = entry.stat(follow_symlinks=False)
-            found.images.append(ImageFile(path, about.st_size, about.st_mtime_ns))
-    return Listing(sorted(found.images), sorted(found.refused), others)
+            files = found.videos if _is_video(entry.name) else found.images
+            files.append(ImageFile(path, about.st_size, about.st_mtime_ns))
+    return Listing(sorted(found.images), sorted(found.videos), sorted(found.refused), others)
 
 
 def _entries(root: Path, refused: list[Refused]) -> Iterator[os.DirEntry[str]]:
@@ -95,8 +99,12 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+def _is_video(name: str) -> bool:
+    return name.lower().endswith(VIDEOS)
+
+
 def _problem(entry: os.DirEntry[str]) -> str:
-    """Why a file with the name of an image is not even opened; empty if it may be."""
+    """Why a file with the name of an image or a video is not even opened; empty if it may be."""
     try:
         entry.path.encode("utf-8")
         if not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
@@ -107,6 +115,8 @@ def _problem(entry: os.DirEntry[str]) -> str:
         return f"{error.strerror}"
     if entry.name.lower().endswith(HEIC) and not reads_heic():
         return "HEIC needs pillow-heif: pip install -e '.[search]'"
+    if _is_video(entry.name) and not reads_videos():
+        return "a video needs PyAV: pip install -e '.[video]'"
     return ""
 
 

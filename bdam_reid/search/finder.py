@@ -6,16 +6,19 @@ finder.find(Question("a woman in a red coat - backpack"), k=5, where=where_of(["
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from bdam_reid.config import ConfigError, Presets
-from bdam_reid.data.records import CLOTHES, Clothes
+from bdam_reid.data.records import CLOTHES, Clothes, QueryError
 from bdam_reid.search.columns import Where
-from bdam_reid.search.index.reader import EVERYTHING, Gallery, open_index
+from bdam_reid.search.index.reader import EVERYTHING, Entry, Gallery, open_index
 from bdam_reid.search.opening import open_model
-from bdam_reid.search.query import Question, embed_question, weighted
+from bdam_reid.search.pictures import open_picture
+from bdam_reid.search.query import Question, embed_question, split, weighted
 from bdam_reid.search.retriever import Retriever
 from bdam_reid.search.rewording.reword import Reworded, as_it_is, lists_words, open_rewording
 
@@ -26,7 +29,7 @@ class Found(NamedTuple):
     path: str
     """Within the gallery's folder."""
     score: float
-    """Weighted sum of `parts`."""
+    """Weighted sum of `parts`; of what was re-ranked, the better score that this became."""
     parts: Mapping[str, float]
     """The cosine of each part of the embedding with that of the question."""
     about: Mapping[str, str]
@@ -57,6 +60,7 @@ class Finder:
         weights: Mapping[str, float] | None = None,
         where: Where = EVERYTHING,
         one_per: str = "",
+        rerank: bool = False,
     ) -> list[Found]:
         """The k images that fit a question best, the best first.
 
@@ -68,15 +72,20 @@ class Finder:
             weights: of the parts, if not those that validation chose; a part that is not named has none.
             where: which images may be found.
             one_per: a column of each text of which the best image alone is given; empty gives all.
-        Raises: QueryError, ImageError as `embed_question`; ValueError for another word for clothes, and as `weighted`
-            and `Gallery.entries`.
+            rerank: whether the best images, as many as the model was trained for, are read again, each together with
+                the sentence, and ordered by that; the others stay in their order behind them.
+        Raises: QueryError, ImageError as `embed_question`, and as `Retriever.rerank`, which takes a question without
+            pictures; ValueError for another word for clothes, and as `weighted` and `Gallery.entries`.
         """
         if clothes not in CLOTHES:
             raise ValueError(f"clothes must be {' or '.join(CLOTHES)}, got {clothes!r}")
         parts = self.retriever.parts
         vector = embed_question(question, self.retriever)
         query = weighted(vector, parts, self.gallery.manifest.weights[clothes] if weights is None else weights)
-        found = self.gallery.entries(query.numpy(), k, where=where, one_per=one_per)
+        more = self.retriever.reranks if rerank else 0
+        found = self.gallery.entries(query.numpy(), max(k, more), where=where, one_per=one_per)
+        if rerank:
+            found = self._reranked(question, found, clothes)[:k]
         return [
             Found(
                 entry.path,
@@ -86,6 +95,17 @@ class Finder:
             )
             for entry in found
         ]
+
+    def _reranked(self, question: Question, found: Sequence[Entry], clothes: Clothes) -> list[Entry]:
+        wanted, _ = split(question.sentence)
+        if question.pictures or not wanted:
+            raise QueryError("re-ranking reads a sentence with each photograph: ask without pictures")
+        top, folder = self.retriever.reranks, Path(self.gallery.manifest.folder)
+        best = found[:top]
+        images = [open_picture(folder, entry.path, self.retriever.image_size) for entry in best]
+        scores = self.retriever.rerank(wanted, images, torch.tensor([entry.score for entry in best]), clothes)
+        order = scores.argsort(descending=True, stable=True).tolist()
+        return [*(best[place]._replace(score=float(scores[place])) for place in order), *found[top:]]
 
 
 def open_finder(index: Path, presets: Presets, *, model: str = "", device: str = "auto") -> Finder:
@@ -98,10 +118,14 @@ def open_finder(index: Path, presets: Presets, *, model: str = "", device: str =
         device: as torch names it; "auto" is the GPU where there is one.
     Raises: CheckpointError, ConfigError.
     """
-    opened = open_index(index)
-    name = model or opened.manifest.model
+    return finder_of(open_index(index), presets, model=model, device=device)
+
+
+def finder_of(gallery: Gallery, presets: Presets, *, model: str = "", device: str = "auto") -> Finder:
+    """The finder of an index that is open, as `open_finder` says. Raises: CheckpointError, ConfigError."""
+    name = model or gallery.manifest.model
     reword = open_rewording(Path(name)) if lists_words(Path(name)) else as_it_is
-    return Finder(opened, open_model(name, device, presets), reword)
+    return Finder(gallery, open_model(name, device, presets), reword)
 
 
 def check_model(fingerprint: str, retriever: Retriever, name: str) -> None:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from bdam_reid.config import Presets
 from bdam_reid.data.images import decode_image, normalise
-from bdam_reid.data.records import CLOTHES, Clothes, Query
+from bdam_reid.data.records import CLOTHES, Clothes, Query, QueryError
 from bdam_reid.engine.environment import inference
 from bdam_reid.engine.run import fingerprint_of, open_best
 from bdam_reid.methods.method import Method
@@ -64,6 +64,11 @@ class Retriever:
         """Height and width of the images that it sees, in pixels."""
         return self._method.image_size
 
+    @property
+    def reranks(self) -> int:
+        """How many of the best images `rerank` is for; 0 is a model that cannot."""
+        return self._method.reranks
+
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 of `image_size` -> embeddings (B, E) float32 on the CPU, all in one batch."""
         with inference(self._method, self._device, self._precision):
@@ -78,7 +83,9 @@ class Retriever:
             raise TypeError(f"images must be paths or pictures in a list, got the one {images!r}")
         total = len(images) if isinstance(images, Sequence) else None
         embedded, waiting = [torch.empty(0, max(part.stop for part in self.parts.values()))], iter(images)
-        with tqdm(total=total, unit="image", disable=None) as bar:
+        # One batch, such as the picture of a question, is there at once.
+        alone = total is not None and total <= BATCH
+        with tqdm(total=total, unit="image", disable=alone or None) as bar:
             while some := list(islice(waiting, BATCH)):
                 embedded.append(
                     self.embed_pixels(torch.stack([decode_image(image, self.image_size) for image in some]))
@@ -102,6 +109,31 @@ class Retriever:
             ]
         return torch.cat([torch.empty(0, max(part.stop for part in self.parts.values())), *embedded])
 
+    def rerank(self, sentence: str, images: Sequence[ImageLike], scores: Tensor, clothes: Clothes = "same") -> Tensor:
+        """Better scores (K,) of the images that a sentence fits best, each read together with the sentence.
+
+        Args:
+            sentence: what is looked for.
+            images: K of them.
+            scores: (K,) by their embeddings, at the weights for a question.
+            clothes: whether the person wears the clothes of the sentence, "same", or may wear any, "other".
+        Raises: QueryError for a model that cannot re-rank; ImageError for the first image that cannot be read.
+        """
+        if not self.reranks:
+            raise QueryError(
+                "this model has no part that re-ranks: train a run of BDAM with --method.rerank.kind mamba, or search "
+                "without re-ranking"
+            )
+        if not images:
+            return scores
+        pixels = torch.stack([decode_image(image, self.image_size) for image in images])
+        with inference(self._method, self._device, self._precision):
+            candidates = torch.cat(
+                [self._method.candidates(normalise(some.to(self._device))) for some in pixels.split(BATCH)]
+            )
+            query, old = Query(text=sentence), scores[None].to(self._device)
+            return self._method.rerank([query], candidates[None], old, clothes)[0].float().cpu()
+
     def search(
         self,
         gallery: Tensor,
@@ -111,7 +143,7 @@ class Retriever:
         clothes: Clothes = "same",
     ) -> list[Hit]:
         """The k images of a gallery that a sentence describes best, the best first; of equals the first. They are
-        ranked by their embeddings alone: a method's `rerank` would have to see the images again.
+        ranked by their embeddings alone: `rerank` has to see the images again.
 
         Args:
             gallery: (G, E) of any floating point dtype, as `embed_images` gives it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from bdam_reid.config import ConfigError
 from bdam_reid.data.printable import shortened
 from bdam_reid.data.records import QueryError
 from bdam_reid.search.columns import TIME, moment
+from bdam_reid.search.videos import parse_name
 
 PATH = "path"
 
@@ -22,6 +24,15 @@ class Table(NamedTuple):
     """Of the columns."""
     rows: Mapping[str, tuple[str, ...]] = {}
     """By path within the folder, the text of each column; empty where it is unknown."""
+
+    def of(self, picture: str) -> tuple[str, ...] | None:
+        """The row of a picture; None if there is none. A frame without one has that of its video, but a later time."""
+        file, seconds = parse_name(picture)
+        said = self.rows.get(picture, self.rows.get(file))
+        if said is None or seconds is None or picture in self.rows or TIME not in self.names:
+            return said
+        place = self.names.index(TIME)
+        return (*said[:place], _later(said[place], seconds), *said[place + 1 :])
 
 
 def read_table(path: Path) -> Table:
@@ -57,6 +68,10 @@ def read_table(path: Path) -> Table:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"cannot read the table {path}: {error}") from error
     return Table(tuple(name for name in header if name != PATH), rows)
+
+
+def _later(time: str, seconds: float) -> str:
+    return time and datetime.fromtimestamp(moment(time) + seconds, timezone.utc).isoformat(timespec="milliseconds")
 
 
 def _check_time(text: str, where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,19 @@ def _draw_panel(axes: Axes, curves: Mapping[str, Curve]) -> None:
     axes.set_xticks(mamba.lengths[::2], [f"{length:,}" for length in mamba.lengths[::2]], rotation=30, size=8)
     axes.margins(y=0.12)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28))
+
+
+def draw_search(costs: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: Path) -> None:
+    """A log-log panel for each cost of a search: by contender, the images of galleries and what they cost."""
+    with plt.rc_context(STYLE):
+        figure, row = plt.subplots(1, len(costs), figsize=(3.1 * len(costs), 3.2), layout="constrained")
+        for axes, (cost, by_contender) in zip(row, costs.items(), strict=True):
+            for colour, (name, points) in zip((BLUE, ORANGE, GREEN, GREY), by_contender.items(), strict=False):
+                axes.plot(*zip(*points, strict=True), color=colour, marker="o", ms=3.5, linewidth=1.6, label=name)
+            axes.set(title=cost, xlabel="images", xscale="log", yscale="log")
+            axes.margins(y=0.12)
+        figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        _save(figure, path, {cost: {name: [*points] for name, points in by.items()} for cost, by in costs.items()})
 
 
 def growth_numbers(curves: Mapping[str, Mapping[str, Curve]]) -> dict[str, Any]:

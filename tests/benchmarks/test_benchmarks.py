@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import conftest, machine, report
 from benchmarks.compare import changes
+from benchmarks.efficiency import figures as drawings
 from benchmarks.efficiency.figures import SUFFIXES, drawn_from, growth_numbers
 from benchmarks.efficiency.study import QUANTITIES, Curve, crossings, growth, scores
 from benchmarks.machine import contradictions
@@ -29,10 +30,37 @@ def test_the_readme_has_the_tables_of_the_results() -> None:
 
 def test_the_pictures_are_of_the_results() -> None:
     curves = {quantity: growth(report.studied(), quantity) for quantity in QUANTITIES}
-    for path, numbers in ((report.RADAR, report.radar_numbers()), (report.GROWTH, growth_numbers(curves))):
+    drawn = {report.RADAR: report.radar_numbers(), report.GROWTH: growth_numbers(curves)}
+    if costs := report.search_costs():
+        drawn[report.SEARCHED] = json.loads(json.dumps(costs))
+    for path, numbers in drawn.items():
         for suffix in SUFFIXES:
             assert drawn_from(path.with_suffix(suffix)) == numbers, "run python -m benchmarks.report"
         assert f"]({path.name})" in report.DETAILS.read_text(encoding="utf-8")
+
+
+def test_costs_of_a_search_are_drawn_by_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def entry(images: int, recalls: dict[str, float]) -> dict[str, Any]:
+        forward = {"queries_s": 1e7 / images, "resident_mib": images / 1e3, "ms": 1.0}
+        rows = {
+            name: {"recall": of, "p99_ms": images / 1e6, "build_s": 5.0, "forward": forward}
+            for name, of in recalls.items()
+        }
+        return {"name": f"test_search[{images}]", "op": "search of a gallery", "images": images, "contenders": rows}
+
+    sizes = [entry(1_000_000, {"ours": 0.99, "other": 0.98}), entry(10_000, {"ours": 1.0, "other": 0.99})]
+    monkeypatch.setattr(report, "devices", lambda: {"a.json": {"results": sizes}, "b.json": {"results": sizes[:1]}})
+    costs = report.search_costs()
+    assert costs["queries a second, in batches"] == {
+        "ours": [(10_000, 1e3), (1_000_000, 10.0)],
+        "other": [(10_000, 1e3)],
+    }
+    assert costs["ms a query alone, 99th percentile"]["ours"] == [(10_000, 0.01), (1_000_000, 1.0)]
+    drawings.draw_search(costs, tmp_path / "search.svg")
+    assert drawn_from(tmp_path / "search.png")["seconds to build"]["ours"] == [[10_000, 5.0], [1_000_000, 5.0]]
+    assert len(report.search_section()) == 3
+    monkeypatch.setattr(report, "devices", lambda: {"b.json": {"results": sizes[:1]}})
+    assert report.search_costs() == {} and report.search_section() == []
 
 
 def test_results_name_no_host_and_no_home() -> None:

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 from published import write_clip, write_sentencepiece, write_siglip
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 import bdam_reid
 from bdam_reid.config import ConfigError
@@ -101,6 +103,21 @@ def test_a_picture_finds_itself_and_what_is_unwanted_leaves(finder: Finder, gall
     assert query @ without < embed_question(Question("a man"), finder.retriever) @ without
     by_both = finder.find(Question("a man", (gallery / path,), share=1.0), 1)
     assert by_both[0].path == path
+
+
+def test_the_picture_of_a_question_shows_no_bar(finder: Finder, gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden: list[bool | None] = []
+
+    def recorded(**options: Any) -> Any:
+        hidden.append(options["disable"])
+        return tqdm(**options)
+
+    monkeypatch.setattr("bdam_reid.search.retriever.tqdm", recorded)
+    path = min(gallery.iterdir())
+    finder.find(Question(pictures=(path,)), 1)
+    monkeypatch.setattr("bdam_reid.search.retriever.BATCH", 1)
+    finder.retriever.embed_images([path, path])
+    assert hidden == [True, None]
 
 
 def test_filters_and_one_photograph_a_person(finder: Finder) -> None:

@@ -20,7 +20,7 @@ from bdam_reid.config import ConfigError
 from bdam_reid.data.records import QueryError
 from bdam_reid.engine.lock import locked
 from bdam_reid.search.columns import Where, where_of
-from bdam_reid.search.index import update as updates
+from bdam_reid.search.index import embedding
 from bdam_reid.search.index.generation import GalleryError
 from bdam_reid.search.index.reader import Hit, Index, open_index
 from bdam_reid.search.table import Table
@@ -254,8 +254,8 @@ def test_an_open_index_outlives_an_update(folder: Path, place: Path) -> None:
 def test_what_was_embedded_before_a_kill_is_not_embedded_again(
     folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(updates, "BATCH", 2)
-    monkeypatch.setattr(updates, "KEPT", 1)
+    monkeypatch.setattr(embedding, "BATCH", 2)
+    monkeypatch.setattr(embedding, "KEPT", 1)
 
     class Dies(Colours):
         def embed_pixels(self, pixels: object) -> object:  # type: ignore[override]
@@ -274,7 +274,7 @@ def test_what_was_embedded_before_a_kill_is_not_embedded_again(
 
 
 def _update_slowly(place: Path, folder: Path) -> None:
-    updates.BATCH, updates.KEPT = 2, 1
+    embedding.BATCH, embedding.KEPT = 2, 1
     update(place, folder)
 
 

@@ -119,6 +119,27 @@ def test_unknown_words_alone_give_way_and_are_told(thesaurus: WordNet) -> None:
     assert rewording("a blue jacket") == ("a blue jacket", {})
 
 
+def test_a_thesaurus_is_read_when_the_first_unknown_word_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+
+    class Counted:
+        def __init__(self, folder: Path) -> None:
+            opened.append(folder)
+
+        def nearest(self, word: str, known: frozenset[str]) -> str:
+            return max(known)
+
+    module = "bdam_reid.search.rewording.reword"
+    monkeypatch.setattr(f"{module}.find_wordnet", lambda: tmp_path)
+    monkeypatch.setattr(f"{module}.WordNet", Counted)
+    monkeypatch.setattr(f"{module}.installed", lambda _: False)
+    (tmp_path / "tokenizer").mkdir()
+    save_words(["a red coat"], tmp_path / "tokenizer")
+    reword = open_rewording(tmp_path)
+    assert reword("a red coat").changes == {} and opened == []
+    assert reword("an anorak, a parka").changes == {"anorak": "red", "parka": "red"} and opened == [tmp_path]
+
+
 def test_a_run_without_its_words_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"words.txt.*train it anew"):
         open_rewording(tmp_path)

@@ -108,6 +108,7 @@ def test_it_answers_as_the_finder_does(client: Client, live: Live) -> None:
     assert [hit["path"] for hit in client.search(**question).json["results"]] == [hit.path for hit in right]
     read = client.search(sentence="a sapphire coat").json
     assert (read["read_as"], read["changes"]) == finder.reword("a sapphire coat") and "sapphire" in read["changes"]
+    assert client.search(sentence="a man", rerank=True).is_refused(400, "this model has no part that re-ranks")
     assert client.search(sentence="a sapphire coat", as_written=True).json["read_as"] == "a sapphire coat"
     health = client.ask("GET", "/health").json
     assert health["images"] == len(live.now().index) and health["columns"] == ["person", "camera", "time"]
@@ -293,6 +294,7 @@ def test_64_clients_at_once(client: Client) -> None:
 def test_an_update_is_seen_by_those_who_are_asking(finished: Path, people: Path, tmp_path: Path) -> None:
     live = Live(make_index(finished, people, tmp_path), PRESETS)
     gallery, images, table = tmp_path / "gallery", len(live.now().index), read_table(tmp_path / "table.csv")
+    assert live.now().finder.gallery is live.now().index
     with serving(Guard(make_api(live), "", ["127.0.0.1"], FREE)) as address, ThreadPoolExecutor(4) as pool:
         client, ends = Client(address), threading.Event()
 

@@ -90,6 +90,9 @@ class Visitor:
         status = self.one("#status")
         return status is not None and words in status.text
 
+    def text(self) -> str:
+        return self.chrome.find_element("css selector", "body").text
+
     def asks(self, sentence: str) -> None:
         self.sentence.send_keys(Keys.CONTROL, "a")
         self.sentence.send_keys(sentence, Keys.ENTER)
@@ -133,6 +136,17 @@ def test_a_visitor_at_a_desk(chrome: Chrome, address: str, live: Live, tmp_path:
     next(option for option in visitor.all("[role=option]") if "sapphire" in option.text).click()
     visitor.wait_for(lambda: visitor.paths() == expected)
     assert visitor.sentence.get_attribute("value") == "a man in a sapphire shirt" and not visitor.one("#picture img")
+
+    file = visitor.one("input[type=file]")
+    damaged, whole = tmp_path / "damaged.png", tmp_path / "whole.jpg"
+    damaged.write_bytes(b"\x89PNG and no more")
+    file.send_keys(str(damaged))
+    visitor.wait_for(lambda: "a picture must be a JPEG, PNG" in visitor.text())
+    assert visitor.paths() == expected and not visitor.one("#picture img")
+    shutil.copy(live.now().index.folder / expected[-1], whole)
+    file.send_keys(str(whole))
+    visitor.wait_for(lambda: visitor.one("#picture img"))
+    assert "Like whole.jpg" in visitor.one("#picture").text
 
     # Nothing came from elsewhere, and all that is on the page has a name.
     sources = chrome.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")

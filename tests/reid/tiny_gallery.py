@@ -47,5 +47,7 @@ def write_photos(folder: Path, *names: str) -> Path:
     return folder
 
 
-def update(index: Path, folder: Path, table: Table = NO_TABLE, embedder: Colours | None = None) -> Report:
-    return update_index(index, folder, embedder or Colours(), "nowhere", table)
+def update(
+    index: Path, folder: Path, table: Table = NO_TABLE, embedder: Colours | None = None, frames_per_second: float = 1.0
+) -> Report:
+    return update_index(index, folder, embedder or Colours(), "nowhere", table, frames_per_second)

@@ -64,6 +64,8 @@ class Manifest:
     """Of the parts, for each question."""
     trained_on: int = 0
     """Images that the quantisers of a large gallery were trained for; 0 where there are none."""
+    frames_per_second: float = 1.0
+    """Of videos."""
     format: int = FORMAT
 
     @property

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from bdam_reid.config import ConfigError
-from bdam_reid.data.images import ImageError, decode_image
-from bdam_reid.data.printable import printable
-from bdam_reid.data.records import Clothes
 from bdam_reid.engine.lock import FILE as LOCK
 from bdam_reid.engine.lock import locked
 from bdam_reid.search.columns import column_of
 from bdam_reid.search.files import ImageFile, Refused, list_images
 from bdam_reid.search.index import lists
+from bdam_reid.search.index.embedding import Embedder, embed_images, embed_videos
 from bdam_reid.search.index.generation import (
     BLOCK,
     MANIFEST,
@@ -40,32 +33,11 @@ from bdam_reid.search.index.generation import (
 )
 from bdam_reid.search.index.paths import Paths
 from bdam_reid.search.index.pending import Pending
-from bdam_reid.search.query import Parts
 from bdam_reid.search.table import Table
+from bdam_reid.search.videos import parse_name
 
-BATCH = 64
-"""Images that are embedded at a time."""
-KEPT = 8
-"""Batches that are kept at a time: what is lost when an update is killed."""
 RETRAINED = 2.0
 """How many times more, or fewer, images a gallery has than when its lists were trained, until they are again."""
-
-Decoded: TypeAlias = Sequence["Future[Tensor | ImageError]"]
-
-
-class Embedder(Protocol):
-    """What embeds images, such as a `Retriever`."""
-
-    weights: dict[Clothes, Mapping[str, float]]
-    fingerprint: str
-
-    @property
-    def parts(self) -> Parts: ...
-
-    @property
-    def image_size(self) -> tuple[int, int]: ...
-
-    def embed_pixels(self, pixels: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -80,7 +52,7 @@ class Report:
     """Were in the index, and are not any more."""
     refused: Sequence[Refused]
     others: int
-    """Files of the folder that have no name of an image."""
+    """Files of the folder that have no name of an image or a video."""
     unlisted: int
     """Images of which the table says nothing."""
     absent: int
@@ -91,7 +63,9 @@ class Report:
     """Why nobody is kept from writing at the same time; else empty."""
 
 
-def update_index(index: Path, folder: Path, embedder: Embedder, model: str, table: Table) -> Report:
+def update_index(
+    index: Path, folder: Path, embedder: Embedder, model: str, table: Table, frames_per_second: float = 1.0
+) -> Report:
     """Make an index of a folder, or bring the one that is there up to date. Killed at any moment it leaves the index as
     it was, and when it is called again embeds only what it had not.
 
@@ -101,6 +75,7 @@ def update_index(index: Path, folder: Path, embedder: Embedder, model: str, tabl
         embedder: the model.
         model: where it lies, for those who open the index.
         table: what is known of the images; it replaces what was.
+        frames_per_second: that are taken of videos; where it is another than before, they are embedded again.
     Raises: ConfigError if the folder cannot be read, `index` is something else, or of another folder or model, another
         process writes to it, or it needs FAISS, which is not installed; GalleryError if it is damaged; OSError.
     """
@@ -111,31 +86,43 @@ def update_index(index: Path, folder: Path, embedder: Embedder, model: str, tabl
         if before:
             _check_same(index, before, folder, embedder, model)
         old = read_generation(folder_of(index, before.generation)) if before else None
-        known = {image: row for row, image in enumerate(old.files())} if old else {}
+        as_before = before is None or before.frames_per_second == frames_per_second
         listing = list_images(folder)
-        kept = np.array(sorted(known[image] for image in listing.images if image in known), dtype=np.int64)
-        wanted = {image for image in listing.images if image not in known}
+        there = {*listing.images, *(listing.videos if as_before else ())}
+        files = [_file_of(image) for image in old.files()] if old else []
+        kept = np.array([row for row, file in enumerate(files) if file in there], dtype=np.int64)
+        wanted = {*listing.images, *listing.videos}.difference(files[row] for row in kept)
         lists.check_faiss(len(kept) + len(wanted))
-        pending = Pending(index / PENDING, embedder.fingerprint)
-        refused = _embed(folder, sorted(wanted.difference(pending.images())), embedder, pending)
-        new = [image for image in pending.images() if image in wanted]
+        pending = Pending(index / PENDING, f"{embedder.fingerprint} {frames_per_second}")
+        missing = wanted.difference(map(_file_of, pending.images()))
+        refused = embed_images(folder, [image for image in listing.images if image in missing], embedder, pending)
+        videos = [video for video in listing.videos if video in missing]
+        refused += embed_videos(folder, videos, frames_per_second, embedder, pending)
+        new = [image for image in pending.images() if _file_of(image) in wanted]
+        lists.check_faiss(len(kept) + len(new))
         rows = _rows(old, kept, new, table, sorted([*listing.refused, *refused]))
         changed = old is None or _differ(old, rows)
         if changed:
-            manifest = _manifest(1 + (before.generation if before else 0), folder, embedder, model)
-            _write(index, before, manifest, rows, kept, _vectors(old, kept, pending, wanted))
-    listed = sum(path in table.rows for path in rows.paths)
+            manifest = _manifest(1 + (before.generation if before else 0), folder, embedder, model, frames_per_second)
+            _write(index, before, manifest, rows, kept, _vectors(old, kept, pending, {*new}))
+    paths = {file.path for file in (*listing.images, *listing.videos)}
+    told = {row for path in rows.paths for row in (path, parse_name(path).file) if row in table.rows}
     return Report(
         images=len(rows.paths),
         embedded=len(new),
-        removed=len({image.path for image in known} - {image.path for image in listing.images}),
+        removed=sum(file.path not in paths for file in files),
         refused=rows.refused,
         others=listing.others,
-        unlisted=len(rows.paths) - listed if table.names else 0,
-        absent=len(table.rows) - listed,
+        unlisted=sum(table.of(path) is None for path in rows.paths) if table.names else 0,
+        absent=len(table.rows) - len(told),
         changed=changed,
         warning=warning,
     )
+
+
+def _file_of(image: ImageFile) -> ImageFile:
+    """The file that an image is, or is a frame of."""
+    return image._replace(path=parse_name(image.path).file)
 
 
 def _check_place(index: Path) -> None:
@@ -162,72 +149,13 @@ def _check_same(index: Path, before: Manifest, folder: Path, embedder: Embedder,
         )
 
 
-def _embed(folder: Path, images: Sequence[ImageFile], embedder: Embedder, pending: Pending) -> list[Refused]:
-    """Embed images into what is pending; those that cannot be read are refused."""
-    refused: list[Refused] = []
-    embedded: list[ImageFile] = []
-    vectors: list[Tensor] = []
-
-    def keep() -> None:
-        if embedded:
-            pending.add(list(embedded), torch.cat(vectors).half().numpy())
-            embedded.clear()
-            vectors.clear()
-
-    with tqdm(total=len(images), unit="image", disable=None) as bar:
-        for some, decoded in _decoded(folder, images, embedder.image_size):
-            pixels = []
-            for image, result in zip(some, decoded, strict=True):
-                if isinstance(result, ImageError):
-                    refused.append(Refused(printable(image.path), _reason(result)))
-                else:
-                    pixels.append(result)
-                    embedded.append(image)
-            if pixels:
-                vectors.append(embedder.embed_pixels(torch.stack(pixels)))
-            if len(embedded) >= KEPT * BATCH:
-                keep()
-            bar.update(len(some))
-    keep()
-    return refused
-
-
-def _decoded(
-    folder: Path, images: Sequence[ImageFile], size: tuple[int, int]
-) -> Iterator[tuple[Sequence[ImageFile], list[Tensor | ImageError]]]:
-    """Batches of images and their pixels (3, H, W) uint8, or why there are none, each decoded while the model is busy
-    with the one before."""
-
-    def decode(image: ImageFile) -> Tensor | ImageError:
-        try:
-            return decode_image(folder / image.path, size)
-        except ImageError as error:
-            return error
-
-    with ThreadPoolExecutor() as pool:
-        waiting: deque[tuple[Sequence[ImageFile], Decoded]] = deque()
-        for at in range(0, len(images), BATCH):
-            some = images[at : at + BATCH]
-            waiting.append((some, [pool.submit(decode, image) for image in some]))
-            if len(waiting) == 2:
-                first, futures = waiting.popleft()
-                yield first, [future.result() for future in futures]
-        for first, futures in waiting:
-            yield first, [future.result() for future in futures]
-
-
-def _reason(error: ImageError) -> str:
-    """Without the path, which is listed beside it."""
-    return printable(str(error.__cause__ or error).splitlines()[0])
-
-
 def _rows(
     old: Generation | None, kept: NDArray[np.int64], new: Sequence[ImageFile], table: Table, refused: list[Refused]
 ) -> Generation:
     """All of a generation but its vectors: what is kept of the old one, then what is new."""
     images = [*_kept_files(old, kept), *new]
     numbers = np.array([image[1:] for image in images], dtype=np.int64).reshape(-1, 2)
-    said = [table.rows.get(image.path) for image in images]
+    said = [table.of(image.path) for image in images]
     columns = {
         name: column_of(texts[place] if texts else None for texts in said) for place, name in enumerate(table.names)
     }
@@ -307,7 +235,7 @@ def _write_lists(
     return trained_on
 
 
-def _manifest(generation: int, folder: Path, embedder: Embedder, model: str) -> Manifest:
+def _manifest(generation: int, folder: Path, embedder: Embedder, model: str, frames_per_second: float) -> Manifest:
     return Manifest(
         generation=generation,
         folder=str(folder.resolve()),
@@ -315,4 +243,5 @@ def _manifest(generation: int, folder: Path, embedder: Embedder, model: str) -> 
         fingerprint=embedder.fingerprint,
         bounds={name: (part.start, part.stop) for name, part in embedder.parts.items()},
         weights=embedder.weights,
+        frames_per_second=frames_per_second,
     )

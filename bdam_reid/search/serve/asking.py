@@ -52,6 +52,9 @@ class Ask(BaseModel):
         [], max_length=100, description="Filters: column=value, time>=2026-11-27T08:00, time<2026-11-28."
     )
     one_per: Short = Field("", description="Column of each text of which the best photograph alone is given.")
+    rerank: bool = Field(
+        False, description="Read the best photographs again, each with the sentence; for models that can."
+    )
     as_written: bool = Field(False, description="Read words that the model does not know as they are.")
 
 
@@ -100,6 +103,7 @@ def answer(ask: Ask, served: Served, pictures: tuple[Image.Image, ...] = ()) -> 
         weights=ask.weights,
         where=where_of(ask.where),
         one_per=ask.one_per,
+        rerank=ask.rerank,
     )
     results = [
         Result(rank=rank, image=f"image/{quote(hit.path)}", **hit._asdict()) for rank, hit in enumerate(found, 1)

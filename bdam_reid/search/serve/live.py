@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bdam_reid.config import Presets
-from bdam_reid.search.finder import Finder, open_finder
+from bdam_reid.search.finder import Finder, finder_of
 from bdam_reid.search.index.generation import MANIFEST, GalleryError
 from bdam_reid.search.index.reader import Index, open_index
 
@@ -49,8 +49,8 @@ class Live:
     def __init__(self, index: Path, presets: Presets, *, model: str = "", device: str = "auto") -> None:
         self._place, self._lock = index, Lock()
         self._seen = self._written()
-        self._finder = open_finder(index, presets, model=model, device=device)
-        self._served = self._opened()
+        opened = open_index(index)
+        self._served = Served(opened, finder_of(opened, presets, model=model, device=device))
 
     def now(self) -> Served:
         """The generation that the manifest names.
@@ -66,8 +66,8 @@ class Live:
         return self._served
 
     def _opened(self) -> Served:
-        index = open_index(self._place)
-        return Served(index, Finder(index, self._finder.retriever, self._finder.reword))
+        index, before = open_index(self._place), self._served.finder
+        return Served(index, Finder(index, before.retriever, before.reword))
 
     def _written(self) -> tuple[int, int]:
         """What tells a manifest from the one before: each is a file of its own, which a rename puts there."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +56,7 @@ class Asked:
     clothes: str
     k: int
     one_per: str | None
+    rerank: bool
     filters: tuple[Any, ...]
 
     def name(self) -> str:
@@ -74,6 +76,7 @@ class Page:
         self._live = live
         served = live.now()
         self.columns: dict[str, Column] = dict(served.index.columns)
+        self.reranks = served.finder.retriever.reranks > 0
         self.parts, self._weights = tuple(served.finder.retriever.parts), served.index.manifest.weights
 
     def balance(self, clothes: str) -> float:
@@ -86,7 +89,7 @@ class Page:
     def search(self, history: list[Asked], *controls: Any) -> tuple[str, str, list[Asked], Any]:
         """What is said, the results, the history and its list, for what the controls are set to."""
         sentence, *others = controls
-        asked = Asked(*(sentence or "", *others[:5], tuple(others[5:])))
+        asked = Asked(*(sentence or "", *others[:6], tuple(others[6:])))
         if not asked.sentence.strip() and not asked.picture:
             return drawing.hint(), "", history, gr.skip()
         try:
@@ -115,6 +118,7 @@ class Page:
                 "weights": weights,
                 "where": self._where(asked.filters),
                 "one_per": asked.one_per or "",
+                "rerank": asked.rerank,
             }
         )
         return answer(ask, self._live.now(), (picture.sent,) if picture and picture.sent else ())
@@ -145,7 +149,7 @@ def again(history: list[Asked], place: int | None) -> list[Any]:
     asked = history[place]
     return [
         drawing.picture(asked.picture), asked.sentence, asked.picture, asked.balance, asked.clothes, asked.k,
-        asked.one_per, *asked.filters,
+        asked.one_per, asked.rerank, *asked.filters,
     ]  # fmt: skip
 
 
@@ -156,12 +160,12 @@ def choose(data: gr.EventData) -> tuple[str, Picture, str]:
     return drawing.picture(chosen), chosen, ""
 
 
-def send(least: tuple[int, int], file: str) -> tuple[str, Picture | None]:
-    """A picture of the visitor's own becomes part of the question."""
+def send(least: tuple[int, int], file: str) -> tuple[str, Picture]:
+    """A picture of the visitor's own becomes part of the question. Raises: Error, which the page shows."""
     try:
         image = read_image(Path(file).read_bytes(), least, PIXELS)
     except ImageError as error:
-        return drawing.problem(printable(str(error))), None
+        raise gr.Error(escape(printable(str(error))), title="Not read", print_exception=False) from error
     image.thumbnail((2 * max(least), 2 * max(least)))
     sent = Picture(Path(file).name, sent=image)
     return drawing.picture(sent), sent
@@ -205,6 +209,9 @@ def make_page(live: Live) -> gr.Blocks:
                     [("every photograph", ""), *((f"the best of each {name}", name) for name in does.columns)],
                     value="", label="Show", min_width=220,
                 )  # fmt: skip
+                rerank = gr.Checkbox(
+                    label="Read the best again with the sentence", visible=does.reranks, min_width=220, elem_id="rerank"
+                )
             with gr.Row():
                 filters: list[gr.Dropdown | gr.Textbox] = [_filter(name, does.columns[name]) for name in does.texts]
                 if TIME in does.columns:
@@ -217,18 +224,18 @@ def make_page(live: Live) -> gr.Blocks:
         status = gr.HTML(drawing.hint(), elem_id="status")
         found = gr.HTML("", elem_id="results", js_on_load=drawing.CHOOSES)
 
-        controls = [sentence, picture, balance, clothes, k, one_per, *filters]
+        controls = [sentence, picture, balance, clothes, k, one_per, rerank, *filters]
         ask: dict[str, Any] = {
             "fn": does.search, "inputs": [asked, *controls], "outputs": [status, found, asked, earlier],
             "show_progress_on": [found], "api_visibility": "private",
         }  # fmt: skip
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        gr.on([sentence.submit, button.click, balance.release, k.release, one_per.input], **ask)
+        gr.on([sentence.submit, button.click, balance.release, k.release, one_per.input, rerank.input], **ask)
         clothes.input(does.balance, clothes, balance, **quiet).then(**ask)
         for control in filters:
             (control.submit if isinstance(control, gr.Textbox) else control.input)(**ask)
         found.select(choose, None, [shown, picture, sentence], **quiet).then(**ask)
-        upload.upload(partial(send, least), upload, [shown, picture], **quiet).then(**ask)
+        upload.upload(partial(send, least), upload, [shown, picture], **quiet).success(**ask)
         shown.clear(forget, None, [shown, picture], **quiet).then(**ask)
         earlier.input(again, [asked, earlier], [shown, *controls], **quiet).then(**ask)
     return page

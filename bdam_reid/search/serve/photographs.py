@@ -10,11 +10,12 @@ from threading import BoundedSemaphore
 
 from PIL import Image
 
-from bdam_reid.data.images import ImageError, open_image
 from bdam_reid.data.printable import shortened
 from bdam_reid.data.records import QueryError
 from bdam_reid.search.files import ImageFile
+from bdam_reid.search.pictures import open_picture
 from bdam_reid.search.serve.live import Served
+from bdam_reid.search.videos import parse_name
 
 KEPT = 2048
 """Photographs that are kept as they were shown last, of some 10 KB each."""
@@ -36,7 +37,7 @@ def jpeg_of(served: Served, path: str, side: int) -> bytes:
 
 
 def picture_of(served: Served, path: str, least: tuple[int, int]) -> Image.Image:
-    """A photograph as `open_image` gives it. Raises: as `jpeg_of`."""
+    """A photograph as `open_picture` gives it. Raises: as `jpeg_of`."""
     return _opened(served.index.folder, photograph(served, path), least)
 
 
@@ -58,13 +59,9 @@ def _jpeg(folder: Path, file: ImageFile, side: int) -> bytes:
 
 def _opened(folder: Path, file: ImageFile, least: tuple[int, int]) -> Image.Image:
     root = folder.resolve()
-    place = root / file.path
+    place = root / parse_name(file.path).file
     # The index has no links, but one may have been put where a photograph was.
     if os.path.realpath(place) != str(place) or not place.is_file():
         raise NotThere(f"the photograph {shortened(file.path)!r} is not in its folder any more")
     with _decoding:
-        try:
-            return open_image(place, least)
-        except ImageError as error:
-            # The reason may name the folder, which is nobody's business.
-            raise ImageError(f"the photograph {shortened(file.path)!r} cannot be read any more") from error
+        return open_picture(root, file.path, least)

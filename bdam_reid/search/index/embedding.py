@@ -1,0 +1,132 @@
+"""Embeds what is new in a folder: image files, and frames of video files."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bdam_reid.data.images import ImageError, decode_image
+from bdam_reid.data.printable import printable
+from bdam_reid.data.records import Clothes
+from bdam_reid.search.files import ImageFile, Refused
+from bdam_reid.search.index.generation import Vectors
+from bdam_reid.search.index.pending import Pending
+from bdam_reid.search.query import Parts
+from bdam_reid.search.videos import frame_name, frames
+
+BATCH = 64
+"""Images that are embedded at a time."""
+KEPT = 8
+"""Batches that are kept at a time: what is lost when an update is killed."""
+
+Decoded: TypeAlias = Sequence["Future[Tensor | ImageError]"]
+
+
+class Embedder(Protocol):
+    """What embeds images, such as a `Retriever`."""
+
+    weights: dict[Clothes, Mapping[str, float]]
+    fingerprint: str
+
+    @property
+    def parts(self) -> Parts: ...
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor: ...
+
+
+def embed_images(folder: Path, images: Sequence[ImageFile], embedder: Embedder, pending: Pending) -> list[Refused]:
+    """Embed image files into what is pending. Returns: those that cannot be read."""
+    refused: list[Refused] = []
+    embedded: list[ImageFile] = []
+    vectors: list[Tensor] = []
+
+    def keep() -> None:
+        if embedded:
+            pending.add(list(embedded), torch.cat(vectors).half().numpy())
+            embedded.clear()
+            vectors.clear()
+
+    with tqdm(total=len(images), unit="image", disable=None) as bar:
+        for some, decoded in _decoded(folder, images, embedder.image_size):
+            pixels = []
+            for image, result in zip(some, decoded, strict=True):
+                if isinstance(result, ImageError):
+                    refused.append(Refused(printable(image.path), _reason(result)))
+                else:
+                    pixels.append(result)
+                    embedded.append(image)
+            if pixels:
+                vectors.append(embedder.embed_pixels(torch.stack(pixels)))
+            if len(embedded) >= KEPT * BATCH:
+                keep()
+            bar.update(len(some))
+    keep()
+    return refused
+
+
+def embed_videos(
+    folder: Path, videos: Sequence[ImageFile], per_second: float, embedder: Embedder, pending: Pending
+) -> list[Refused]:
+    """Embed frames of video files into what is pending: all of a file at once, so that what is pending of it is whole.
+    Returns: those that cannot be read to their ends."""
+    refused: list[Refused] = []
+    for video in tqdm(videos, unit="video", disable=None if videos else True):
+        try:
+            pending.add(*_frames(folder, video, per_second, embedder))
+        except ImageError as error:
+            refused.append(Refused(printable(video.path), _reason(error)))
+    return refused
+
+
+def _frames(folder: Path, video: ImageFile, per_second: float, embedder: Embedder) -> tuple[list[ImageFile], Vectors]:
+    """Frames of a video and their embeddings."""
+    images: list[ImageFile] = []
+    vectors: list[Tensor] = []
+    decoded = (
+        (frame.seconds, decode_image(frame.image, embedder.image_size))
+        for frame in frames(folder / video.path, per_second)
+    )
+    while some := list(islice(decoded, BATCH)):
+        images += (video._replace(path=frame_name(video.path, seconds)) for seconds, _ in some)
+        vectors.append(embedder.embed_pixels(torch.stack([pixels for _, pixels in some])))
+    return images, torch.cat(vectors).half().numpy()
+
+
+def _decoded(
+    folder: Path, images: Sequence[ImageFile], size: tuple[int, int]
+) -> Iterator[tuple[Sequence[ImageFile], list[Tensor | ImageError]]]:
+    """Batches of images and their pixels (3, H, W) uint8, or why there are none, each decoded while the model is busy
+    with the one before."""
+
+    def decode(image: ImageFile) -> Tensor | ImageError:
+        try:
+            return decode_image(folder / image.path, size)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        waiting: deque[tuple[Sequence[ImageFile], Decoded]] = deque()
+        for at in range(0, len(images), BATCH):
+            some = images[at : at + BATCH]
+            waiting.append((some, [pool.submit(decode, image) for image in some]))
+            if len(waiting) == 2:
+                first, futures = waiting.popleft()
+                yield first, [future.result() for future in futures]
+        for first, futures in waiting:
+            yield first, [future.result() for future in futures]
+
+
+def _reason(error: ImageError) -> str:
+    """Without the path, which is listed beside it."""
+    return printable(str(error.__cause__ or error).splitlines()[0])
