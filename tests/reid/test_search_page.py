@@ -137,6 +137,8 @@ def test_a_visitor_at_a_desk(chrome: Chrome, address: str, live: Live, tmp_path:
     visitor.wait_for(lambda: visitor.paths() == expected)
     assert visitor.sentence.get_attribute("value") == "a man in a sapphire shirt" and not visitor.one("#picture img")
 
+    visitor.one("button.label-wrap").click()
+    visitor.wait_for(lambda: visitor.one("input[type=file]"))
     file = visitor.one("input[type=file]")
     damaged, whole = tmp_path / "damaged.png", tmp_path / "whole.jpg"
     damaged.write_bytes(b"\x89PNG and no more")
