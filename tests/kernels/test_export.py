@@ -94,15 +94,15 @@ CASES = {
     "gaussian hsic": Case(partial(hsic, kernel="rbf", normalize=True), FEATURES),
     "gaussian hsic on the kernel": Case(partial(hsic, kernel="rbf", backend="cpu"), FEATURES, False),
     "cka": Case(cka, FEATURES),
-    "dhsic": Case(dhsic, (("few rows", 5), ("few rows", 5), ("few rows", 3))),
-    "conditional hsic": Case(conditional_hsic, (("few rows", 5), ("few rows", 5), ("few rows", 3))),
+    "dhsic": Case(dhsic, (("few_rows", 5), ("few_rows", 5), ("few_rows", 3))),
+    "conditional hsic": Case(conditional_hsic, (("few_rows", 5), ("few_rows", 5), ("few_rows", 3))),
 }
-TRACED = {"batch": 5, "length": 9, "a": 6, "b": 7, "rows": 9, "few rows": 9}
+TRACED = {"batch": 5, "length": 9, "a": 6, "b": 7, "rows": 9, "few_rows": 9}
 # Attention saves its weights up to 8 d keys, 64 and 32 here; HSIC takes the median distance of at most 1,024 rows.
 OTHERS = (
-    {"batch": 3, "length": 40, "a": 33, "b": 2, "rows": 4, "few rows": 4},
-    {"batch": 70, "length": 2, "a": 3, "b": 65, "rows": 1030, "few rows": 50},
-    {"batch": 2, "length": 5, "a": 70, "b": 80, "rows": 40, "few rows": 7},
+    {"batch": 3, "length": 40, "a": 33, "b": 2, "rows": 4, "few_rows": 4},
+    {"batch": 70, "length": 2, "a": 3, "b": 65, "rows": 1030, "few_rows": 50},
+    {"batch": 2, "length": 5, "a": 70, "b": 80, "rows": 40, "few_rows": 7},
 )
 
 
