@@ -35,6 +35,36 @@ def differentiable(function: type[torch.autograd.Function], outputs: int) -> Cal
     return call
 
 
+def derivatives_of(operator: str, function: type[torch.autograd.Function]) -> None:
+    """Gives the operator `bdam::operator` the derivatives of the Function whose forward it is: in an exported graph it
+    stands by itself."""
+    torch.library.register_autograd(
+        f"bdam::{operator}",
+        function.backward,
+        setup_context=lambda ctx, inputs, output: function.setup_context(ctx, inputs, output),
+    )
+
+
+def exported_without_gradients() -> RuntimeError:
+    return RuntimeError(
+        "this graph was exported without gradients: export it where inputs or parameters require them, or call it "
+        "under torch.no_grad()"
+    )
+
+
+def no_derivatives_of(operator: str) -> None:
+    """Makes a backward pass through the operator `bdam::operator`, which a Function calls, an error where it stands by
+    itself: the Function has derivatives, an exported graph of the operator has not."""
+
+    def refuse(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(
+            f"bdam::{operator} has no derivatives in an exported graph: export without naming a backend, which leaves "
+            "it out"
+        )
+
+    torch.library.register_autograd(f"bdam::{operator}", refuse)
+
+
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     """`function.apply(*args)`, without what only torch.func's transforms need unless there are some."""
     if _is_transformed():

@@ -15,7 +15,7 @@ import torch
 
 from bdam_kernels import dispatch
 
-PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "mambapy", "transformers", "pykeops")
+PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "mambapy", "ggml-python", "transformers", "pykeops")
 
 
 def describe() -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 
 from bdam_kernels import HSICTest, dhsic, hsic, hsic_test
 from benchmarks.measure import figures
+from tests.kernels.distance_features import distance_features
 
 Test = Callable[[], tuple[float, float]]
 """Gives a statistic and a p-value."""
@@ -78,6 +79,28 @@ def test_independence_dcor(small: bool, keep: Keep) -> None:
     held_against(
         "dcor", {"ours": ours, "dcor": theirs}, permutations, keep,
         op="independence, linear kernels", size=f"N = {n}, D = 1, {permutations} permutations",
+    )  # fmt: skip
+
+
+def test_distances_dcor(small: bool, keep: Keep) -> None:
+    """Of any features, distance covariance is linear HSIC of those whose squared distances are their distances."""
+    peer = pytest.importorskip("dcor")
+    n, permutations = (60, 100) if small else (500, 1000)
+    x, y = dependent(n, 3)
+
+    def ours() -> tuple[float, float]:
+        found = hsic_test(*map(distance_features, (x, y)), kernel="linear", permutations=permutations)
+        return 4 * (n - 1) ** 2 / n * found.statistic, found.p_value
+
+    def theirs() -> tuple[float, float]:
+        found = peer.independence.distance_covariance_test(
+            x.double().numpy(), y.double().numpy(), num_resamples=permutations
+        )
+        return float(found.statistic), float(found.pvalue)
+
+    held_against(
+        "dcor", {"ours": ours, "dcor": theirs}, permutations, keep,
+        op="independence, distances", size=f"N = {n}, D = 3, {permutations} permutations",
     )  # fmt: skip
 
 

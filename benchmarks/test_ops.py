@@ -26,6 +26,7 @@ from bdam_kernels import (
     pooled_bidirectional_cross_attention,
     selective_scan,
 )
+from benchmarks.ggml_scan import ggml_selective_scan
 from benchmarks.measure import Contender, Outputs
 from benchmarks.peers import (
     keops_rbf_hsic,
@@ -99,11 +100,14 @@ def scan_oracle(
     ids=["16-512-197", "4-512-1024", "64-512-8", "1-512-4096"],
 )
 def test_selective_scan(contest: Contest, shrink: Shrink, shape: tuple[int, int, int], target: float) -> None:
+    inputs = scan_inputs(*shrink(shape))
     functions = our_backends(scan) | {"mambapy": mambapy_selective_scan, "mamba-ssm's formula": mamba_ssm_formula}
-    # Where every step takes a slice, the time of backward is quadratic in L: minutes.
-    forward_only = ["mamba-ssm's formula"] * (shape[2] > 8) + ["reference"] * (shape[2] > 200)
+    if find_spec("ggml"):
+        functions["ggml"] = ggml_selective_scan(*inputs)
+    # Where every step takes a slice, the time of backward is quadratic in L: minutes. ggml has none.
+    forward_only = ["ggml"] + ["mamba-ssm's formula"] * (shape[2] > 8) + ["reference"] * (shape[2] > 200)
     compete(
-        contest, functions, scan_oracle, scan_inputs(*shrink(shape)), forward_only=forward_only,
+        contest, functions, scan_oracle, inputs, forward_only=forward_only,
         op="selective_scan", size=f"(B, D, L) = {shape}, N = 16", peer="mambapy", target=target,
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
+from bdam_kernels.compat.rows import of_rows
 from bdam_kernels.ops.arguments import check_shapes
 from bdam_kernels.ops.causal_conv1d.op import causal_conv1d
 from bdam_kernels.ops.steps import op as steps
@@ -96,13 +97,10 @@ def causal_conv1d_update(
         "cache_seqlens": (cache_seqlens, (len(x),)), "conv_state_indices": (conv_state_indices, (len(x),)),
     })  # fmt: skip
     if conv_state_indices is not None:
-        is_real = conv_state_indices >= 0
-        rows = conv_state_indices[is_real].long()
-        own, out = conv_state[rows], torch.zeros_like(x)
-        lengths = None if cache_seqlens is None else cache_seqlens[is_real]
-        out[is_real] = causal_conv1d_update(x[is_real], own, weight, bias, activation, lengths)
-        conv_state[rows] = own
-        return out
+        return of_rows(
+            lambda state, x, lengths: causal_conv1d_update(x, state, weight, bias, activation, lengths),
+            conv_state, conv_state_indices, x, cache_seqlens,
+        )  # fmt: skip
     if x.dim() == 2:
         if cache_seqlens is None:
             return steps.causal_conv1d_update(x, conv_state, weight, bias, activation)

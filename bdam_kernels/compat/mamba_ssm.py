@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
+from bdam_kernels.compat.rows import of_rows
 from bdam_kernels.modules import mamba_inner
 from bdam_kernels.ops.arguments import check_shape, check_shapes
 from bdam_kernels.ops.packed import seq_idx_of
@@ -190,14 +191,10 @@ def selective_state_update(
         raise ValueError(f"state must have the batch's {batch} rows without state_batch_indices, got {len(state)}")
 
     if state_batch_indices is not None:
-        is_real = state_batch_indices >= 0
-        rows = state_batch_indices[is_real].long()
-        own, out = state[rows], torch.zeros_like(x)
-        x, dt, B, C = (t[is_real] for t in (x, dt, B, C))
-        z = None if z is None else z[is_real]
-        out[is_real] = selective_state_update(own, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-        state[rows] = own
-        return out
+        return of_rows(
+            lambda state, x, dt, B, C, z: selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus),
+            state, state_batch_indices, x, dt, B, C, z,
+        )  # fmt: skip
 
     def flat(t: Tensor, first: int) -> Tensor:
         return t if state.dim() == 3 else t.flatten(first, first + 1)

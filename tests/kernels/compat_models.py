@@ -39,7 +39,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def run(family: str) -> dict[str, torch.Tensor]:
+def make(family: str) -> tuple[Any, torch.Tensor]:
+    """A model, and tokens for it."""
     import transformers
 
     options = {"vocab_size": 60, "num_hidden_layers": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
@@ -50,7 +51,11 @@ def run(family: str) -> dict[str, torch.Tensor]:
         for parameter in model.parameters():
             # Norms, biases and steps that differ from one another show what is left out or swapped.
             parameter.add_(0.2 * torch.randn(parameter.shape))
-    ids = torch.randint(3, 60, (2, 11))
+    return model, torch.randint(3, 60, (2, 11))
+
+
+def run(family: str) -> dict[str, torch.Tensor]:
+    model, ids = make(family)
     found = {"logits": model.eval()(ids).logits.detach()}
     generated = generate(model, ids, 12, output_logits=True, return_dict_in_generate=True)
     found |= {"greedy tokens": generated.sequences, "logits of steps": torch.stack(generated.logits, 1)}
@@ -59,6 +64,16 @@ def run(family: str) -> dict[str, torch.Tensor]:
     found |= train(model, ids, "")
     model.gradient_checkpointing_enable({"use_reentrant": False})
     return found | train(model, ids, " with checkpoints")
+
+
+def packed(family: str) -> str:
+    """What a model says of rows that hold two sequences each; "" if it takes them."""
+    model, ids = make(family)
+    try:
+        model(ids, use_cache=False, seq_idx=(torch.arange(11) // 6).expand(2, -1))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def generate(model: Any, ids: torch.Tensor, count: int, **options: Any) -> Any:
@@ -100,7 +115,8 @@ def main(mode: str, path: str) -> None:
     from bdam_kernels.compat import installation
 
     calls: dict[str, int] = {}
-    if mode == "with":
+    installed = mode == "with"
+    if installed:
         calls = count_calls(installation._MODULES)
         compat.install()
     found = {family: run(family) for family in FAMILIES}
@@ -109,7 +125,7 @@ def main(mode: str, path: str) -> None:
         compat.install()
     except RuntimeError as error:
         refusal = str(error)
-    torch.save({"found": found, "calls": calls, "refusal": refusal}, path)
+    torch.save({"found": found, "calls": calls, "refusal": refusal, "packed": installed and packed("Zamba")}, path)
 
 
 if __name__ == "__main__":

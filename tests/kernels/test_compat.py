@@ -69,6 +69,13 @@ def test_a_late_install_names_every_model_that_it_is_too_late_for(models: dict[s
     assert models["with"]["refusal"] == ""
 
 
+@without_the_real_packages
+def test_packed_rows_that_a_model_would_mix_are_refused(models: dict[str, Any]) -> None:
+    """Zamba tells its convolution of them, but not its scan."""
+    expected = "modeling_zamba tells its convolution where packed sequences begin, but not its scan"
+    assert expected in models["with"]["packed"]
+
+
 def keywords_that_models_pass() -> dict[str, set[str]]:
     """By the name of a stand-in, the keywords of all calls in transformers' models."""
     (root,) = importlib.util.find_spec("transformers.models").submodule_search_locations

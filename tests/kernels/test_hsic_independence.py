@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from distance_features import distance_features
 from helpers import assert_matches, require
 from hsic_cases import features, median_distance
 from numpy.typing import NDArray
@@ -263,6 +264,18 @@ def test_derivatives_of_conditional_hsic() -> None:
 
     assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+def test_distance_covariance_is_linear_hsic() -> None:
+    """Of features whose squared distances are the distances of the rows, which classical scaling gives, four times.
+
+    Source: Sejdinovic et al. 2013, "Equivalence of distance-based and RKHS-based statistics".
+    """
+    x, y = features(30, 3, 2)
+    n, distances = len(x), [torch.cdist(t.double(), t.double()).numpy() for t in (x, y)]
+    covariance = (centred(distances[0]) * centred(distances[1])).sum() / n**2
+    scaled = [distance_features(t) for t in (x, y)]
+    assert 4 * (n - 1) ** 2 / n**2 * float(hsic(*scaled)) == pytest.approx(covariance, rel=1e-9)
 
 
 TWO = torch.zeros(6, 2), torch.ones(6, 2)

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
-from bdam_kernels.autograd import differentiable, is_differentiated, reference_gradients, wants_double_backward
+from bdam_kernels.autograd import (
+    derivatives_of,
+    differentiable,
+    is_differentiated,
+    reference_gradients,
+    wants_double_backward,
+)
 from bdam_kernels.operators import operator
 from bdam_kernels.ops.arguments import cast, check_kinds, empty_contiguous, wrong_shape
 from bdam_kernels.ops.causal_conv1d import reference
@@ -135,6 +141,7 @@ class _CausalConv1d(torch.autograd.Function):
         )
 
 
+derivatives_of("causal_conv1d_forward", _CausalConv1d)
 _differentiable_forward = differentiable(_CausalConv1d, outputs=2)
 
 

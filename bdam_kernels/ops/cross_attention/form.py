@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
-from bdam_kernels.autograd import differentiable, is_differentiated, reference_gradients, wants_double_backward
+from bdam_kernels.autograd import (
+    derivatives_of,
+    differentiable,
+    exported_without_gradients,
+    is_differentiated,
+    reference_gradients,
+    wants_double_backward,
+)
 from bdam_kernels.ops.arguments import check_kinds, checked_once, unit_strides
 from bdam_kernels.ops.cross_attention import plan
 from bdam_kernels.ops.cross_attention.roles import Masks, Options, Streams
@@ -47,7 +54,9 @@ def form(
 
         @staticmethod
         def setup_context(ctx, args, results):  # type: ignore[no-untyped-def]
-            *inputs, scale, threshold, seed, _, backend = args
+            *inputs, scale, threshold, seed, save, backend = args
+            if not save:
+                raise exported_without_gradients()
             ctx.options = scale, threshold, backend
             outs = () if pooled else (None, None) if backend == "cpu" else results[:2]
             ctx.save_for_backward(*inputs, seed, results[2], *outs)
@@ -72,6 +81,7 @@ def form(
             return *grads, None, None, None, None, None, None, None
 
     Form.__name__ = "PooledCrossAttention" if pooled else "CrossAttention"
+    derivatives_of("pooled_cross_attention_forward" if pooled else "cross_attention_forward", Form)
     differentiable_forward = differentiable(Form, outputs=2)
 
     def attend(

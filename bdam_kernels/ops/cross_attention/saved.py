@@ -37,9 +37,11 @@ def empty_saved(q_a: Tensor, q_b: Tensor, save: bool, backend: str, pooled: bool
 def _floats_of_head(length_a: int, length_b: int, most_keys: int, dtype: torch.dtype, vectors: int) -> int:
     """vectors: that have a number for every row of both streams."""
     floats = vectors * (length_a + length_b)
-    for queries, keys in ((length_a, length_b), (length_b, length_a)):
-        if 0 < keys <= most_keys:
-            floats += _weights_of_head(queries, keys, dtype)
+    if most_keys:
+        for queries, keys in ((length_a, length_b), (length_b, length_a)):
+            # Arithmetic, where a question would fix a side of it in exported graphs.
+            is_saved = 1 - torch.sym_min(keys // (most_keys + 1), 1)
+            floats += is_saved * _weights_of_head(queries, keys, dtype)
     return floats
 
 

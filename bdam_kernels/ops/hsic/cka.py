@@ -127,10 +127,10 @@ def _hsic_of_all(list_x: Sequence[Tensor], list_y: Sequence[Tensor], unbiased: b
 
 def _products(xs: list[Tensor], ys: list[Tensor]) -> Tensor:
     """<x x^T, y y^T> of every pair of centred features: from Gram matrices, a stripe of rows of all layers' at a time,
-    or as |x^T y|^2, whichever takes fewer multiplications."""
-    n = len(xs[0])
+    or as |x^T y|^2, whichever takes fewer multiplications; the latter in an exported graph, which is for any N."""
+    n = xs[0].shape[0]
     x_width, y_width = (sum(t.shape[1] for t in layers) for layers in (xs, ys))
-    if n * (x_width + y_width + len(xs) * len(ys)) > x_width * y_width:
+    if torch.compiler.is_exporting() or n * (x_width + y_width + len(xs) * len(ys)) > x_width * y_width:
         widths = [t.shape[1] for t in ys]
         side_by_side = torch.cat(ys, 1)
         return torch.stack(
@@ -156,10 +156,10 @@ def _check(list_x: Sequence[Tensor], list_y: Sequence[Tensor], unbiased: bool) -
     """The number of samples."""
     if not list_x or not list_y:
         raise ValueError(f"both lists must have a layer at least, got {len(list_x)} and {len(list_y)}")
-    n = len(list_x[0])
+    n = list_x[0].shape[0]
     for name, layers in (("list_x", list_x), ("list_y", list_y)):
         for i, t in enumerate(layers):
-            if t.dim() != 2 or len(t) != n:
+            if t.dim() != 2 or t.shape[0] != n:
                 raise ValueError(f"{name}[{i}] must be (N, D) with N = {n} like list_x[0], got {tuple(t.shape)}")
             if not t.is_floating_point():
                 raise TypeError(f"{name}[{i}] must be floating point, got {t.dtype}")

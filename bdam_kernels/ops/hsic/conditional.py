@@ -38,7 +38,7 @@ def conditional_hsic(x: Tensor, y: Tensor, z: Tensor, *, sigma: Sigma = None, re
         raise ValueError(f"regularisation must be a positive number, got {regularisation!r}")
     of_x, of_y, of_z = (gram(t.double(), "rbf", w) for t, w in zip(variables, widths(variables, sigma), strict=True))
     x_rest, y_rest, z_rest = (_residual(K, regularisation) for K in (of_x * of_z, of_y * of_z, of_z))
-    identity = torch.eye(len(x), dtype=torch.float64, device=x.device)
+    identity = torch.eye(x.shape[0], dtype=torch.float64, device=x.device)
     # The trace is that of Ry (I - Rz) Rx (I - Rz).
     value = ((identity - y_rest) * (z_rest @ (identity - x_rest) @ z_rest)).sum()
     return value.to(result_dtype(variables))
@@ -46,6 +46,6 @@ def conditional_hsic(x: Tensor, y: Tensor, z: Tensor, *, sigma: Sigma = None, re
 
 def _residual(K: Tensor, regularisation: float) -> Tensor:
     """I - R = (I + G / (N regularisation))^-1, positive definite."""
-    identity = torch.eye(len(K), dtype=K.dtype, device=K.device)
-    factor = torch.linalg.cholesky(identity + doubly_centred(K) / (len(K) * regularisation))
+    identity = torch.eye(K.shape[0], dtype=K.dtype, device=K.device)
+    factor = torch.linalg.cholesky(identity + doubly_centred(K) / (K.shape[0] * regularisation))
     return torch.cholesky_inverse(factor)

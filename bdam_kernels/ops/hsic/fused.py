@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
-from bdam_kernels.autograd import apply
+from bdam_kernels.autograd import apply, no_derivatives_of
 from bdam_kernels.operators import operator
 from bdam_kernels.ops.gpu import launch, on_device_of
 from bdam_kernels.ops.hsic.algebra import add_present, centre, divisors, full_precision, gram_weights
@@ -49,6 +49,9 @@ def _linear(x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
         workspace = value.new_empty(kernels.hsic_linear_workspace(len(x), x.shape[1], y.shape[1]))
         launch(kernels.hsic_linear, (x, y, value, gradients, workspace), (2 / r, p, q, unbiased))
     return value, gradients
+
+
+no_derivatives_of("hsic_linear")
 
 
 class _FusedForm(torch.autograd.Function):

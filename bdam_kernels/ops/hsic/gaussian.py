@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
-from bdam_kernels.autograd import apply, wants_double_backward
+from bdam_kernels.autograd import apply, no_derivatives_of, wants_double_backward
 from bdam_kernels.operators import operator
 from bdam_kernels.ops.arguments import cast, empty_contiguous, unit_stride
 from bdam_kernels.ops.hsic import reference
@@ -42,7 +42,7 @@ _MEDIAN_ROWS = 1024
 
 
 def _empty_sums(x: Tensor, y: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(3, len(x), dtype=torch.float32), x.new_empty(2, len(x), dtype=torch.float32)
+    return x.new_empty(3, x.shape[0], dtype=torch.float32), x.new_empty(2, x.shape[0], dtype=torch.float32)
 
 
 @operator(
@@ -78,13 +78,21 @@ def _backward(x: Tensor, y: Tensor, kernels: Tensor, factors: Tensor, terms: Ten
     return gradients
 
 
+no_derivatives_of("hsic_gaussian_forward")
+
+
 def _distances(x: Tensor) -> Tensor:
     """Of up to 64 pairs of different rows, detached. The stride is odd, as data often have even periods."""
-    half = len(x) // 2
+    half = x.shape[0] // 2
     step = (half + 7) // 8 | 1
     dtype = torch.promote_types(x.dtype, torch.float32)
     x = x.detach()
-    return torch.cdist(cast(x[:half:step], dtype), cast(x[half::step], dtype))
+    if torch.compiler.is_exporting():  # slices would restrict N
+        places = torch.arange(8, device=x.device) * step
+        some, others = x[places % half], x[half + places % (x.shape[0] - half)]
+    else:
+        some, others = x[:half:step], x[half::step]
+    return torch.cdist(cast(some, dtype), cast(others, dtype))
 
 
 def _kernels(x: Tensor, y: Tensor, x_sigma: Tensor, y_sigma: Tensor, scaled: bool) -> Tensor:
@@ -107,6 +115,8 @@ def _exponents(distances: list[Tensor], widths: Tensor) -> Tensor:
 
 
 def _stripes(n: int) -> Iterator[slice]:
+    if torch.compiler.is_exporting():  # a graph of so many stripes would be for this N only
+        return iter([slice(0, n)])
     rows = max(_TILE // n, 64)
     return (slice(i, min(i + rows, n)) for i in range(0, n, rows))
 
@@ -125,7 +135,7 @@ def _forward_stripes(x: Tensor, y: Tensor, kernels: Tensor) -> tuple[Tensor, Ten
     """As `_forward`, of features with width 1."""
     products, sums = [], []
     with full_precision(x):
-        for rows in _stripes(len(x)):
+        for rows in _stripes(x.shape[0]):
             K, L = _gaussian(x, rows, kernels[0]), _gaussian(y, rows, kernels[1])
             products.append(torch.stack([m.sum(1) for m in (K * K, K * L, L * L)]))
             sums.append(torch.stack([m.sum(1) for m in (K, L)]))
@@ -143,7 +153,7 @@ def _backward_stripes(x: Tensor, y: Tensor, kernels: Tensor, factors: Tensor, te
 
     grads_x, grads_y = [], []
     with full_precision(x):
-        for rows in _stripes(len(x)):
+        for rows in _stripes(x.shape[0]):
             K, L = _gaussian(x, rows, kernels[0]), _gaussian(y, rows, kernels[1])
             grads_x.append(gradient(x, rows, K, factors[0, 0] * K + factors[0, 1] * L, terms[0], kernels[0, 2]))
             grads_y.append(gradient(y, rows, L, factors[1, 0] * K + factors[1, 1] * L, terms[1], kernels[1, 2]))
@@ -163,7 +173,7 @@ class _GaussianForm(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, kernels: Tensor, unbiased: bool, native: bool) -> tuple[Tensor, Tensor]:
-        n = len(x)
+        n = x.shape[0]
         p, q, r = divisors(n, unbiased)
         if native:
             products, sums = _forward(x, y, kernels)
@@ -188,7 +198,7 @@ class _GaussianForm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_values, grad_sums):  # type: ignore[no-untyped-def]
         x, y, kernels, sums = ctx.saved_tensors
-        n = len(x)
+        n = x.shape[0]
         p, q, r = divisors(n, ctx.unbiased)
         totals = sums.sum(1, keepdim=True)
         rest = totals / q if ctx.unbiased else (totals / n - _diagonals(kernels)[:, None]) / n
@@ -205,17 +215,27 @@ class _GaussianForm(torch.autograd.Function):
 def median_distance(x: Tensor) -> Tensor:
     """Median distance of two different rows, detached; the mean distance if that is 0, and 1 if all rows are equal."""
     x = x.detach()
-    if len(x) > _MEDIAN_ROWS:
-        x = x[torch.arange(_MEDIAN_ROWS, device=x.device) * (len(x) - 1) // (_MEDIAN_ROWS - 1)]
+    if torch.compiler.is_exporting() or x.shape[0] > _MEDIAN_ROWS:
+        rows = torch.sym_min(x.shape[0], _MEDIAN_ROWS)
+        x = x[torch.arange(rows, device=x.device) * (x.shape[0] - 1) // (rows - 1)]
     x = centre(x.to(torch.promote_types(x.dtype, torch.float32)))
-    i, j = torch.triu_indices(len(x), len(x), 1, device=x.device)
     squares = x.square().sum(1)
     with full_precision(x):
-        distances = (squares[i] + squares[j] - 2 * (x @ x.mT)[i, j]).clamp_min(0).sqrt()
+        distances = _off_diagonal(squares[:, None] + squares - 2 * (x @ x.mT)).clamp_min(0).sqrt()
     # torch.median takes the lower of the two middle values; of the negatives that is the upper one.
-    median = (distances.median() - (-distances).median()) / 2
-    width = torch.where(median > 0, median, distances.mean())
+    median = (distances.nanmedian() - (-distances).nanmedian()) / 2
+    width = torch.where(median > 0, median, distances.nanmean())
     return torch.where(width == 0, torch.ones_like(width), width)
+
+
+def _off_diagonal(symmetric: Tensor) -> Tensor:
+    """Elements of a symmetric matrix: those above the diagonal. In an exported graph, which is for any N, those below
+    as well, which moves no median and no mean, and NaN on the diagonal."""
+    n, device = symmetric.shape[0], symmetric.device
+    if torch.compiler.is_exporting():
+        return symmetric.masked_fill(torch.eye(n, dtype=torch.bool, device=device), torch.nan)
+    i, j = torch.triu_indices(n, n, 1, device=device)
+    return symmetric[i, j]
 
 
 def _widths(x: Tensor, y: Tensor, sigma: float | tuple[float, float] | None) -> tuple[Tensor, Tensor]:

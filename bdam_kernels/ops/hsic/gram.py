@@ -50,12 +50,13 @@ def check_variables(variables: Mapping[str, Tensor], kernel: str, sigma: Sigma) 
             raise ValueError(f"{name} must be (N, D), got {tuple(t.shape)}")
         if not t.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {t.dtype}")
-        if len(t) != len(tensors[0]):
-            raise ValueError(f"{name} must have {len(tensors[0])} rows like {names[0]}, got {len(t)}")
+        n = tensors[0].shape[0]
+        if t.shape[0] != n:
+            raise ValueError(f"{name} must have {n} rows like {names[0]}, got {t.shape[0]}")
         if t.device != tensors[0].device:
             raise ValueError(f"{name} must be on {tensors[0].device} like {names[0]}, got {t.device}")
-    if len(tensors[0]) < 2:
-        raise ValueError(f"at least 2 rows are needed, got {len(tensors[0])}")
+    if n < 2:
+        raise ValueError(f"at least 2 rows are needed, got {n}")
     if kernel not in ("linear", "rbf"):
         raise ValueError(f"kernel must be 'linear' or 'rbf', got {kernel!r}")
     if sigma is None:

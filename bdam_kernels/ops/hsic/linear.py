@@ -76,7 +76,7 @@ class _SampleForm(torch.autograd.Function):
                 x_gram, y_gram = x @ x.mT, y @ y.mT
         if unbiased or not native:
             product = (x_gram * gram_weights(y_gram, unbiased)).sum()
-        return product / divisors(len(x), unbiased)[2], x, y, x_gram, y_gram
+        return product / divisors(x.shape[0], unbiased)[2], x, y, x_gram, y_gram
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -88,7 +88,7 @@ class _SampleForm(torch.autograd.Function):
     def backward(ctx, grad, *grads):  # type: ignore[no-untyped-def]
         x, y, x_gram, y_gram = ctx.saved_tensors
         needs_x, needs_y = ctx.needs_input_grad[:2]
-        factor = 2 / divisors(len(x), ctx.unbiased)[2]
+        factor = 2 / divisors(x.shape[0], ctx.unbiased)[2]
         only_value = grad is not None and all(g is None for g in grads)
         if ctx.native and only_value and needs_x and needs_y and not wants_double_backward():
             x_weights, y_weights = gram_weights(y_gram, ctx.unbiased), gram_weights(x_gram, ctx.unbiased)
@@ -128,7 +128,7 @@ class _FeatureForm(torch.autograd.Function):
         value = cross.square().sum()
         if unbiased:
             value = value + (x.square() * _row_weights(y)).sum()
-        return value / divisors(len(x), unbiased)[2], x, y, cross
+        return value / divisors(x.shape[0], unbiased)[2], x, y, cross
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -139,7 +139,7 @@ class _FeatureForm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, grad_x, grad_y, grad_cross):  # type: ignore[no-untyped-def]
         x, y, cross = ctx.saved_tensors
-        scale = None if grad is None else grad * (2 / divisors(len(x), ctx.unbiased)[2])
+        scale = None if grad is None else grad * (2 / divisors(x.shape[0], ctx.unbiased)[2])
         by_cross = add_present(None if scale is None else scale * cross, grad_cross)
 
         def gradient(x: Tensor, y: Tensor, by_cross: Tensor | None, grad_x: Tensor | None) -> Tensor | None:
@@ -173,9 +173,10 @@ def _linear_hsic(x: Tensor, y: Tensor, unbiased: bool, chosen: str) -> Tensor:
     x, y = apart(x, y)
     if chosen == "cuda":
         return fused.linear_hsic(x, y, unbiased)
-    n, (dx, dy) = len(x), (x.shape[1], y.shape[1])
+    n, (dx, dy) = x.shape[0], (x.shape[1], y.shape[1])
     # Multiplications, with backward: two Gram matrices and two products with them, or three products with C.
-    if 2 * n * (dx + dy) >= 3 * dx * dy:
+    # An exported graph is for any N, and the second form is as well.
+    if torch.compiler.is_exporting() or 2 * n * (dx + dy) >= 3 * dx * dy:
         return apply(_FeatureForm, x, y, unbiased)[0]
     return apply(_SampleForm, x, y, unbiased, chosen == "cpu" and x.dtype == torch.float32)[0]
 

@@ -31,7 +31,8 @@ def hsic(
     tr(K H L H) / (N-1)^2 with Gram matrices K of x and L of y and H = I - 1/N.  Source: Gretton et al. 2005; both
     drafts of the paper, Eq. 2.  Linear kernels take O(N D min(N, D)) operations and O(min(N, D)^2) memory beside the
     features, Gaussian ones O(N^2 D) operations and O(N D) memory (second derivatives O(N^2)). Works under torch.func
-    (grad, vmap) too; what a group computes with one all-reduce does not.
+    (grad, vmap) too; what a group computes with one all-reduce does not. torch.export gets plain operations of torch,
+    right at any N, and of O(N^2) memory with Gaussian kernels.
 
     Args:
         x, y: features of the same N samples, (N, Dx) and (N, Dy), any strides; float16, bfloat16, float32 or float64.
@@ -62,11 +63,11 @@ def hsic(
     chosen = _choose(x, y, kernel, backend)
     if process_group is not None:
         if chosen != "reference" and kernel == "linear" and not unbiased and not normalize:
-            _check_rows(len(x) * dist.get_world_size(process_group), unbiased)
+            _check_rows(x.shape[0] * dist.get_world_size(process_group), unbiased)
             return distributed.GlobalFeatureForm.apply(x.to(dtype), y.to(dtype), process_group)
         x, y = (distributed.gather_rows(t, process_group) for t in (x, y))
         chosen = _choose(x, y, kernel, backend)
-    _check_rows(len(x), unbiased)
+    _check_rows(x.shape[0], unbiased)
     if chosen == "cuda" and not (x.numel() and y.numel()):
         chosen = "closed"
     if chosen != "cuda":
@@ -79,9 +80,16 @@ def hsic(
 
 
 def _choose(x: Tensor, y: Tensor, kernel: str, backend: str | None) -> str:
-    """Name of the backend, "closed" for closed forms on torch alone: what a call takes that names none."""
+    """Name of the backend, "closed" for closed forms on torch alone: what a call takes that names none.
+
+    So do exported graphs, which then have derivatives, and are for any N.
+    """
+    if torch.compiler.is_exporting() and dispatch.asked(backend) is None:
+        return "closed"
     if kernel == "linear":
-        chosen = dispatch.choose(backend, x.device, linear.kernels, x.dtype, y.dtype, len(x))
+        # Elsewhere an exporter is not to fix N.
+        rows = x.shape[0] if dispatch.serves("cuda", x.device) else 0
+        chosen = dispatch.choose(backend, x.device, linear.kernels, x.dtype, y.dtype, rows)
     else:
         chosen = dispatch.choose(backend, x.device, gaussian.kernels)
     if chosen == "reference" and dispatch.asked(backend) is None and not dispatch.forward_mode():

@@ -21,7 +21,7 @@ def _gaussian(x: Tensor) -> Tensor:
     """K less its median, which no estimator sees: so rounding is relative to how much the entries differ."""
     squares = x.square().sum(1)
     distances = squares[:, None] + squares - 2 * x @ x.T
-    same = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    same = torch.eye(x.shape[0], dtype=torch.bool, device=x.device)
     exponents = -distances.masked_fill(same, 0) / 2
     # The bound keeps the exponential of a difference from overflow.
     median = exponents.detach().flatten().median().clamp_min(-80)

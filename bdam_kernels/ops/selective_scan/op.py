@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
-from bdam_kernels.autograd import differentiable, is_differentiated, reference_gradients, wants_double_backward
+from bdam_kernels.autograd import (
+    derivatives_of,
+    differentiable,
+    exported_without_gradients,
+    is_differentiated,
+    reference_gradients,
+    wants_double_backward,
+)
 from bdam_kernels.operators import operator
 from bdam_kernels.ops.arguments import cast, cast_present, check_kinds, checked_once, empty_contiguous, wrong_shape
 from bdam_kernels.ops.packed import dense, resets_of
@@ -90,7 +97,9 @@ class _SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, args, outputs):  # type: ignore[no-untyped-def]
-        *inputs, resets, _, ctx.delta_softplus, ctx.reverse, ctx.backend = args
+        *inputs, resets, with_checkpoints, ctx.delta_softplus, ctx.reverse, ctx.backend = args
+        if not with_checkpoints and ctx.backend != "cpu":
+            raise exported_without_gradients()
         ctx.save_for_backward(*inputs, resets, outputs[2])
         ctx.set_materialize_grads(False)
 
@@ -114,6 +123,7 @@ class _SelectiveScan(torch.autograd.Function):
         return *grads, None, None, None, None, None
 
 
+derivatives_of("selective_scan_forward", _SelectiveScan)
 _differentiable_forward = differentiable(_SelectiveScan, outputs=2)
 
 
