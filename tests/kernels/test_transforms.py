@@ -79,8 +79,10 @@ def cka(x: Tensor, y: Tensor) -> Outputs:
     return (cka_matrix([x, y], [y]),)
 
 
-MAMBA = Mamba(6, d_state=3).requires_grad_(False)
-FUSION = BidirectionalCrossAttention(8, 2).requires_grad_(False)
+with torch.random.fork_rng():
+    torch.manual_seed(0)  # which nobody does for modules that are imported
+    MAMBA = Mamba(6, d_state=3).requires_grad_(False)
+    FUSION = BidirectionalCrossAttention(8, 2).requires_grad_(False)
 POOLED_FUSION = copy.deepcopy(FUSION)
 POOLED_FUSION.forward = POOLED_FUSION.pooled
 
