@@ -41,7 +41,6 @@ def train(config: Config, presets: Presets = PRESETS, *, draw: bool = False) -> 
     from bdam_reid.engine.run import load_best, log, open_run
     from bdam_reid.engine.trainer import Trainer, make_method
     from bdam_reid.evaluation.evaluator import evaluate
-    from bdam_reid.evaluation.page import draw_page
     from bdam_reid.evaluation.ranking import Embedder
     from bdam_reid.evaluation.tables import checkpoint_text, describe
     from bdam_reid.evaluation.validation import validator
@@ -82,6 +81,8 @@ def train(config: Config, presets: Presets = PRESETS, *, draw: bool = False) -> 
         found = evaluate(embedder, dataset, best.chosen_weights(state), run, reranks=state.get("reranks", ()))
         log.info(f"{checkpoint_text(state)}:\n{describe(found.metrics)}")
         if draw:
+            from bdam_reid.evaluation.page import draw_page  # matplotlib, which nothing before waits for
+
             draw_page(run, run, embedder, found)
     return run
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from bdam_kernels import HSICTest, dhsic, hsic, hsic_test
 from benchmarks.measure import figures
@@ -63,33 +64,27 @@ def test_independence_hyppo(small: bool, keep: Keep) -> None:
 
 def test_independence_dcor(small: bool, keep: Keep) -> None:
     """Distances of zeros and ones are their own squares, for which distance covariance has a linear kernel."""
-    peer = pytest.importorskip("dcor")
-    n, permutations = (60, 100) if small else (2000, 1000)
+    n = 60 if small else 2000
     x = (torch.rand(n, 1) < 0.5).double()
     y = torch.where(torch.rand(n, 1) < 0.5 + 0.5 / n**0.5, x, 1 - x)
-
-    def ours() -> tuple[float, float]:
-        found = hsic_test(x, y, kernel="linear", permutations=permutations)
-        return 4 * (n - 1) ** 2 / n * found.statistic, found.p_value
-
-    def theirs() -> tuple[float, float]:
-        found = peer.independence.distance_covariance_test(x.numpy(), y.numpy(), num_resamples=permutations)
-        return float(found.statistic), float(found.pvalue)
-
-    held_against(
-        "dcor", {"ours": ours, "dcor": theirs}, permutations, keep,
-        op="independence, linear kernels", size=f"N = {n}, D = 1, {permutations} permutations",
-    )  # fmt: skip
+    against_dcor(small, keep, "linear kernels", x, y, lambda features: features)
 
 
 def test_distances_dcor(small: bool, keep: Keep) -> None:
     """Of any features, distance covariance is linear HSIC of those whose squared distances are their distances."""
+    x, y = dependent(60 if small else 500, 3)
+    against_dcor(small, keep, "distances", x, y, distance_features)
+
+
+def against_dcor(
+    small: bool, keep: Keep, what: str, x: Tensor, y: Tensor, features: Callable[[Tensor], Tensor]
+) -> None:
+    """Distance covariance of x and y (N, D), and the linear HSIC of what `features` makes of each."""
     peer = pytest.importorskip("dcor")
-    n, permutations = (60, 100) if small else (500, 1000)
-    x, y = dependent(n, 3)
+    (n, width), permutations = x.shape, 100 if small else 1000
 
     def ours() -> tuple[float, float]:
-        found = hsic_test(*map(distance_features, (x, y)), kernel="linear", permutations=permutations)
+        found = hsic_test(features(x), features(y), kernel="linear", permutations=permutations)
         return 4 * (n - 1) ** 2 / n * found.statistic, found.p_value
 
     def theirs() -> tuple[float, float]:
@@ -100,7 +95,7 @@ def test_distances_dcor(small: bool, keep: Keep) -> None:
 
     held_against(
         "dcor", {"ours": ours, "dcor": theirs}, permutations, keep,
-        op="independence, distances", size=f"N = {n}, D = 3, {permutations} permutations",
+        op=f"independence, {what}", size=f"N = {n}, D = {width}, {permutations} permutations",
     )  # fmt: skip
 
 

@@ -72,7 +72,8 @@ def ceilings(root: Path) -> dict[str, dict[str, Any]]:
     Raises: SyntheticError if `root` is no set that this package drew.
     """
     truth, stated = _read(root, "attributes.json"), _read(root, "statements.json")
-    learnt = [record["file_path"] for record in _read(root, "reid_raw.json") if record["split"] == "train"]
+    raw = _read(root, "reid_raw.json")
+    learnt = [record["file_path"] for record in raw if record["split"] == "train"]
     habits = _habits(truth, {key: stated[key] for key in learnt})
     return {
         name: {
@@ -80,7 +81,7 @@ def ceilings(root: Path) -> dict[str, dict[str, Any]]:
             "gallery": len(protocol.gallery),
             **{reader: _read_all(protocol, truth, stated, reader, habits) for reader in READERS},
         }
-        for name, protocol in _protocols(root).items()
+        for name, protocol in _protocols(root, raw).items()
     }
 
 
@@ -93,8 +94,8 @@ def _read(root: Path, name: str) -> Any:
         ) from error
 
 
-def _protocols(root: Path) -> dict[str, Protocol]:
-    raw = _read(root, "reid_raw.json")
+def _protocols(root: Path, raw: Sequence[Mapping[str, Any]]) -> dict[str, Protocol]:
+    """Those of a set, whose index is `raw`."""
     found = {}
     for split, change in (("test", "clothing_change"), ("val", "clothing_change_val")):
         shown = [record for record in raw if record["split"] == split]
