@@ -86,6 +86,8 @@ class Protocol:
     """What it asks."""
     domain: int = 0
     """Which of the sets that are used together it is of."""
+    ceiling: Mapping[str, float] | None = None
+    """R-1 and mAP ("r1" and "map", percent) of a perfect reader of its captions, where the set knows them."""
 
 
 def has_attributes(protocol: Protocol) -> bool:

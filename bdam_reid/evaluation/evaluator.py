@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bdam_reid.config import ConfigError
-from bdam_reid.data.records import Clothes, Dataset, QueryError, Record, has_attributes, without_attributes
+from bdam_reid.data.records import Clothes, Dataset, Protocol, QueryError, Record, has_attributes, without_attributes
 from bdam_reid.engine.checkpoint import write_json
 from bdam_reid.engine.run import log
 from bdam_reid.evaluation.disentanglement import probe
@@ -73,8 +73,7 @@ def evaluate(
         **sets,
         "weights": weights,
         "protocols": {
-            name: {"clothes": dataset.protocols[name].clothes, **measure(ranking, weights)}
-            for name, ranking in rankings.items()
+            name: {**_asked(dataset.protocols[name]), **measure(ranking, weights)} for name, ranking in rankings.items()
         },
     }
     for name in chosen:
@@ -112,6 +111,11 @@ def evaluate(
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "metrics.json", metrics)
     return Evaluation(metrics, rankings, gates)
+
+
+def _asked(protocol: Protocol) -> dict[str, Any]:
+    """What metrics.json says of a protocol itself: whom it asks for, and how well they could be found, if known."""
+    return {"clothes": protocol.clothes, **({"ceiling": protocol.ceiling} if protocol.ceiling else {})}
 
 
 def measure(ranking: Ranking, weights: Mapping[Clothes, Mapping[str, float]]) -> dict[str, Any]:

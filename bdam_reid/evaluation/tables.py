@@ -50,8 +50,8 @@ def weights_text(weights: Mapping[str, float]) -> str:
 def metrics_table(metrics: Mapping[str, Any]) -> str:
     """The retrieval metrics: for each protocol a line at the weights for its own question, one at those for the other
     and one with the first part alone, unless these are the same; one re-ranked, and its cost; one re-ranked by
-    k-reciprocal neighbours; one without the attributes of images, if the others are with them; one for chance, and
-    what was left out. After the protocols of several sets their means."""
+    k-reciprocal neighbours; one without the attributes of images, if the others are with them; one for chance, one for
+    the ceiling of a set that is drawn, and what was left out. After the protocols of several sets their means."""
     weights: Mapping[str, Mapping[str, float]] = metrics["weights"]
     head = "".join(f"{name:>7}" for name in RATES.values())
     lines = [
@@ -71,7 +71,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
         if oracle:
             bare = found["results"]["without_attributes"]
             lines.append(_result(f"for {found['clothes']} clothes, without attributes", bare))
-        lines.append(f"{'  by chance':<{_TITLE}}{found['chance_r1']:7.2f}")
+        lines.append(_some("by chance", {"r1": found["chance_r1"]}))
+        if "ceiling" in found:
+            lines.append(_some("by a perfect reader of the captions", found["ceiling"]))
         lines += _left_out(found, row)
     for name, found in metrics.get("means", {}).items():
         lines.append(f"{title(name)}, mean of {len(found['protocols'])} sets: {CLOTHES_WORDS[found['clothes']]}")
@@ -105,6 +107,12 @@ def _how(results: Sequence[str]) -> str:
 def _result(how: str, row: Mapping[str, Any]) -> str:
     rates = "".join(f"{row[rate]:7.2f}" for rate in RATES)
     return f"{f'  {how}':<{_TITLE}}{rates}{row['queries']:>9}{row['gallery']:>9}"
+
+
+def _some(how: str, rates: Mapping[str, float]) -> str:
+    """A row with those of the rates that are known."""
+    cells = (f"{rates[rate]:7.2f}" if rate in rates else " " * 7 for rate in RATES)
+    return f"{f'  {how}':<{_TITLE}}{''.join(cells)}".rstrip()
 
 
 def _reranked(found: Mapping[str, Any]) -> Iterator[str]:

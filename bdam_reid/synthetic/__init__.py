@@ -18,6 +18,7 @@ Files in OUT, where a key is a `file_path` of reid_raw.json:
     clothing_change.json  {queries: [{caption, id, outfit, file_path}],
                            gallery: [{captions, id, outfit, file_path}]}, of the test persons
     clothing_change_val.json  the same of the validation persons
+    ceilings.json         protocol -> reader -> {R-1, mAP}: how well perfect readers find its persons, see ceiling.py
 
 The standard protocol is CUHK-PEDES' own: all captions of `split: test` against all images of `split: test`.
 A test or validation person wears one outfit there (four pictures by four cameras), a training person two or
@@ -32,8 +33,9 @@ which has the validation persons' for it.
 
 A caption says what can be seen in its own picture only: no glasses from behind, no style of hair below a hat. `visible`
 lists the identity attributes that a picture shows, `visible_slots` the places of garments and bags that it shows, worn
-or not; `statements.json` has the values that each caption states. `python -m bdam_reid.synthetic.ceiling OUT` prints
-from them how well a perfect reader of the captions could do.
+or not; `statements.json` has the values that each caption states. From them `ceilings.json` says how well a perfect
+reader of the captions could do, and so does every evaluation on the set; `python -m bdam_reid.synthetic.ceiling OUT`
+prints it.
 
 `--layout market` writes pictures in folders and under names as Market-1501's, and its file of attributes; see
 `market.py`.

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from bdam_reid.synthetic.ceiling import ceilings
 from bdam_reid.synthetic.drawing import render
 from bdam_reid.synthetic.output import SyntheticError, draw_all, new_folder, save
 from bdam_reid.synthetic.people import Item, Outfit, Person, Shot, sample_person, sample_shots
@@ -64,7 +65,9 @@ def write_synthetic(
     with new_folder(out) as folder:
         draw = partial(_draw_person, folder, seed)
         with draw_all(draw, list(enumerate(splits, start=1)), processes) as people:
-            return _write_index(folder, chain.from_iterable(people))
+            count = _write_index(folder, chain.from_iterable(people))
+        (folder / "ceilings.json").write_text(json.dumps(ceilings(folder), indent=1) + "\n", encoding="utf-8")
+        return count
 
 
 def _draw_person(root: Path, seed: int, job: tuple[int, str]) -> list[_Picture]:

@@ -68,6 +68,10 @@ def test_evaluation_repeats_what_training_found_and_draws_it(run: Path, charts: 
     dataset = load_dataset(load_config(run, PRESETS).data.root)
     assert html.escape(dataset.protocols["test"].queries[0].text or "") in page
     assert page.count("<figcaption>described") == 2 * 3
+    for name, found in metrics["protocols"].items():
+        ceiling = dataset.protocols[name].ceiling
+        assert ceiling and found["ceiling"] == ceiling
+        assert f"{'  by a perfect reader of the captions':<42}{ceiling['r1']:7.2f}" in page
     assert 'class="right"' in page and 'class="wrong"' in page and 'name="viewport"' in page
     photos = re.findall(r'src="(photos/\d+\.jpg)"', page)
     assert photos and all((run / "pictures" / name).is_file() for name in photos)

@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -20,7 +21,7 @@ from PIL import Image
 
 from bdam_reid.captions.splitter import phrases
 from bdam_reid.data.datasets import load_dataset
-from bdam_reid.data.records import Record
+from bdam_reid.data.records import DatasetError, Record
 from bdam_reid.studies.study import set_name
 from bdam_reid.synthetic import SyntheticError, write_market, write_synthetic, writer
 from bdam_reid.synthetic.__main__ import main
@@ -606,3 +607,17 @@ def test_the_command_prints_the_ceilings_of_a_drawn_set(
     monkeypatch.setattr(sys, "argv", ["ceiling", str(tmp_path / "none")])
     assert print_ceilings() == 1
     assert "Expected a set with captions, drawn by" in capsys.readouterr().err
+
+
+def test_an_evaluation_knows_the_ceiling_of_a_drawn_set(root: Path, tmp_path: Path) -> None:
+    found, protocols = ceilings(root), load_dataset(root).protocols
+    assert {name: protocol.ceiling for name, protocol in protocols.items()} == {
+        name: {"r1": of["likely"]["R-1"], "map": of["likely"]["mAP"]} for name, of in found.items()
+    }
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    (copy / "ceilings.json").write_text('{"test": {"visible": 3}}')
+    with pytest.raises(DatasetError, match=r"ceilings\.json must be what .* writes"):
+        load_dataset(copy)
+    (copy / "ceilings.json").unlink()
+    assert {protocol.ceiling for protocol in load_dataset(copy).protocols.values()} == {None}

@@ -63,9 +63,9 @@ def _indices(root: Path) -> list[tuple[str, Path]]:
 
 
 def load(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
-    """Read a set of images with captions: its index and, where they exist, `texts.json`, `attributes.json` and the
-    protocols of persons in other clothes, `clothing_change.json` of the test split and `clothing_change_val.json` of
-    the validation split.
+    """Read a set of images with captions: its index and, where they exist, `texts.json`, `attributes.json`,
+    `ceilings.json` and the protocols of persons in other clothes, `clothing_change.json` of the test split and
+    `clothing_change_val.json` of the validation split.
 
     Sets without a validation split (ICFG-PEDES) get every tenth identity of the training split for it, in the order of
     identity numbers, unless all are to be trained on. Images whose captions are all empty stay in a gallery, but are
@@ -103,6 +103,8 @@ def load(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
     for name_of_change, change in changed.items():
         gallery = tuple(_described(change.gallery, texts, attributes))
         protocols[name_of_change] = replace(change, gallery=gallery)
+    ceilings = _read_ceilings(root / "ceilings.json", findings)
+    protocols = {name: replace(protocol, ceiling=ceilings.get(name)) for name, protocol in protocols.items()}
     return Dataset(name, root, splits["train"], protocols, Report.of(splits, findings))
 
 
@@ -209,6 +211,20 @@ def _read_clothing_change(
     unanswerable = [query.text for query in kept if query.identity not in there]
     findings.add(f"{name} queries whose person is not in its gallery (they rate nothing)", unanswerable)
     return Protocol(name, kept, tuple(gallery), split=split, clothes="other")
+
+
+def _read_ceilings(path: Path, findings: Findings) -> dict[str, Mapping[str, float]]:
+    """What the best of the perfect readers of a drawn set reaches, by protocol; empty for a set that does not say."""
+    if not path.exists():
+        return {}
+    found = read_object(path, findings)
+    try:
+        return {name: {"r1": of["likely"]["R-1"], "map": of["likely"]["mAP"]} for name, of in found.items()}
+    except (KeyError, TypeError):
+        raise DatasetError(
+            f"{path} must be what python -m bdam_reid.synthetic.ceiling {path.parent} --json {path} writes, got "
+            "something else: write it again, or delete it"
+        ) from None
 
 
 def _read_query(entry: Any, images: Mapping[str, Path]) -> Query | None:
