@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 import bdam_kernels
@@ -37,6 +38,8 @@ def make_accelerator(config: EngineConfig) -> Accelerator:
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("--engine.mixed-precision fp16 needs a GPU: take bf16 or no")
     _join_processes()
+    # Of all runs of a process accelerate keeps the precision of the first, and refuses another.
+    AcceleratorState._reset_state()
     on_cpus = dist.is_initialized() and not torch.cuda.is_available()
     accelerator = Accelerator(cpu=on_cpus, mixed_precision=precision_on(find_device("auto"), config))
     repeat_bits(accelerator.device)

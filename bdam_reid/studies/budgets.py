@@ -25,11 +25,14 @@ class Budget(NamedTuple):
     """Arguments with which `python -m bdam_reid.synthetic ROOT` draws the set; empty for real sets."""
 
 
+_PRECISION = "--engine.mixed-precision no"
+"""That rows have in common, on whatever machine they are trained."""
+
 BUDGETS: Mapping[Name, Budget] = {
     "smoke": Budget(
         root="data/synthetic-12",
         small=True,
-        common="--data.identities-per-batch 4 --data.images-per-identity 2 --data.image-height 48 "
+        common=f"{_PRECISION} --data.identities-per-batch 4 --data.images-per-identity 2 --data.image-height 48 "
         "--data.image-width 24 --data.max-tokens 24 --data.vocab-size 200 --engine.save-every 0 "
         "--engine.validate-every 1",
         bdam="--method.image.width 16 --method.image.heads 2 --method.text.width 16 --method.text.heads 2 "
@@ -40,6 +43,7 @@ BUDGETS: Mapping[Name, Budget] = {
     "cpu": Budget(
         root="data/synthetic-1200",
         small=True,
+        common=_PRECISION,
         bdam="--method.optim.epochs 4 --method.optim.warmup-steps 50",
         others="--method.optim.epochs 4",
         drawn="--identities 1200 --test-identities 100",

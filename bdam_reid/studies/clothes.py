@@ -16,7 +16,7 @@ from bdam_reid.studies.study import command
 from bdam_reid.studies.verdicts import Claim
 
 RECIPE = "demo"
-DEMO = Budget(root="data/synthetic", small=True, drawn="--identities 4200 --test-identities 100")
+DEMO = BUDGETS["cpu"]._replace(root="data/synthetic", drawn="--identities 4200 --test-identities 100")
 PERSONS: Mapping[Name, Budget] = {
     "smoke": BUDGETS["smoke"],
     "cpu": DEMO._replace(bdam="--method.optim.epochs 2"),

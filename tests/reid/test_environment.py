@@ -12,7 +12,9 @@ import torch
 
 import bdam_kernels
 from bdam_kernels import dispatch
+from bdam_reid.config import EngineConfig
 from bdam_reid.engine import environment
+from bdam_reid.engine.environment import make_accelerator
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -70,3 +72,12 @@ def test_the_version_is_that_of_the_package_that_computes() -> None:
 @pytest.mark.skipif(bool(dispatch.backends()["cpu"]), reason=dispatch.backends()["cpu"])
 def test_the_backend_of_a_cpu_is_its_kernels() -> None:
     assert environment.chosen_backend(torch.device("cpu")) == "cpu"
+
+
+def test_runs_of_one_process_may_differ_in_precision() -> None:
+    for precision in ("no", "bf16", "no"):
+        accelerator = make_accelerator(EngineConfig(mixed_precision=precision))
+        with accelerator.autocast():
+            assert (torch.ones(1, 1) @ torch.ones(1, 1)).dtype is (
+                torch.bfloat16 if precision == "bf16" else torch.float32
+            )
