@@ -87,7 +87,7 @@ def test_labels_of_the_other_set_are_refused_though_persons_have_the_same_number
     write_market(root / "market_attribute.mat", *market_parts())
     for path in root.glob("*/*.jpg"):
         path.rename(path.with_name(re.sub("(_c[0-9]).*", r"\1_f000001.jpg", path.name)))
-    with pytest.raises(DatasetError, match="expected labels of dukemtmc-reid, .*, got those of market-1501"):
+    with pytest.raises(DatasetError, match=r"expected labels of dukemtmc-reid, .*, got those of market-1501"):
         load_dataset(root)
 
 
