@@ -101,6 +101,8 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     embedder = Embedder(method, device, precision, options.batch_size, allow_missing, cache)
     weights = dict.fromkeys(CLOTHES, options.weights) if options.weights else method.chosen_weights(best)
     trained_on = _trained_on(run, config, dataset) if options.root else ""
+    if trained_on:
+        method.forget_cameras()
     reranks = best.get("reranks", ())
     found = evaluate(embedder, dataset, weights, output, options.split, reranks, trained_on, options.k_reciprocal)
     log.info(f"{checkpoint_text(best)}\n{describe(found.metrics)}")

@@ -41,6 +41,8 @@ class Schema:
 
     struct: str
     """Name of the struct, and of the file before its suffix."""
+    of: str
+    """Name of the layout whose persons it labels."""
     single: Mapping[str, tuple[str, ...]]
     """Attributes with a field of their own name: the states that its values 1, 2, ... stand for."""
     colours: Mapping[str, tuple[str, ...]]
@@ -60,6 +62,7 @@ class Schema:
 
 MARKET = Schema(
     struct="market_attribute",
+    of="market-1501",
     single={
         "gender": ("male", "female"),
         "age": ("young", "teenager", "adult", "old"),
@@ -76,6 +79,7 @@ MARKET = Schema(
 )
 DUKE = Schema(
     struct="duke_attribute",
+    of="dukemtmc-reid",
     single={
         "gender": ("male", "female"),
         "top": ("short", "long"),
@@ -145,12 +149,14 @@ def with_attributes(dataset: Dataset) -> Dataset:
     """The same data set with the labels of its persons on records and queries, if there is a file of attributes in its
     folder, and with what was found in the file in its report.
 
-    Raises: DatasetError as `read_attributes`, or if no training person is labelled.
+    Raises: DatasetError as `read_attributes`, or if the file is of another set, or no training person is labelled.
     """
     path = find_attributes(dataset.root)
     if path is None:
         return dataset
     table, findings = read_attributes(path), Findings()
+    if table.schema.of != dataset.name:  # whose persons have the same numbers
+        raise _unfit(path, f"labels of {dataset.name}, as the names of images there are", f"those of {table.schema.of}")
     labels = {identity: {LABELS: table.labels(identity)} for identity in table.persons}
     splits = {"training": {record.identity for record in dataset.train}}
     for name, protocol in dataset.protocols.items():

@@ -71,9 +71,11 @@ def check_answers(protocol: Protocol) -> None:
             right &= ~protocol.junk(queries, protocol.gallery)
         if right.any():
             return
+    held = " (persons held out of training may have too few images: --data.hold-out False)"
     raise DatasetError(
         f"expected an image of its person in the gallery of {protocol.name} for some query, got none for all "
         f"{len(protocol.queries)} queries and {len(protocol.gallery)} images: compare the ids of both"
+        + (held if protocol.split == "val" else "")
     )
 
 

@@ -73,6 +73,8 @@ def image_set(
         what = "training identities held out for validation, as there is no such split"
         findings.add(what, _first_of_each(val))
     asked, found = (_distinct(getattr(test, side) for test in tests) for side in ("queries", "gallery"))
+    unseen = [record.key for record in asked if record.camera is None]
+    findings.add("queries whose camera is not known, for whom images by the same one count", unseen)
     splits = {"train": train, "val": val, "query": asked, "test": found}
     kept = check_images(splits, allow_missing, findings) if any(splits.values()) else ()
     people = {record.identity for record in kept}

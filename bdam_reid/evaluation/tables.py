@@ -76,9 +76,15 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
             lines.append(_some("by a perfect reader of the captions", found["ceiling"]))
         lines += _left_out(found, row)
     for name, found in metrics.get("means", {}).items():
-        lines.append(f"{title(name)}, mean of {len(found['protocols'])} sets: {CLOTHES_WORDS[found['clothes']]}")
+        oracle = any(metrics["protocols"][of].get("attributes") == "oracle" for of in found["protocols"])
+        sets = f"mean of {len(found['protocols'])} sets"
+        lines.append(f"{title(name)}, {sets}: {CLOTHES_WORDS[found['clothes']]}{ORACLE_WORDS * oracle}")
         lines += (_result(_how(keys), found["results"][keys[0]]) for keys in _alike(weights, found))
-        again = {"reranked": "re-ranked", "k_reciprocal": "k-reciprocal"}
+        again = {
+            "reranked": "re-ranked",
+            "k_reciprocal": "k-reciprocal",
+            "without_attributes": "without attributes",
+        }
         lines += (
             _result(f"for {found['clothes']} clothes, {words}", found["results"][how])
             for how, words in again.items()

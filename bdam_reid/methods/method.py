@@ -75,6 +75,10 @@ class Method(nn.Module, ABC):
         """Called, with autocast as the run has it, before the first step of a stage and when a run goes on within it:
         computes from what is frozen in the stage only, and draws no random numbers. For caches of frozen features."""
 
+    def forget_cameras(self) -> None:
+        """Called before images of another set than that of training are embedded, where the numbers of cameras are
+        those of other ones."""
+
     @abstractmethod
     def losses(self, batch: Any, step: int) -> Losses:
         """Run the forward pass of a batch, with autocast as the run has it; `step` counts from 0."""

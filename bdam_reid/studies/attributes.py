@@ -38,7 +38,7 @@ class Options:
     run: tyro.conf.Positional[Path]
     """Folder that training wrote."""
     root: Path | None = None
-    """Folder of the data set; that of the run if it is not given."""
+    """Folder of the data set; that of the run if it is not given and the run has one."""
     output: Path | None = None
     """Folder of attributes.json, .csv and .md, and of importance.md, .csv and .png; RUN/attributes if it is not
     given."""
@@ -96,6 +96,8 @@ def run_study(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
     repeat_bits(opened.device)
     if not isinstance(opened.method, Mosaic):
         raise ConfigError(f"RUN must be a run of MoSAIC-ReID, got {options.run} of the preset {opened.config.preset}")
+    if not options.root and opened.config.data.domains:
+        raise ConfigError(f"--root must be one of the sets of {options.run}, {', '.join(opened.config.data.roots)}")
     root = options.root or Path(opened.config.data.root)
     dataset = load_dataset(root, hold_out=opened.config.data.hold_out)
     if options.protocol not in dataset.protocols:

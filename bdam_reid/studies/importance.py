@@ -103,14 +103,22 @@ class Effect(NamedTuple):
     """Its part of the forest's score of all attributes less that of none, in percentage points."""
 
 
+class Interactions(NamedTuple):
+    """Of pairs of attributes, (A, A) each, symmetric."""
+
+    values: Floats
+    """By how many percentage points two attributes do more together than apart; 0 on the diagonal, NaN where no trial
+    tells."""
+    p: Floats
+    """Of a t test, corrected by Holm for all pairs; 1 on the diagonal."""
+
+
 @dataclass(frozen=True)
 class Importance:
     """What trials say of all attributes."""
 
     effects: Mapping[str, Effect]
-    interactions: Floats
-    """(A, A), symmetric, 0 on the diagonal: by how many percentage points two attributes do more together than apart,
-    in a linear model with all pairs; NaN where there are too few trials for it."""
+    interactions: Interactions
     explained: float
     """Share of the variance of unseen trials that the forests explain: of little, little can be said of by them."""
 
@@ -133,13 +141,14 @@ def analyse(trials: Trials, seed: int = 0) -> Importance:
 
 
 def linear_effects(trials: Trials) -> list[tuple[Estimate, float]]:
-    """Coefficients of a Gaussian generalised linear model, their intervals and p values, of each attribute."""
+    """Coefficients of a Gaussian generalised linear model, their intervals and p values by Student's t, of each
+    attribute."""
     from statsmodels.genmod.families import Gaussian
     from statsmodels.genmod.generalized_linear_model import GLM
 
     if np.ptp(trials.scores) == 0:  # Nothing to fit, which statsmodels refuses.
         return [(Estimate(0.0, 0.0, 0.0), 1.0)] * len(trials.names)
-    fitted = GLM(trials.scores, _design(trials.switches), family=Gaussian()).fit()
+    fitted = GLM(trials.scores, _design(trials.switches), family=Gaussian()).fit(use_t=True)
     intervals = fitted.conf_int(1 - LEVEL)
     return [
         (Estimate(float(value), float(low), float(high)), float(p))
@@ -219,19 +228,35 @@ def shapley_values(score: Callable[[Floats], Floats], attributes: int, seed: int
     return np.take_along_axis(gains.T, ranks, axis=1).mean(axis=0)
 
 
-def interactions(trials: Trials) -> Floats:
-    """(A, A) coefficients of products of two switches, in a linear model with all switches."""
+def interactions(trials: Trials) -> Interactions:
+    """Coefficients of products of two switches, each in a linear model of its own with all switches: trials that are
+    drawn apart make other pairs mere noise to it, and a model of all pairs at once would need more trials than there
+    are pairs."""
+    from statsmodels.stats.multitest import multipletests
+
     attributes = len(trials.names)
     pairs = list(combinations(range(attributes), 2))
-    found = np.zeros((attributes, attributes))
-    products = [(trials.switches[:, i] & trials.switches[:, j])[:, None] for i, j in pairs]
-    design = _design(np.concatenate([trials.switches, *products], axis=1))
+    values, p = np.zeros((attributes, attributes)), np.ones((attributes, attributes))
+    found = [_together(trials, *pair) for pair in pairs]
+    corrected = multipletests([one for _, one in found], method="holm")[1] if found else []
+    for (i, j), (value, _), holm in zip(pairs, found, corrected, strict=True):
+        values[i, j] = values[j, i] = value
+        p[i, j] = p[j, i] = holm
+    return Interactions(values, p)
+
+
+def _together(trials: Trials, i: int, j: int) -> tuple[float, float]:
+    """The coefficient of a pair, and its p value."""
+    from statsmodels.regression.linear_model import OLS
+
+    product = trials.switches[:, i] & trials.switches[:, j]
+    design = _design(np.column_stack([trials.switches, product]))
     if np.linalg.matrix_rank(design) < design.shape[1]:
-        return np.where(np.eye(attributes, dtype=bool), 0.0, np.nan)
-    coefficients = np.linalg.lstsq(design, trials.scores, rcond=None)[0][1 + attributes :]
-    for (i, j), value in zip(pairs, coefficients, strict=True):
-        found[i, j] = found[j, i] = value
-    return found
+        return np.nan, 1.0
+    if np.ptp(trials.scores) == 0:
+        return 0.0, 1.0
+    fitted = OLS(trials.scores, design).fit()
+    return float(fitted.params[-1]), float(fitted.pvalues[-1])
 
 
 def _design(switches: NDArray[np.bool_]) -> Floats:

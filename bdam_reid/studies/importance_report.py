@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bdam_reid.studies.attribute_truth import Truth, rank_correlation
-from bdam_reid.studies.importance import Effect, Estimate, Importance
+from bdam_reid.studies.importance import LEVEL, Effect, Estimate, Importance, Interactions
 
 COLUMNS = (
     "attribute", "frequency", "information", "shown", "told by", "told", "linear", "linear low", "linear high",
@@ -23,7 +23,8 @@ NOTE = (
     "of unseen trials: shares of impurity, what shuffled switches cost of R^2, and Shapley values. Frequency: share of "
     "the persons who are not in the attribute's most frequent state. Bits: the entropy of its labels, which is what it "
     "can tell persons apart by, and how many of them linear heads read from pictures; told by: the attribute whose "
-    "labels tell most of it, of a copy all."
+    "labels tell most of it, of a copy all. Interactions of pairs, in the picture: by how many points two do more "
+    "together than apart, each pair in a linear model of its own; p by a t test, corrected by Holm for all pairs."
 )
 CORRELATIONS = (
     "Rank correlation (Spearman) of what was found with what is true of the labels: their bits, and the bits that are "
@@ -88,17 +89,15 @@ def _correlations(found: Importance, truths: Mapping[str, Truth]) -> list[str]:
 
 
 def draw(found: Importance, truths: Mapping[str, Truth], path: Path) -> None:
-    """A forest plot of the linear coefficients, bars of what the forests say, and a map of interactions, if there are
-    trials enough for it."""
+    """A forest plot of the linear coefficients, bars of what the forests say, and a map of interactions."""
     import numpy as np
     from matplotlib.figure import Figure
 
     names = found.ranked
     effects = [found.effects[name] for name in names]
     rows = np.arange(len(names))
-    known = bool(np.isfinite(found.interactions).all())
-    figure = Figure(figsize=(15 if known else 10, 1.8 + 0.36 * len(names)), layout="constrained")
-    linear, bars, *pairs = figure.subplots(1, 2 + known)
+    figure = Figure(figsize=(15, 1.8 + 0.36 * len(names)), layout="constrained")
+    linear, bars, pairs = figure.subplots(1, 3)
     values = [of.linear.value for of in effects]
     spans = [[of.linear.value - of.linear.low for of in effects], [of.linear.high - of.linear.value for of in effects]]
     linear.errorbar(values, rows, xerr=spans, fmt="o", color="black", ecolor="gray", capsize=3, markersize=4)
@@ -114,8 +113,7 @@ def draw(found: Importance, truths: Mapping[str, Truth], path: Path) -> None:
     bars.set_title(f"random forest (explains {max(found.explained, 0.0):.0%})")
     bars.legend(loc="lower right")
     order = [list(found.effects).index(name) for name in names]
-    for axes in pairs:
-        _draw_pairs(figure, axes, found.interactions[np.ix_(order, order)], names)
+    _draw_pairs(figure, pairs, Interactions(*(of[np.ix_(order, order)] for of in found.interactions)), names)
     for axes in (linear, bars):
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
@@ -124,12 +122,17 @@ def draw(found: Importance, truths: Mapping[str, Truth], path: Path) -> None:
     partial.replace(path)
 
 
-def _draw_pairs(figure: Any, axes: Any, values: Any, names: list[str]) -> None:
-    most = float(abs(values).max()) or 1.0
-    image = axes.imshow(values, cmap="PuOr", vmin=-most, vmax=most)
+def _draw_pairs(figure: Any, axes: Any, found: Interactions, names: list[str]) -> None:
+    """Pairs that no trial tells are blank."""
+    import numpy as np
+
+    most = float(np.nanmax(abs(found.values))) or 1.0
+    image = axes.imshow(found.values, cmap="PuOr", vmin=-most, vmax=most)
+    for row, column in zip(*np.nonzero(found.p < 1 - LEVEL), strict=True):
+        axes.text(column, row, "*", ha="center", va="center")
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set_title("interactions of pairs, points")
+    axes.set_title("interactions of pairs, points (* p < 0.05)")
     figure.colorbar(image, ax=axes, shrink=0.8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -79,6 +80,15 @@ def test_records_and_queries_have_the_labels_of_their_persons(tmp_path: Path, fo
     assert "training persons without attribute labels" not in found
     # Nothing else changes.
     assert [r.key for r in dataset.train] == [r.key for r in bare.train]
+
+
+def test_labels_of_the_other_set_are_refused_though_persons_have_the_same_numbers(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "set")
+    write_market(root / "market_attribute.mat", *market_parts())
+    for path in root.glob("*/*.jpg"):
+        path.rename(path.with_name(re.sub("(_c[0-9]).*", r"\1_f000001.jpg", path.name)))
+    with pytest.raises(DatasetError, match=r"expected labels of dukemtmc-reid, .*, got those of market-1501"):
+        load_dataset(root)
 
 
 def bad(change: str) -> tuple[Part, Part]:

@@ -279,7 +279,7 @@ def test_market(market: Path) -> None:
     assert test.junk(test.queries, test.gallery).tolist() == [[False, True, False], [False, False, True]]
     assert findings(market) == {
         "images whose name has no person and camera skipped": 1,
-        "training images of nobody (person 0) skipped": 1,
+        "images of nobody (person 0) in training or query skipped": 1,
         "training identities held out for validation, as there is no such split": 1,
     }
     assert "test: 5 images of 2 persons" in str(dataset.report) and "captions" not in str(dataset.report)

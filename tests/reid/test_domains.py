@@ -24,6 +24,7 @@ from bdam_reid.engine.fingerprint import changes, fingerprint
 from bdam_reid.engine.run import load_config, read_curves
 from bdam_reid.evaluate import Options, _trained_on, evaluate_run
 from bdam_reid.evaluation.tables import describe
+from bdam_reid.methods.method import Method
 from bdam_reid.processes import Share
 from bdam_reid.train import main as train
 
@@ -193,10 +194,17 @@ def test_each_domain_evaluates_alone_as_with_others(roots: tuple[Path, Path], ru
         evaluate_run(Options(run, domains=roots), PRESETS)
 
 
-def test_it_is_evaluated_on_sets_that_it_has_not_seen(roots: tuple[Path, Path], run: Path, tmp_path: Path) -> None:
+def test_it_is_evaluated_on_sets_that_it_has_not_seen(
+    roots: tuple[Path, Path], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[Method] = []
+    monkeypatch.setattr(Method, "forget_cameras", lambda method: forgotten.append(method))
+    evaluate_run(Options(run, root=roots[0], domains=roots[1:], output=tmp_path / "seen"), PRESETS)
+    assert not forgotten
     unseen = write_folders(tmp_path / "folders", ("query", "gallery")), write_table(tmp_path / "table", rows())
     options = Options(run, root=unseen[0], domains=(unseen[1],), output=tmp_path / "out", k_reciprocal=True)
     metrics = evaluate_run(options, PRESETS).metrics
+    assert len(forgotten) == 1
     assert metrics["evaluated_on"] == f"folders at {unseen[0]}; csv at {unseen[1]}"
     assert list(metrics["protocols"]) == ["folders_test", "table_test"]
     for found in metrics["protocols"].values():

@@ -24,6 +24,8 @@ from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.junk import same_camera, same_camera_or_outfit
 from bdam_reid.data.records import Dataset, DatasetError, Query, Record
 
+UNSEEN = "queries whose camera is not known, for whom images by the same one count"
+
 
 def found(dataset: Dataset) -> dict[str, int]:
     return {finding.what: finding.count for finding in dataset.report.findings}
@@ -40,6 +42,15 @@ def test_duke_is_told_from_market_by_its_names(tmp_path: Path) -> None:
     assert {query.camera for query in duke.protocols["test"].queries} == {1, 2, 3}
     assert len(market.protocols["test"].gallery) == len(duke.protocols["test"].gallery) + 1  # the distractor
     assert [domain.name for domain in duke.domains] == ["True"] and str(duke) == f"dukemtmc-reid at {tmp_path / 'True'}"
+
+
+def test_distractors_are_nobody_to_learn_or_to_search_for(tmp_path: Path) -> None:
+    root = write_market(tmp_path / "market")
+    for folder in ("bounding_box_train", "query"):
+        photo(root / folder / "0000_c2s1_000009_00.jpg")
+    dataset = load_dataset(root)
+    assert found(dataset)["images of nobody (person 0) in training or query skipped"] == 2
+    assert 0 not in {entry.identity for entry in (*dataset.train, *dataset.protocols["test"].queries)}
 
 
 @pytest.mark.parametrize("second", [False, True])
@@ -104,6 +115,7 @@ def test_folders_of_persons_in_parts(tmp_path: Path) -> None:
         "folders beside train, query and gallery not read": 1,
         "images that lie in no person's folder not read": 1,
         "folders within a person's folder not read": 1,
+        UNSEEN: count("query"),
         "training identities held out for validation, as there is no such split": 1,
     }
     test = dataset.protocols["test"]
@@ -131,6 +143,15 @@ def test_one_folder_a_person_has_a_test_part_held_out(tmp_path: Path) -> None:
     assert "persons held out for the test" in str(dataset.report) and "00/0.png, 10/0.png" in str(dataset.report)
     # With all of the others for training.
     assert len(load_dataset(tmp_path, hold_out=False).train) == 3 * 21
+
+
+def test_persons_with_an_image_each_say_how_to_go_on(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "people", ("query", "gallery"))
+    for person in range(20, 32):
+        photo(root / "train" / f"person {person}" / "a.jpg")
+    with pytest.raises(DatasetError, match=r"gallery of val .* too few images: --data.hold-out False"):
+        load_dataset(root)
+    assert len(load_dataset(root, hold_out=False).train) == 12
 
 
 def test_queries_and_a_gallery_alone_are_for_evaluation(tmp_path: Path) -> None:
@@ -166,7 +187,9 @@ def test_a_table(tmp_path: Path) -> None:
     assert dataset.name == "csv" and {r.camera for r in dataset.train} == {0, 1, 2}
     assert (len(test.queries), len(test.gallery)) == (count("query"), count("gallery"))
     assert all(record.path.is_file() and record.key == f"train/{record.path.name}" for record in dataset.train)
+    assert UNSEEN not in found(dataset)
     without = load_dataset(write_table(tmp_path / "without", rows(cameras=False)))
+    assert found(without)[UNSEEN] == count("query")
     assert all(record.camera is None for record in without.train)
     train = [row for row in rows() if row["split"] == "train"]
     held = load_dataset(write_table(tmp_path / "held", train))
@@ -182,7 +205,8 @@ def test_a_table_may_have_validation_persons_more_columns_and_repeat_itself(tmp_
     text = (root / "images.csv").read_text().replace("gate 2", "")
     (root / "images.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())  # as spreadsheets write it
     dataset = load_dataset(root, hold_out=False)
-    assert found(dataset) == {"columns of images.csv not read": 1, "rows of images.csv that repeat another skipped": 1}
+    columns, repeated = "columns of images.csv not read", "rows of images.csv that repeat another skipped"
+    assert found(dataset) == {columns: 1, repeated: 1, UNSEEN: 2}
     assert len({record.identity for record in dataset.protocols["val"].gallery}) == 2
     assert {record.camera for record in dataset.train} == {None, 0, 1}
 

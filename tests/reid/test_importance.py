@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import t as student
 
 from bdam_reid.config import ConfigError
 from bdam_reid.studies import importance
@@ -22,6 +23,7 @@ from bdam_reid.studies.importance import (
     interactions,
     linear_effects,
     shapley_values,
+    trials_wanted,
     welch_tests,
 )
 from bdam_reid.studies.importance_report import COLUMNS, write
@@ -75,7 +77,8 @@ def test_the_linear_model_is_that_of_least_squares() -> None:
     errors = np.sqrt(np.diag(inverse) * (residual @ residual) / (len(of.scores) - design.shape[1]))
     for i, (estimate, _) in enumerate(linear_effects(of), start=1):
         assert estimate.value == pytest.approx(coefficients[i])
-        assert estimate.high - estimate.value == pytest.approx(1.959964 * errors[i])
+        # By Student's t: few trials are not enough for the normal distribution.
+        assert estimate.high - estimate.value == pytest.approx(student.ppf(0.975, 120 - 5) * errors[i])
 
 
 def test_welchs_test_and_holms_correction_by_hand() -> None:
@@ -118,13 +121,23 @@ def test_shapley_values_of_many_attributes_add_up() -> None:
 
 
 def test_interactions_are_what_two_do_more_together() -> None:
-    found = interactions(trials(together=1.5))
-    assert found == pytest.approx(found.T) and not found.diagonal().any()
+    found, p = interactions(trials(together=1.5))
+    assert np.array_equal(found, found.T) and not found.diagonal().any()
     assert found[0, 1] == pytest.approx(1.5, abs=0.3)
     others = found.copy()
     others[0, 1] = others[1, 0] = 0
     assert np.abs(others).max() < 0.4
-    assert np.isnan(interactions(trials(number=10))[0, 1])
+    assert (np.argwhere(p < 0.05) == [[0, 1], [1, 0]]).all() and np.array_equal(p, p.T)
+
+
+def test_interactions_need_no_more_trials_than_effects() -> None:
+    few = trials(number=trials_wanted(len(NAMES)), together=3.0, noise=0.01)
+    assert interactions(few).values[0, 1] == pytest.approx(3, abs=0.1)
+    # Two that are never on together say nothing of their pair.
+    apart = few.switches.copy()
+    apart[:, 3] &= ~apart[:, 0]
+    found = interactions(Trials(NAMES, apart, few.scores))
+    assert np.isnan(found.values[0, 3]) and found.p[0, 3] == 1 and np.isfinite(found.values[0, 1])
 
 
 def test_a_score_that_no_attribute_changes() -> None:
@@ -133,6 +146,7 @@ def test_a_score_that_no_attribute_changes() -> None:
     for effect in found.effects.values():
         assert effect.linear.value == pytest.approx(0, abs=1e-9)
         assert (effect.test.p_holm, effect.test.cohens_d, effect.shapley) == (1.0, 0.0, pytest.approx(0))
+    assert not found.interactions.values.any() and (found.interactions.p == 1).all()
 
 
 @pytest.mark.parametrize(

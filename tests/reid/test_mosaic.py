@@ -125,6 +125,12 @@ def test_evaluation_reports_results_of_an_oracle_as_such_and_those_without(
     embedder, test = Embedder(opened(run), torch.device("cpu")), load_dataset(people).protocols["test"]
     bare = embedder.rank(without_attributes(test)).metrics({"person": 1.0})
     assert results["without_attributes"]["map"] == bare.map
+    # Nor does a mean over sets hide that some were.
+    bare_mean = {"without_attributes": results["without_attributes"] | {"map": 12.5}}
+    mean = {"protocols": ["test", "test"], "clothes": "same", "results": results | bare_mean}
+    *_, title, with_labels, without = describe({**metrics, "means": {"test": mean}}).splitlines()
+    assert title == "test, mean of 2 sets: the same clothes, images with their true attributes (oracle)"
+    assert "12.50" not in with_labels and "for same clothes, without attributes" in without and "12.50" in without
     # On a set without labels there is no oracle.
     weights = opened(run).default_weights()
     other = evaluate(embedder, load_dataset(write_images(tmp_path / "bare")), weights, tmp_path / "out").metrics
@@ -326,6 +332,15 @@ def test_predicted_labels_are_read_from_images(run: Path, people: Path) -> None:
     assert rates["gender"] == rates["backpack"] == 100
     # The images are flat and of another shade for each person.
     assert rates["age"] > 60
+
+
+def test_a_run_of_several_sets_is_studied_on_one_of_them(run: Path, people: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    config = json.loads((copy / "config.json").read_text())
+    config["data"]["domains"] = ["another set"]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=f"--root must be one of the sets of .*, {people}, another set"):
+        attributes.run_study(attributes.Options(copy))
 
 
 def test_the_command_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

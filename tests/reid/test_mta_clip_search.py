@@ -78,6 +78,10 @@ def test_an_evaluation_tells_the_cameras(domains: Path, tmp_path: Path) -> None:
     assert not torch.allclose(told, method.embed_images(torch.stack(images)), atol=1e-3)
     query = test.queries[0]
     assert not torch.allclose(ranking.asked[0], method.embed_queries([Query(image=query.image)])[0], atol=1e-3)
+    # Those of another set have the same numbers, and are others.
+    as_unknown = method.embed_images(torch.stack(images))
+    method.forget_cameras()
+    close(Embedder(method, torch.device("cpu")).rank(test).embeddings, as_unknown)
 
 
 @torch.no_grad()

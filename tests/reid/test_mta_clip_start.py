@@ -18,6 +18,7 @@ from bdam_reid.data.records import Dataset
 from bdam_reid.engine.checkpoint import load_weights
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.mta_clip.config import MTAClipConfig
+from bdam_reid.methods.mta_clip.people import People
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,15 @@ def test_the_second_stage_begins_with_the_prompts_of_another_run(
     for name in ("shared", "domain", "person"):
         assert torch.equal(method.state_dict()[f"prompts.{name}"], theirs[f"prompts.{name}"])
     assert trainer.stage.name == "images" and method.texts is not None and len(method.texts) == 5
+
+
+def test_persons_are_the_same_in_sets_of_other_names(domains: Path, tmp_path: Path) -> None:
+    (tmp_path / "moved").mkdir()
+    for one, other in (("one", "first"), ("two", "second")):
+        shutil.copytree(domains / one, tmp_path / "moved" / other)
+    then = People.of(load_dataset(domains / "one", domains / "two"))
+    now = People.of(load_dataset(tmp_path / "moved" / "first", tmp_path / "moved" / "second"))
+    assert now == then != People.of(load_dataset(domains / "two", domains / "one"))
 
 
 def test_other_persons_begin_with_the_words_that_all_prompts_share(

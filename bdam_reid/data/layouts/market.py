@@ -31,10 +31,9 @@ def load(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
     findings = Findings()
     found = _read(root, FOLDERS[0], "train", findings)
     queries, gallery = (_read(root, folder, "test", findings) for folder in FOLDERS[1:])
-    findings.add("training images of nobody (person 0) skipped", [r.key for r in found if r.identity == _DISTRACTOR])
-    known = [record for record in found if record.identity != _DISTRACTOR]
-    name = "dukemtmc-reid" if _has_frames([*known, *queries]) else "market-1501"
-    tests = [Search("test", queries, gallery)]
+    known, asked = (_of_persons(records, findings) for records in (found, queries))
+    name = "dukemtmc-reid" if _has_frames([*known, *asked]) else "market-1501"
+    tests = [Search("test", asked, gallery)]
     read = image_set(name, root, known, tests, findings, hold_out=hold_out, allow_missing=allow_missing)
     return with_attributes(read)
 
@@ -42,6 +41,13 @@ def load(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
 def _has_frames(records: Sequence[Record]) -> bool:
     """Whether names are those of Duke."""
     return any((name := _NAME.match(record.path.name)) and name[3] for record in records[:1])
+
+
+def _of_persons(records: Sequence[Record], findings: Findings) -> list[Record]:
+    """The records without distractors, who are nobody to learn or to find."""
+    strays = [record.key for record in records if record.identity == _DISTRACTOR]
+    findings.add("images of nobody (person 0) in training or query skipped", strays)
+    return [record for record in records if record.identity != _DISTRACTOR]
 
 
 def _read(root: Path, folder: str, split: Split, findings: Findings) -> list[Record]:

@@ -132,7 +132,7 @@ def prepare(config: MosaicConfig, dataset: Dataset, folder: Path) -> None:
         raise DatasetError(
             f"experts are for attributes, and none of {len(dataset.train)} training images of {dataset.root} is "
             f"labelled with those of --method.experts.attributes {config.experts.attributes}: put {schema.struct}.mat "
-            "into that folder, or choose the others"
+            "into that folder, or give the other --method.experts.attributes"
         )
     try:
         save_architecture(config.image.pretrained, folder / IMAGE)

@@ -31,7 +31,7 @@ class TowerConfig:
     """Of channels, in the adapter."""
     cameras: bool = False
     """Whether the class token is told the camera by a learnt vector (SIE): one domain only, as cameras of several have
-    the same numbers. Evaluation tells it too, by number, and search, which does not know it, the mean of all."""
+    the same numbers. Evaluation tells it too, by number; of another set, and in search, the mean of all."""
     stride: Annotated[int, Range(0)] = 0
     """Pixels from one patch to the next (OLP), such as 12 of patches of 16; 0 lays them side by side."""
 

@@ -294,6 +294,14 @@ class MTAClip(Method):
     def _cameras(self, cameras: Sequence[int | None]) -> Tensor:
         return places_of(cameras, {camera: place for place, camera in enumerate(self.people.cameras)}).to(self.device)
 
+    def forget_cameras(self) -> None:
+        """Tell every image the mean of all cameras, as where the camera is not known."""
+        cameras = self.image_encoder.cameras
+        if cameras is not None:
+            log.info("cameras of another set are not those of training: all are told as unknown ones")
+            with torch.no_grad():
+                cameras.copy_(cameras.mean(dim=0).expand_as(cameras))
+
     def embed_queries(self, queries: Sequence[Query]) -> Tensor:
         """Queries with an image, or with a text -> unit vectors (B, D + E), of a text with D zeros."""
         shown = [number for number, query in enumerate(queries) if query.image is not None and query.text is None]
@@ -345,7 +353,7 @@ def prepare(config: MTAClipConfig, dataset: Dataset, folder: Path) -> None:
         raise ConfigError(str(error)) from error
     if not (folder / TOKENIZER).exists():
         save_tokenizer(pretrained_tokenizer(config.clip, "method.clip"), folder / TOKENIZER)
-    write_people(People.of(dataset.train), folder)
+    write_people(People.of(dataset), folder)
 
 
 def build(config: MTAClipConfig, data: DataConfig, folder: Path, *, fresh: bool) -> MTAClip:

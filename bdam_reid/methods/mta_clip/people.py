@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bdam_reid.config import ConfigError
-from bdam_reid.data.records import Record
+from bdam_reid.data.records import Dataset
 from bdam_reid.methods.mta_clip.config import PERSONS
 
 
@@ -22,16 +21,17 @@ class People:
     cameras: tuple[int, ...]
     """Numbers of the known cameras, ascending."""
     digest: str
-    """Of who is on which image: the same for the same persons alone."""
+    """Of who is on which image: the same for the same persons alone, whatever the folders of their sets are called."""
 
     @classmethod
-    def of(cls, records: Sequence[Record]) -> People:
-        """Those of training records."""
+    def of(cls, dataset: Dataset) -> People:
+        """Those of a data set."""
+        records = dataset.train
         domains = {record.identity: record.domain for record in records}
         ranks = {domain: rank for rank, domain in enumerate(sorted(set(domains.values())))}
         shown = hashlib.sha256()
         for record in records:
-            shown.update(json.dumps([record.key, record.identity, record.domain]).encode() + b"\n")
+            shown.update(json.dumps([dataset.own_name(record), record.identity, record.domain]).encode() + b"\n")
         return cls(
             tuple(ranks[domains[person]] for person in sorted(domains)),
             tuple(sorted({record.camera for record in records if record.camera is not None})),
