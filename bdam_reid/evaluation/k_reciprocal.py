@@ -51,7 +51,7 @@ def k_reciprocal(ranking: Ranking, weights: Mapping[str, float]) -> Metrics:
     for rows, distances in distances_of(ranking.asked * scale, ranking.embeddings * scale):
         junk = ranking.left_out(rows)
         rated.append(rates(-distances, query_ids[list(rows)], gallery_ids, junk))
-    return average(rated, len(ranking.gallery))
+    return average(torch.cat(rated), len(ranking.gallery))
 
 
 def by_image(queries: Sequence[Query]) -> bool:

@@ -59,15 +59,15 @@ def retrieval(similarity: Tensor, query_ids: Tensor, gallery_ids: Tensor, junk: 
         repeat(None) if junk is None else junk.split(CHUNK),
         strict=False,
     )
-    return average([rates(scores, ids, gallery_ids, left_out) for scores, ids, left_out in chunks], len(gallery_ids))
+    each = torch.cat([rates(scores, ids, gallery_ids, left_out) for scores, ids, left_out in chunks])
+    return average(each, len(gallery_ids))
 
 
-def average(rated: Sequence[Tensor], gallery: int) -> Metrics:
-    """The metrics of all queries from what `rates` gives of some at a time, (q, 5) each, and the size of the gallery.
+def average(each: Tensor, gallery: int) -> Metrics:
+    """The metrics of all queries from the `rates` of each, (Q, 5), and the size of the gallery.
 
     Raises: ValueError if no query has a positive.
     """
-    each = torch.cat([*rated])
     valid = ~each.isnan().any(dim=1)
     if not valid.any():
         raise ValueError(f"none of the {len(each)} queries has its identity in the gallery")

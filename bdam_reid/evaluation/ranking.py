@@ -94,13 +94,17 @@ class Ranking:
 
     def metrics_at(self, settings: Sequence[Mapping[str, float]]) -> list[Metrics]:
         """Retrieval metrics at each of several weights of the parts."""
+        return [average(each, len(self.gallery)) for each in self.rates_at(settings)]
+
+    def rates_at(self, settings: Sequence[Mapping[str, float]]) -> list[Tensor]:
+        """The `rates` of all queries, (Q, 5), at each of several weights of the parts."""
         query_ids, gallery_ids = self.query_ids, self.gallery_ids
         rated: list[list[Tensor]] = [[] for _ in settings]
         for queries in self.chunks():
             similarity, junk = self.similarity(queries), self.left_out(queries)
             for some, weights in zip(rated, settings, strict=True):
                 some.append(rates(_weighted(similarity, weights), query_ids[list(queries)], gallery_ids, junk))
-        return [average(some, len(self.gallery)) for some in rated]
+        return list(map(torch.cat, rated))
 
     def chance(self) -> float:
         """R-1 of a random ranking, in percent, over the queries that have a positive."""
@@ -126,10 +130,35 @@ def _weighted(similarity: Mapping[str, Tensor], weights: Mapping[str, float]) ->
 def choose_weights(
     rankings: Sequence[Ranking], choices: Sequence[Mapping[str, float]]
 ) -> tuple[Mapping[str, float], Sequence[Metrics]]:
-    """Of some weights of the parts those of the best R-1, then mAP, in the mean over the validation splits of one or
-    several sets, and the metrics of each; the first of equals."""
-    rated = zip(choices, zip(*(ranking.metrics_at(choices) for ranking in rankings), strict=True), strict=True)
-    return max(rated, key=lambda pair: (mean(pair[1]).r1, mean(pair[1]).map))
+    """Of some weights of the parts, the simplest first, the first that validation cannot tell from the best, which has
+    the best R-1, then mAP, in the mean over the validation splits of one or several sets: its R-1 is less by no more
+    than the standard error of that difference over persons (the one-standard-error rule of Breiman et al. 1984).
+
+    Returns: the weights, and the metrics of each split at them.
+    """
+    rated = list(zip(*(ranking.rates_at(choices) for ranking in rankings), strict=True))
+    metrics = [
+        [average(each, len(ranking.gallery)) for each, ranking in zip(of, rankings, strict=True)] for of in rated
+    ]
+    best = max(range(len(choices)), key=lambda number: (mean(metrics[number]).r1, mean(metrics[number]).map))
+    persons = [ranking.query_ids for ranking in rankings]
+    chosen = next(number for number, of in enumerate(rated) if _as_good(of, rated[best], persons))
+    return choices[chosen], metrics[chosen]
+
+
+def _as_good(some: Sequence[Tensor], best: Sequence[Tensor], persons: Sequence[Tensor]) -> bool:
+    """Whether the best of two `rates` of queries, (Q, 5) of each set, has an R-1 that is greater by no more than the
+    standard error of the difference over the persons that are asked for, (Q,)."""
+    short, variance = 0.0, 0.0
+    for one, other, ids in zip(some, best, persons, strict=True):
+        there = ~one.isnan().any(dim=1)
+        less = (other - one)[there, 0]
+        short += float(less.mean())
+        # A mean of the queries' differences from it for each person, as queries of one person are alike.
+        _, person = ids[there].unique(return_inverse=True)
+        apart = torch.zeros(int(person.max()) + 1, dtype=less.dtype).index_add(0, person, less - less.mean())
+        variance += float(apart.square().sum()) / len(less) ** 2
+    return short <= variance**0.5
 
 
 @dataclass(frozen=True)

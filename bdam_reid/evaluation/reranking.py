@@ -64,7 +64,7 @@ def rerank(embedder: Embedder, ranking: Ranking, weights: Mapping[str, float], c
         rated.append(rates(_as_scores(order), query_ids[list(numbers)], gallery_ids, junk))
         batches += found
     return Reranked(
-        average(rated, len(ranking.gallery)),
+        average(torch.cat(rated), len(ranking.gallery)),
         pair_ms=median(some.milliseconds / some.scores.numel() for some in batches),
         query_ms=median(alone),
     )

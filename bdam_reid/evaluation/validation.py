@@ -60,8 +60,8 @@ def validator(
     dataset: Dataset, device: torch.device, precision: str, allow_missing: bool
 ) -> Callable[[Method], Validation] | None:
     """What the trainer is handed: the mean over the questions that protocols of the split "val" ask of R-1, then mAP,
-    each at the best weights of the parts, and re-ranked where that is better; None for a set without such a protocol.
-    On several sets a question's rates are the means over those that ask it."""
+    each at the weights of the parts that `choose_weights` takes, and re-ranked where that is better; None for a set
+    without such a protocol. On several sets a question's rates are the means over those that ask it."""
     protocols: dict[Clothes, list[Protocol]] = defaultdict(list)
     for protocol in dataset.protocols.values():
         if protocol.split == "val":

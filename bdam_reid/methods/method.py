@@ -117,7 +117,8 @@ class Method(nn.Module, ABC):
         raise NotImplementedError
 
     def weight_choices(self) -> Sequence[Mapping[str, float]]:
-        """Weights of the parts that validation chooses from; of equals it takes the first."""
+        """Weights of the parts that validation chooses from, the simplest first: of those that it cannot tell from the
+        best it takes the first."""
         return [self.weights]
 
     def default_weights(self) -> dict[Clothes, Mapping[str, float]]:

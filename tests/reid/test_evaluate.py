@@ -210,6 +210,21 @@ def test_the_first_of_the_best_weights_is_chosen() -> None:
     assert (weights["clothing"], metrics.r1) == (0.5, 100)
 
 
+def test_what_few_persons_cannot_tell_from_the_best_and_is_simpler_is_chosen() -> None:
+    choices = [{"identity": 1.0, "clothing": beta} for beta in BETAS]
+    identity, clothing = torch.eye(20), torch.eye(20)
+    # Clothing tells the first two persons from each other.
+    identity[:2, :2] = torch.tensor([[1.0, 1.05], [1.05, 1.0]])
+    weights, (metrics,) = choose_weights([make_ranking(identity, clothing)], choices)
+    assert (weights["clothing"], metrics.r1) == (0.1, 100)
+    # It takes the third for another one as well: one of twenty more found may be chance.
+    identity[2, 3], clothing[2, 3] = 0.95, 2.0
+    ranking = make_ranking(identity, clothing)
+    assert [found.r1 for found in ranking.metrics_at(choices[:2])] == [90, 95]
+    weights, (metrics,) = choose_weights([ranking], choices)
+    assert (weights["clothing"], metrics.r1) == (0.0, 90)
+
+
 def test_a_part_without_a_weight_has_none() -> None:
     ranking = make_ranking(torch.eye(3), torch.rand(3, 3))
     assert torch.equal(ranking.scores({"clothing": 2.0}), 2 * ranking.similarity()["clothing"])
