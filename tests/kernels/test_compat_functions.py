@@ -206,9 +206,10 @@ compat.install(strict=True)
 compat.install(strict=True)
 import causal_conv1d, mamba_ssm
 from causal_conv1d.causal_conv1d_interface import causal_conv1d_ref, causal_conv1d_update_ref
-from causal_conv1d.causal_conv1d_varlen import causal_conv1d_varlen_states
+from causal_conv1d.causal_conv1d_varlen import causal_conv1d_varlen_states, causal_conv1d_varlen_states_ref
 from mamba_ssm.models.config_mamba import MambaConfig
 from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel, MixerModel, create_block, _init_weights
+from mamba_ssm.models.mixer_seq_simple import RMSNorm, layer_norm_fn, rms_norm_fn, Block, Mamba, MambaConfig
 from mamba_ssm.modules.block import Block
 from mamba_ssm.modules.mamba_simple import Mamba, Block as SimpleBlock
 from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn, mamba_inner_ref
@@ -216,7 +217,9 @@ from mamba_ssm.ops.selective_scan_interface import selective_scan_fn, selective_
 from mamba_ssm.ops.triton.layer_norm import RMSNorm, layer_norm_fn, rms_norm_fn
 from mamba_ssm.ops.triton.layernorm import RMSNorm
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update
-from mamba_ssm.utils.generation import InferenceParams
+from mamba_ssm.modules.mlp import GatedMLP
+from mamba_ssm.utils.generation import GenerationMixin, InferenceParams, decode, sample
+from mamba_ssm.utils.hf import load_config_hf, load_state_dict_hf
 
 for package, name in ((mamba_ssm, "mamba_ssm"), (causal_conv1d, "causal_conv1d")):
     for spelling in (name, name.replace("_", "-")):
@@ -235,6 +238,14 @@ with pytest.raises(BackendUnavailable, match="no kernel takes this call.* cpu: .
     selective_scan_fn(*(t.double() for t in (u, u.abs(), A, B, B)))
 with pytest.raises(BackendUnavailable, match="float64"):
     causal_conv1d.causal_conv1d_fn(u.double(), torch.randn(4, 4).double())
+
+# Models of transformers get a None in its place; others get the function.
+from transformers.utils.import_utils import resolve_internal_import
+assert resolve_internal_import(mamba_ssm, "ops.selective_scan_interface.mamba_inner_fn") is mamba_inner_fn
+with pytest.raises(AttributeError, match="no attribute 'mamba_chunk_scan'"):
+    mamba_ssm.mamba_chunk_scan
+with pytest.raises(ImportError):
+    from mamba_ssm.modules.mamba2 import Mamba2
 
 from transformers import Mamba2Config, Mamba2ForCausalLM
 config = Mamba2Config(vocab_size=9, hidden_size=16, num_hidden_layers=1, state_size=4, num_heads=4, head_dim=8)
