@@ -19,6 +19,7 @@ from bdam_kernels.compat import (
     causal_conv1d_varlen_states,
     install,
     mamba_inner_fn,
+    selective_scan_fn,
     selective_state_update,
 )
 from bdam_kernels.compat.causal_conv1d import causal_conv1d_ref, causal_conv1d_update_ref
@@ -184,6 +185,39 @@ def test_state_update_of_padding() -> None:
     assert not out[1].any()
     before[[4, 1]] = own
     assert_matches(state, before.double(), "state")
+
+
+@torch.no_grad()
+def test_servers_steps_and_packed_rows_compile_whole() -> None:
+    """Into one graph, for values that it was not traced with as well."""
+    weight, x, dt = torch.randn(CHANNELS, 4), torch.randn(3, CHANNELS), torch.rand(3, CHANNELS)
+    A, B, C = -torch.rand(CHANNELS, STATES), torch.randn(3, STATES), torch.randn(3, STATES)
+
+    def steps(conv_state: Tensor, state: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+        out = causal_conv1d_update(x, conv_state, weight, conv_state_indices=rows)
+        return selective_state_update(state, out, dt, A, B, C, state_batch_indices=rows), conv_state, state
+
+    def packed(cu_seqlens: Tensor) -> tuple[Tensor]:
+        return (selective_scan_fn(x.T[None], dt.T[None], A, B.T[None], C.T[None], cu_seqlens=cu_seqlens),)
+
+    states = torch.randn(5, CHANNELS, 4), torch.randn(5, CHANNELS, STATES)
+    compiled = [torch.compile(f, backend="eager", fullgraph=True) for f in (steps, packed)]
+    for rows in ([4, -1, 0], [-1, -1, -1], [-1, 2, 1]):
+        inputs = [(*(t.clone() for t in states), torch.tensor(rows)) for _ in range(2)]
+        assert all(torch.equal(a, e) for a, e in zip(compiled[0](*inputs[0]), steps(*inputs[1]), strict=True))
+        untouched = [i for i in range(5) if i not in rows]
+        assert all(torch.equal(t[untouched], before[untouched]) for t, before in zip(inputs[0], states, strict=False))
+    for cuts in ([0, 1, 3], [0, 2, 3]):
+        assert torch.equal(*compiled[1](torch.tensor(cuts)), *packed(torch.tensor(cuts)))
+    with pytest.raises(RuntimeError, match=r"from 0 to the length 3"):
+        compiled[1](torch.tensor([0, 2, 4]))
+
+
+def test_steps_of_no_elements() -> None:
+    none = torch.zeros(0, dtype=torch.int32)
+    state, x, B = torch.randn(5, CHANNELS, STATES), torch.randn(0, CHANNELS), torch.randn(0, STATES)
+    out = selective_state_update(state, x, x, -torch.rand(CHANNELS, STATES), B, B, state_batch_indices=none)
+    assert out.shape == x.shape
 
 
 def test_references_run_on_the_reference_backend(monkeypatch: pytest.MonkeyPatch) -> None:
