@@ -13,7 +13,7 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from bdam_kernels import dispatch
-from bdam_kernels.compat import causal_conv1d, generation, hub, mamba_ssm, models, norms
+from bdam_kernels.compat import causal_conv1d, generation, hub, mamba_ssm, models, norms, selective_scan_cuda
 from bdam_kernels.modules import Mamba
 
 _VERSIONS = {"mamba_ssm": "1.2.2", "causal_conv1d": "1.4.0"}
@@ -35,7 +35,12 @@ _MODULES: dict[str, dict[str, Any]] = {
     },
     "mamba_ssm.ops": {},
     "mamba_ssm.ops.selective_scan_interface": _of(
-        mamba_ssm, "selective_scan_fn", "selective_scan_ref", "mamba_inner_fn", "mamba_inner_ref"
+        mamba_ssm,
+        "selective_scan_fn",
+        "selective_scan_ref",
+        "mamba_inner_fn",
+        "mamba_inner_ref",
+        "mamba_inner_fn_no_out_proj",
     ),
     "mamba_ssm.ops.triton": {},
     "mamba_ssm.ops.triton.selective_state_update": _of(
@@ -61,6 +66,7 @@ _MODULES: dict[str, dict[str, Any]] = {
     "mamba_ssm.utils": {},
     "mamba_ssm.utils.generation": _of(generation, "GenerationMixin", "InferenceParams", "decode", "sample"),
     "mamba_ssm.utils.hf": _HUB,
+    "selective_scan_cuda": _of(selective_scan_cuda, "fwd", "bwd"),
     "causal_conv1d": _of(causal_conv1d, *_CONVOLUTIONS),
     "causal_conv1d.causal_conv1d_interface": _of(
         causal_conv1d, *_CONVOLUTIONS, "causal_conv1d_ref", "causal_conv1d_update_ref"
@@ -148,7 +154,8 @@ class _StandIn(ModuleType):
         super().__init__(name, "Provided by bdam_kernels.compat.")
         self.__spec__ = ModuleSpec(name, loader=None, is_package=True)
         self.__path__: list[str] = []
-        self.__dict__.update(__bdam__=True, __version__=_VERSIONS[name.partition(".")[0]])
+        package = "causal_conv1d" if name.startswith("causal_conv1d") else "mamba_ssm"
+        self.__dict__.update(__bdam__=True, __version__=_VERSIONS[package])
         # What is not in __dict__ is asked for through __getattr__.
         self.__dict__.update({name: a for name, a in attributes.items() if name not in _FORMS})
         self._formed = {name: a for name, a in attributes.items() if name in _FORMS}

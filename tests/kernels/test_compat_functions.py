@@ -23,7 +23,13 @@ from bdam_kernels.compat import (
     selective_state_update,
 )
 from bdam_kernels.compat.causal_conv1d import causal_conv1d_ref, causal_conv1d_update_ref
-from bdam_kernels.compat.mamba_ssm import mamba_inner_ref, selective_scan_ref, selective_state_update_ref
+from bdam_kernels.compat.mamba_ssm import (
+    mamba_inner_fn_no_out_proj,
+    mamba_inner_ref,
+    selective_scan_ref,
+    selective_state_update_ref,
+)
+from bdam_kernels.compat.selective_scan_cuda import bwd, fwd
 
 CHANNELS, STATES, RANK, LENGTH = 6, 3, 2, 5
 
@@ -92,6 +98,49 @@ def test_inner_with_constants_biases_and_complex_states(constant: str, is_comple
         if a.is_complex():
             a, e = torch.view_as_real(a), torch.view_as_real(e)
         assert_matches(a, e, f"gradient of {name}")
+
+
+def test_inner_without_an_output_projection() -> None:
+    arguments = inner_arguments("", is_complex=False)
+    del arguments["out_proj_bias"]
+    projection = arguments.pop("out_proj_weight")
+    out = mamba_inner_fn_no_out_proj(**arguments)
+    assert out.shape == (2, CHANNELS, LENGTH)
+    doubles = {n: t.double() for n, t in arguments.items()} | {"out_proj_weight": torch.eye(CHANNELS).double()}
+    assert_matches(out.transpose(1, 2), written_out(doubles, ""), "out")
+    assert_matches(
+        mamba_inner_fn(**arguments, out_proj_weight=projection, out_proj_bias=None),
+        out.double().transpose(1, 2) @ projection.double().T, "projected",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("gate", [False, True])
+def test_functions_of_the_compiled_module(is_complex: bool, constant: bool, gate: bool) -> None:
+    """As an autograd Function calls them: outputs, last state and gradients of `selective_scan_fn`."""
+    dtype = torch.complex64 if is_complex else torch.float32
+    u, delta, z, dout = (torch.randn(2, CHANNELS, LENGTH) for _ in range(4))
+    A = -torch.rand(CHANNELS, STATES) + (1j * torch.randn(CHANNELS, STATES) if is_complex else 0)
+    B = torch.randn(CHANNELS, STATES, dtype=dtype) if constant else torch.randn(2, 1, STATES, LENGTH << is_complex)
+    C = torch.randn(2, 2, STATES, LENGTH << is_complex)
+    inputs = [u, delta, A, B, C, None, z if gate else None, torch.randn(CHANNELS)]
+    leaves = [None if t is None else t.clone().requires_grad_() for t in inputs]
+    expected, last_state = selective_scan_fn(*leaves, True, return_last_state=True)
+    expected.backward(dout)
+
+    out, x, *gated = fwd(*inputs, True)
+    assert_matches(out, selective_scan_fn(*inputs[:6], None, inputs[7], True).double(), "out")
+    assert torch.equal(x[:, :, -1, 1::2], last_state)
+    assert_matches(gated[0] if gate else out, expected.double(), "out behind the gate")
+    dz = torch.empty_like(z)
+    found = bwd(*inputs, dout, x, out, dz, True, True)
+    assert len(found) == (9 if gate else 7) and found[5] is None
+    of_z = leaves.pop(6)
+    for gradient, leaf in zip(found, leaves, strict=False):
+        assert leaf is None or torch.equal(gradient, leaf.grad)
+    if gate:
+        assert torch.equal(found[7], of_z.grad) and torch.equal(dz, of_z.grad) and torch.equal(found[8], expected)
 
 
 def test_inner_refuses_what_does_not_fit() -> None:
@@ -238,7 +287,7 @@ import pytest, torch
 from bdam_kernels import BackendUnavailable, compat
 compat.install(strict=True)
 compat.install(strict=True)
-import causal_conv1d, mamba_ssm
+import causal_conv1d, mamba_ssm, selective_scan_cuda
 from causal_conv1d.causal_conv1d_interface import causal_conv1d_ref, causal_conv1d_update_ref
 from causal_conv1d.causal_conv1d_varlen import causal_conv1d_varlen_states, causal_conv1d_varlen_states_ref
 from mamba_ssm.models.config_mamba import MambaConfig
@@ -246,7 +295,7 @@ from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel, MixerModel, crea
 from mamba_ssm.models.mixer_seq_simple import RMSNorm, layer_norm_fn, rms_norm_fn, Block, Mamba, MambaConfig
 from mamba_ssm.modules.block import Block
 from mamba_ssm.modules.mamba_simple import Mamba, Block as SimpleBlock
-from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn, mamba_inner_ref
+from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn, mamba_inner_ref, mamba_inner_fn_no_out_proj
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn, selective_scan_ref
 from mamba_ssm.ops.triton.layer_norm import RMSNorm, layer_norm_fn, rms_norm_fn
 from mamba_ssm.ops.triton.layernorm import RMSNorm
