@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from torch import Tensor
 
@@ -28,10 +26,7 @@ def causal_conv1d_fn(
 
     Args:
         seq_idx: of packed sequences the one that each step belongs to, (B, L). Where it is negative, out is zero.
-    Raises: ValueError for seq_idx if a model of transformers calls that does not pass it on to its scan.
     """
-    if seq_idx is not None and not torch.compiler.is_compiling():
-        _check_that_the_scan_knows_too()
     out, final_state = causal_conv1d(
         x, weight, bias, activation, initial_state=initial_states, return_final_state=True, seq_idx=seq_idx
     )
@@ -40,19 +35,6 @@ def causal_conv1d_fn(
     if not return_final_states:
         return out
     return out, final_state if final_states_out is None else final_states_out.copy_(final_state)
-
-
-def _check_that_the_scan_knows_too() -> None:
-    """transformers' Mamba-1 models that tell their convolution of packed sequences do not tell their scan, whose state
-    would come over from one to the next."""
-    frame = sys._getframe(2)
-    while frame is not None and not frame.f_globals.get("__name__", "").startswith("transformers.models."):
-        frame = frame.f_back  # type: ignore[assignment]
-    if frame is not None and "mamba_selective_scan" in frame.f_globals:
-        raise ValueError(
-            f"{frame.f_globals['__name__']} tells its convolution where packed sequences begin, but not its scan: "
-            "leave seq_idx out and pad instead"
-        )
 
 
 def causal_conv1d_ref(
@@ -168,3 +150,7 @@ def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Tensor, state_len: int) -
     is_own = steps_back >= cu_seqlens[:-1, None]
     padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
     return padded[torch.where(is_own, steps_back, len(x))].transpose(1, 2)
+
+
+causal_conv1d_varlen_states_ref = causal_conv1d_varlen_states
+"""The same: there is one form."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, DistributionFinder
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from bdam_kernels import dispatch
-from bdam_kernels.compat import causal_conv1d, mamba_ssm, models, norms
+from bdam_kernels.compat import causal_conv1d, generation, hub, mamba_ssm, models, norms, selective_scan_cuda
 from bdam_kernels.modules import Mamba
 
 _VERSIONS = {"mamba_ssm": "1.2.2", "causal_conv1d": "1.4.0"}
@@ -25,6 +26,7 @@ def _of(module: ModuleType, *names: str) -> dict[str, Any]:
 
 _CONVOLUTIONS = ("causal_conv1d_fn", "causal_conv1d_update")
 _NORMS = _of(norms, "RMSNorm", "layer_norm_fn", "rms_norm_fn")
+_HUB = _of(hub, "load_config_hf", "load_state_dict_hf")
 _MODULES: dict[str, dict[str, Any]] = {
     "mamba_ssm": {
         "Mamba": Mamba,
@@ -33,7 +35,12 @@ _MODULES: dict[str, dict[str, Any]] = {
     },
     "mamba_ssm.ops": {},
     "mamba_ssm.ops.selective_scan_interface": _of(
-        mamba_ssm, "selective_scan_fn", "selective_scan_ref", "mamba_inner_fn", "mamba_inner_ref"
+        mamba_ssm,
+        "selective_scan_fn",
+        "selective_scan_ref",
+        "mamba_inner_fn",
+        "mamba_inner_ref",
+        "mamba_inner_fn_no_out_proj",
     ),
     "mamba_ssm.ops.triton": {},
     "mamba_ssm.ops.triton.selective_state_update": _of(
@@ -44,23 +51,35 @@ _MODULES: dict[str, dict[str, Any]] = {
     "mamba_ssm.modules": {},
     "mamba_ssm.modules.mamba_simple": {"Mamba": Mamba, "Block": models.SimpleBlock},
     "mamba_ssm.modules.block": _of(models, "Block"),
+    "mamba_ssm.modules.mlp": _of(models, "GatedMLP"),
     "mamba_ssm.models": {},
     "mamba_ssm.models.config_mamba": _of(models, "MambaConfig"),
-    "mamba_ssm.models.mixer_seq_simple": _of(models, "MambaLMHeadModel", "MixerModel", "create_block", "_init_weights"),
+    "mamba_ssm.models.mixer_seq_simple": {
+        # What that module imports is imported from it, too.
+        **_of(models, "MambaLMHeadModel", "MixerModel", "create_block", "_init_weights", "MambaConfig"),
+        **_NORMS,
+        **_HUB,
+        **_of(generation, "GenerationMixin"),
+        "Mamba": Mamba,
+        "Block": models.SimpleBlock,
+    },
     "mamba_ssm.utils": {},
-    "mamba_ssm.utils.generation": _of(models, "InferenceParams"),
+    "mamba_ssm.utils.generation": _of(generation, "GenerationMixin", "InferenceParams", "decode", "sample"),
+    "mamba_ssm.utils.hf": _HUB,
+    "selective_scan_cuda": _of(selective_scan_cuda, "fwd", "bwd"),
     "causal_conv1d": _of(causal_conv1d, *_CONVOLUTIONS),
     "causal_conv1d.causal_conv1d_interface": _of(
         causal_conv1d, *_CONVOLUTIONS, "causal_conv1d_ref", "causal_conv1d_update_ref"
     ),
-    "causal_conv1d.causal_conv1d_varlen": _of(causal_conv1d, "causal_conv1d_varlen_states"),
+    "causal_conv1d.causal_conv1d_varlen": _of(
+        causal_conv1d, "causal_conv1d_varlen_states", "causal_conv1d_varlen_states_ref"
+    ),
 }
 
 _OF_MAMBA_2 = ("mamba_chunk_scan_combined", "mamba_split_conv1d_scan_combined")
 
-_HELD = {
-    name for attributes in _MODULES.values() for name, function in attributes.items() if not isinstance(function, type)
-}
+_HELD = {*_CONVOLUTIONS, "mamba_inner_fn", "selective_scan_fn", "selective_state_update"}
+"""What models of transformers look up, and hold on to."""
 
 
 class _Metadata(Distribution):
@@ -128,11 +147,78 @@ def install(strict: bool = False) -> None:
     sys.meta_path.append(_Finder())
 
 
+class _StandIn(ModuleType):
+    """A module of which models of transformers get some functions in another form than everybody else."""
+
+    def __init__(self, name: str, attributes: dict[str, Any]) -> None:
+        super().__init__(name, "Provided by bdam_kernels.compat.")
+        self.__spec__ = ModuleSpec(name, loader=None, is_package=True)
+        self.__path__: list[str] = []
+        package = "causal_conv1d" if name.startswith("causal_conv1d") else "mamba_ssm"
+        self.__dict__.update(__bdam__=True, __version__=_VERSIONS[package])
+        # What is not in __dict__ is asked for through __getattr__.
+        self.__dict__.update({name: a for name, a in attributes.items() if name not in _FORMS})
+        self._formed = {name: a for name, a in attributes.items() if name in _FORMS}
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.__dict__.get("_formed", ()):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        model = _model_that_asks(sys._getframe(1))
+        return self._formed[name] if model is None else _FORMS[name](self._formed[name], model)
+
+
+def _model_that_asks(frame: FrameType | None) -> str | None:
+    """The module of a model of transformers for which transformers looks a function up; None if nobody does so."""
+    if frame is None or frame.f_globals.get("__name__") not in _LOOKUPS:
+        return None
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith("transformers.models."):
+            return name
+        frame = frame.f_back
+    return None
+
+
+def _unfused(function: Callable[..., Any], model: str) -> Callable[..., None]:
+    """None, after which a model goes through its layers one by one, in training too. `mamba_inner_fn` knows neither of
+    padding, which must not reach the states, nor of adapters around the layers whose weights it is given."""
+
+    def mamba_inner_fn(*_args: Any, **_kwargs: Any) -> None:
+        return None
+
+    return mamba_inner_fn
+
+
+_WITH_SCANS: set[str] = set()
+"""Models that scan with `selective_scan_fn`, which they do not tell of packed sequences."""
+
+
+def _noted(function: Callable[..., Any], model: str) -> Callable[..., Any]:
+    _WITH_SCANS.add(model)
+    return function
+
+
+def _not_packed(function: Callable[..., Any], model: str) -> Callable[..., Any]:
+    """causal_conv1d_fn that refuses packed sequences if the model's scan would mix them."""
+
+    @functools.wraps(function)
+    def causal_conv1d_fn(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("seq_idx") is not None and model in _WITH_SCANS:
+            raise ValueError(
+                f"{model} tells its convolution where packed sequences begin, but not its scan: leave seq_idx out and "
+                "pad instead"
+            )
+        return function(*args, **kwargs)
+
+    return causal_conv1d_fn
+
+
+_FORMS = {"mamba_inner_fn": _unfused, "selective_scan_fn": _noted, "causal_conv1d_fn": _not_packed}
+_LOOKUPS = ("transformers.utils.import_utils", "transformers.integrations.hub_kernels")
+
+
 def _register(name: str, attributes: dict[str, Any]) -> None:
-    module = ModuleType(name, "Provided by bdam_kernels.compat.")
-    module.__spec__ = ModuleSpec(name, loader=None, is_package=True)
-    module.__path__ = []
-    module.__dict__.update(attributes, __bdam__=True, __version__=_VERSIONS[name.partition(".")[0]])
+    module = _StandIn(name, attributes)
     sys.modules[name] = module
     parent, _, child = name.rpartition(".")
     if parent:

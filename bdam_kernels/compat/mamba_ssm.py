@@ -103,6 +103,58 @@ def mamba_inner_fn(
         cu_seqlens, seq_idx: packed sequences, as in `selective_scan_fn`.
     Raises: ValueError for shapes that do not fit, or for a bias or norm of a B or C that is constant.
     """
+    y = _inner(
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, D, delta_bias, B_proj_bias,
+        C_proj_bias, delta_softplus, b_rms_weight, c_rms_weight, dt_rms_weight, b_c_dt_rms_eps,
+        _seq_idx(cu_seqlens, seq_idx, xz),
+    )  # fmt: skip
+    return torch.nn.functional.linear(y, out_proj_weight, out_proj_bias)
+
+
+def mamba_inner_fn_no_out_proj(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    A: Tensor,
+    B: Tensor | None = None,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    B_proj_bias: Tensor | None = None,
+    C_proj_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+    checkpoint_lvl: int = 1,
+) -> Tensor:
+    """`mamba_inner_fn` before its output projection, (B, 2D, L) -> (B, D, L), as in the Mamba of Vision Mamba."""
+    return _inner(
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, D, delta_bias, B_proj_bias,
+        C_proj_bias, delta_softplus,
+    ).transpose(1, 2)  # fmt: skip
+
+
+def _inner(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    A: Tensor,
+    B: Tensor | None,
+    C: Tensor | None,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    B_proj_bias: Tensor | None,
+    C_proj_bias: Tensor | None,
+    delta_softplus: bool,
+    b_rms_weight: Tensor | None = None,
+    c_rms_weight: Tensor | None = None,
+    dt_rms_weight: Tensor | None = None,
+    b_c_dt_rms_eps: float = 1e-6,
+    seq_idx: Tensor | None = None,
+) -> Tensor:
+    """`mamba_inner_fn` before its output projection: (B, 2D, L) -> (B, L, D)."""
     rank, width = delta_proj_weight.shape[1], A.shape[1] * (2 if A.is_complex() else 1)
     rows = rank + width * ((B is None) + (C is None))
     check_shape("x_proj_weight", x_proj_weight, (rows, len(A)))
@@ -127,16 +179,15 @@ def mamba_inner_fn(
         wide = x.float()
         return (wide * torch.rsqrt(wide.square().mean(0) + b_c_dt_rms_eps) * weight[:, None]).to(x.dtype)
 
-    y = mamba_inner(
+    return mamba_inner(
         xz, conv1d_weight.squeeze(1), conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, D, delta_bias,
-        delta_softplus, seq_idx=_seq_idx(cu_seqlens, seq_idx, xz),
+        delta_softplus, seq_idx=seq_idx,
         normalise=lambda dt, B, C: (
             adjust(dt, None, dt_rms_weight),
             adjust(B, B_proj_bias, b_rms_weight),
             adjust(C, C_proj_bias, c_rms_weight),
         ),
     )  # fmt: skip
-    return torch.nn.functional.linear(y, out_proj_weight, out_proj_bias)
 
 
 def mamba_inner_ref(*args: Any, **kwargs: Any) -> Tensor:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bdam_kernels.compat.generation import GenerationMixin
+from bdam_kernels.compat.hub import load_config_hf, load_state_dict_hf
 from bdam_kernels.compat.norms import RMSNorm
 from bdam_kernels.modules import Mamba
 
@@ -22,7 +25,7 @@ Factory = Callable[..., nn.Module]
 
 @dataclass
 class MambaConfig:
-    """A model's config.json; the fields past tie_embeddings are of other layers than Mamba-1's, and must be empty."""
+    """A model's config.json; the fields of attention must be empty."""
 
     d_model: int = 2560
     n_layer: int = 64
@@ -36,21 +39,6 @@ class MambaConfig:
     d_intermediate: int = 0
     attn_layer_idx: list[int] = field(default_factory=list)
     attn_cfg: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class InferenceParams:
-    """States of all layers between calls, and how many tokens they have seen."""
-
-    max_seqlen: int
-    max_batch_size: int
-    seqlen_offset: int = 0
-    batch_size_offset: int = 0
-    key_value_memory_dict: dict[int, Any] = field(default_factory=dict)
-    lengths_per_sample: Tensor | None = None
-
-    def reset(self, max_seqlen: int, max_batch_size: int) -> None:
-        self.max_seqlen, self.max_batch_size, self.seqlen_offset = max_seqlen, max_batch_size, 0
 
 
 class Block(nn.Module):
@@ -106,6 +94,39 @@ class SimpleBlock(Block):
         super().__init__(dim, mixer_cls, nn.Identity, norm_cls, **options)
 
 
+class GatedMLP(nn.Module):
+    """fc2(y activation(gate)) with (y, gate) = fc1(x).
+
+    Args:
+        in_features: width of x.
+        hidden_features: of y and of the gate, 8/3 in_features if None; rounded up to a multiple of multiple_of.
+        out_features: width of what comes out, in_features if None.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int | None = None,
+        out_features: int | None = None,
+        activation: Callable[[Tensor], Tensor] = F.silu,
+        bias: bool = False,
+        multiple_of: int = 128,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        hidden = int(8 * in_features / 3) if hidden_features is None else hidden_features
+        hidden = -(-hidden // multiple_of) * multiple_of
+        self.activation = activation
+        self.fc1 = nn.Linear(in_features, 2 * hidden, bias=bias, **factory)
+        self.fc2 = nn.Linear(hidden, in_features if out_features is None else out_features, bias=bias, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, gate = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(y * self.activation(gate))
+
+
 def create_block(
     d_model: int,
     ssm_cfg: dict[str, Any] | None = None,
@@ -116,13 +137,21 @@ def create_block(
     layer_idx: int | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
+    *,
+    d_intermediate: int = 0,
+    attn_layer_idx: Sequence[int] | None = None,
+    attn_cfg: dict[str, Any] | None = None,
 ) -> Block:
-    """A `Block` around a `Mamba`.
+    """A `Block` around a `Mamba`, by mamba_ssm 1's order of arguments; those that mamba_ssm 2 added have names only.
 
     Args:
         ssm_cfg: further arguments of the layer.
-    Raises: ValueError if ssm_cfg asks for another layer than Mamba1.
+        d_intermediate: width of a `GatedMLP` after the layer, or 0 for none.
+        attn_cfg: has no effect without attention.
+    Raises: ValueError if ssm_cfg asks for another layer than Mamba1, or attn_layer_idx for attention here.
     """
+    if layer_idx in (attn_layer_idx or ()):
+        raise ValueError(f"attn_layer_idx must be empty, as attention has no stand-in, got {attn_layer_idx}")
     options = dict(ssm_cfg or {})
     layer = options.pop("layer", "Mamba1")
     if layer != "Mamba1":
@@ -130,24 +159,35 @@ def create_block(
     factory: dict[str, Any] = {"device": device, "dtype": dtype}
     mixer = partial(Mamba, layer_idx=layer_idx, **options, **factory)
     norm: Factory = partial(RMSNorm if rms_norm else nn.LayerNorm, eps=norm_epsilon, **factory)
-    block = SimpleBlock(d_model, mixer, norm_cls=norm, fused_add_norm=fused_add_norm, residual_in_fp32=residual_in_fp32)
+    norms: dict[str, Any] = {"fused_add_norm": fused_add_norm, "residual_in_fp32": residual_in_fp32}
+    if d_intermediate:
+        mlp = partial(GatedMLP, hidden_features=d_intermediate, out_features=d_model, **factory)
+        block = Block(d_model, mixer, mlp, norm, **norms)
+    else:
+        block = SimpleBlock(d_model, mixer, norm, **norms)
     block.layer_idx = layer_idx  # type: ignore[assignment]
     return block
 
 
 def _init_weights(
-    module: nn.Module, n_layer: int, initializer_range: float = 0.02, rescale_prenorm_residual: bool = True
+    module: nn.Module,
+    n_layer: int,
+    initializer_range: float = 0.02,
+    rescale_prenorm_residual: bool = True,
+    n_residuals_per_layer: int = 1,
 ) -> None:
     """GPT-2's initialisation, for `nn.Module.apply`; what is marked `_no_reinit` stays."""
     if isinstance(module, nn.Linear) and module.bias is not None and not getattr(module.bias, "_no_reinit", False):
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=initializer_range)
-    if rescale_prenorm_residual and isinstance(module, Mamba):
-        # Every layer adds to the residual.
-        nn.init.kaiming_uniform_(module.out_proj.weight, a=math.sqrt(5))
-        with torch.no_grad():
-            module.out_proj.weight /= math.sqrt(n_layer)
+    if rescale_prenorm_residual:
+        for name, parameter in module.named_parameters():
+            if name in ("out_proj.weight", "fc2.weight"):
+                # Every layer adds to the residual.
+                nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
+                with torch.no_grad():
+                    parameter.div_(math.sqrt(n_residuals_per_layer * n_layer))
 
 
 class MixerModel(nn.Module):
@@ -166,16 +206,28 @@ class MixerModel(nn.Module):
         residual_in_fp32: bool = False,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        d_intermediate: int = 0,
+        attn_layer_idx: Sequence[int] | None = None,
+        attn_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        later: dict[str, Any] = {
+            "d_intermediate": d_intermediate, "attn_layer_idx": attn_layer_idx, "attn_cfg": attn_cfg
+        }  # fmt: skip
         self.embedding = nn.Embedding(vocab_size, d_model, **factory)
         self.layers = nn.ModuleList(
-            create_block(d_model, ssm_cfg, norm_epsilon, rms_norm, residual_in_fp32, fused_add_norm, i, **factory)
+            create_block(
+                d_model, ssm_cfg, norm_epsilon, rms_norm, residual_in_fp32, fused_add_norm, i, **factory, **later
+            )
             for i in range(n_layer)
         )
         self.norm_f = (RMSNorm if rms_norm else nn.LayerNorm)(d_model, eps=norm_epsilon, **factory)
-        self.apply(partial(_init_weights, n_layer=n_layer, **(initializer_cfg or {})))
+        residuals = 2 if d_intermediate else 1
+        self.apply(
+            partial(_init_weights, n_layer=n_layer, **{"n_residuals_per_layer": residuals} | (initializer_cfg or {}))
+        )
 
     def allocate_inference_cache(self, batch_size: int, max_seqlen: int, **options: Any) -> dict[int, Any]:
         layers: Any = self.layers
@@ -194,14 +246,10 @@ class CausalLMOutput(NamedTuple):
     logits: Tensor
 
 
-class GenerationOutput(NamedTuple):
-    sequences: Tensor
-
-
-class MambaLMHeadModel(nn.Module):
+class MambaLMHeadModel(nn.Module, GenerationMixin):
     """mamba_ssm's language model of Mamba-1 layers, with its parameter names.
 
-    Raises: ValueError for a config that asks for attention, MLPs or another layer than Mamba1.
+    Raises: ValueError for a config that asks for attention or another layer than Mamba1.
     """
 
     def __init__(
@@ -212,15 +260,14 @@ class MambaLMHeadModel(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if config.d_intermediate or config.attn_layer_idx:
-            raise ValueError("config must ask for Mamba-1 layers alone, got d_intermediate or attn_layer_idx")
         self.config = config
         multiple = config.pad_vocab_size_multiple
         vocab_size = -(-config.vocab_size // multiple) * multiple
         self.backbone = MixerModel(
             config.d_model, config.n_layer, vocab_size, config.ssm_cfg, rms_norm=config.rms_norm,
             initializer_cfg=initializer_cfg, fused_add_norm=config.fused_add_norm,
-            residual_in_fp32=config.residual_in_fp32, device=device, dtype=dtype,
+            residual_in_fp32=config.residual_in_fp32, device=device, dtype=dtype, d_intermediate=config.d_intermediate,
+            attn_layer_idx=config.attn_layer_idx, attn_cfg=config.attn_cfg,
         )  # fmt: skip
         self.lm_head = nn.Linear(config.d_model, vocab_size, bias=False, device=device, dtype=dtype)
         self.tie_weights()
@@ -244,69 +291,25 @@ class MambaLMHeadModel(nn.Module):
         hidden_states = self.backbone(input_ids, inference_params, **mixer_kwargs)
         return CausalLMOutput(self.lm_head(hidden_states[:, -num_last_tokens:]))
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        input_ids: Tensor,
-        max_length: int,
-        top_k: int = 1,
-        top_p: float = 0.0,
-        temperature: float = 1.0,
-        eos_token_id: int | None = None,
-        return_dict_in_generate: bool = False,
-        cg: bool = False,
-    ) -> Tensor | GenerationOutput:
-        """Continues (B, L) to (B, max_length), or until all rows have just ended.
-
-        Args:
-            top_k: draws from the most probable tokens, of which 1 is greedy, and 0 all.
-            top_p: of these, from the fewest with so much probability; 0 for all of them.
-            cg: has no effect.
-        """
-        params = InferenceParams(max_seqlen=max_length, max_batch_size=len(input_ids))
-        sequences, tokens = input_ids, input_ids
-        while sequences.shape[1] < max_length:
-            logits = self(tokens, inference_params=params, num_last_tokens=1).logits[:, -1]
-            params.seqlen_offset += tokens.shape[1]
-            tokens = _draw(logits, top_k, top_p, temperature)
-            sequences = torch.cat([sequences, tokens], 1)
-            if eos_token_id is not None and (tokens == eos_token_id).all():
-                break
-        return GenerationOutput(sequences) if return_dict_in_generate else sequences
-
     @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name: str,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> MambaLMHeadModel:
         """From a folder or a name on the Hugging Face hub: config.json and model.safetensors or pytorch_model.bin."""
-        from safetensors.torch import load_file
-        from transformers.utils import cached_file
-
-        found: Any = partial(cached_file, pretrained_model_name)
-        config = MambaConfig(**json.loads(Path(found("config.json")).read_text()))
-        weights = found("model.safetensors", _raise_exceptions_for_missing_entries=False)
-        if weights is None:
-            state = torch.load(found("pytorch_model.bin"), map_location=device, weights_only=True)
-        else:
-            state = load_file(weights)
-        model = cls(config, device=device, dtype=dtype)
+        config = MambaConfig(**load_config_hf(pretrained_model_name))
+        model = cls(config, device=device, dtype=dtype, **options)
+        state = load_state_dict_hf(pretrained_model_name, device)
         state.setdefault("lm_head.weight", state["backbone.embedding.weight"])
         model.load_state_dict(state)
         return model
 
-
-def _draw(logits: Tensor, top_k: int, top_p: float, temperature: float) -> Tensor:
-    """A token for each row, (B, V) -> (B, 1)."""
-    if top_k == 1:
-        return logits.argmax(-1, keepdim=True)
-    count = min(top_k, logits.shape[1]) or logits.shape[1]
-    logits, tokens = (logits.float() / temperature).topk(count)
-    probabilities = logits.softmax(-1)
-    if top_p > 0:
-        # Those before which there is less than top_p: one at least.
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= top_p, 0)
-    return tokens.gather(1, torch.multinomial(probabilities, 1))
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """What `from_pretrained` reads, into a folder: config.json and pytorch_model.bin."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(self.state_dict(), folder / "pytorch_model.bin")
+        (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=4))

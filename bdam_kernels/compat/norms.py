@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +32,17 @@ def layer_norm_fn(
     return out.to(x.dtype), total.to(kept)
 
 
-rms_norm_fn = partial(layer_norm_fn, is_rms_norm=True)
+def rms_norm_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+    eps: float = 1e-6,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`layer_norm_fn` of root mean squares; the options stand in another order, as in mamba_ssm 1."""
+    return layer_norm_fn(x, weight, bias, residual, eps, prenorm, residual_in_fp32, is_rms_norm=True)
 
 
 class RMSNorm(nn.Module):
@@ -51,4 +59,4 @@ class RMSNorm(nn.Module):
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        return rms_norm_fn(x, self.weight, None, residual, self.eps, prenorm, residual_in_fp32)
+        return rms_norm_fn(x, self.weight, None, residual, prenorm, residual_in_fp32, self.eps)

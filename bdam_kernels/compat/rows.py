@@ -19,9 +19,15 @@ def of_rows(step: Callable[..., Tensor], state: Tensor, rows: Tensor, x: Tensor,
         x, others: (B, ...), None for an absent one.
     Returns: what step does, like x; zero for padding.
     """
+    if len(rows) == 0:
+        return torch.empty_like(x)
+    # Padding takes part as another copy of a real element, which writes to that one's row what it writes itself: sizes
+    # do not depend on values, for compilers and for GPUs, which need not be waited for.
     is_real = rows >= 0
-    rows = rows[is_real].long()
-    own, out = state[rows], torch.zeros_like(x)
-    out[is_real] = step(own, *(None if t is None else t[is_real] for t in (x, *others)))
-    state[rows] = own
-    return out
+    chosen = torch.where(is_real, torch.arange(len(rows), device=rows.device), is_real.int().argmax())
+    rows = rows.long()[chosen].clamp(min=0)
+    before = state[rows]
+    after = before.clone()
+    out = step(after, *(None if t is None else t[chosen] for t in (x, *others)))
+    state[rows] = torch.where(is_real.any(), after, before)
+    return torch.where(is_real.view(-1, *[1] * (x.dim() - 1)), out, 0)

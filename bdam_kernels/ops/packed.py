@@ -52,9 +52,16 @@ def reach_of(resets: Tensor) -> Tensor:
 def seq_idx_of(cu_seqlens: Tensor, length: int) -> Tensor:
     """The sequence of every step of one row, (1, L), from where sequences begin and the last one ends, (S + 1,).
 
-    Raises: ValueError if cu_seqlens is no vector, or does not begin with 0 and end with the length.
+    Raises: ValueError if cu_seqlens is no vector, or does not begin with 0 and end with the length (compiled, a
+        RuntimeError).
     """
-    if cu_seqlens.dim() != 1 or len(cu_seqlens) < 2 or cu_seqlens[0] != 0 or cu_seqlens[-1] != length:
-        raise ValueError(f"cu_seqlens must be (S + 1,), from 0 to the length {length}, got {cu_seqlens.tolist()}")
+    expected = f"cu_seqlens must be (S + 1,), from 0 to the length {length}"
+    if cu_seqlens.dim() != 1 or len(cu_seqlens) < 2:
+        raise ValueError(f"{expected}, got {tuple(cu_seqlens.shape)}")
+    fits = (cu_seqlens[0] == 0) & (cu_seqlens[-1] == length)
+    if torch.compiler.is_compiling():
+        torch._assert_async(fits, expected)
+    elif not fits:
+        raise ValueError(f"{expected}, got {cu_seqlens.tolist()}")
     times = torch.arange(length, device=cu_seqlens.device)
     return torch.bucketize(times, cu_seqlens[1:], right=True)[None]

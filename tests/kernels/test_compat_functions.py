@@ -19,10 +19,17 @@ from bdam_kernels.compat import (
     causal_conv1d_varlen_states,
     install,
     mamba_inner_fn,
+    selective_scan_fn,
     selective_state_update,
 )
 from bdam_kernels.compat.causal_conv1d import causal_conv1d_ref, causal_conv1d_update_ref
-from bdam_kernels.compat.mamba_ssm import mamba_inner_ref, selective_scan_ref, selective_state_update_ref
+from bdam_kernels.compat.mamba_ssm import (
+    mamba_inner_fn_no_out_proj,
+    mamba_inner_ref,
+    selective_scan_ref,
+    selective_state_update_ref,
+)
+from bdam_kernels.compat.selective_scan_cuda import bwd, fwd
 
 CHANNELS, STATES, RANK, LENGTH = 6, 3, 2, 5
 
@@ -91,6 +98,49 @@ def test_inner_with_constants_biases_and_complex_states(constant: str, is_comple
         if a.is_complex():
             a, e = torch.view_as_real(a), torch.view_as_real(e)
         assert_matches(a, e, f"gradient of {name}")
+
+
+def test_inner_without_an_output_projection() -> None:
+    arguments = inner_arguments("", is_complex=False)
+    del arguments["out_proj_bias"]
+    projection = arguments.pop("out_proj_weight")
+    out = mamba_inner_fn_no_out_proj(**arguments)
+    assert out.shape == (2, CHANNELS, LENGTH)
+    doubles = {n: t.double() for n, t in arguments.items()} | {"out_proj_weight": torch.eye(CHANNELS).double()}
+    assert_matches(out.transpose(1, 2), written_out(doubles, ""), "out")
+    assert_matches(
+        mamba_inner_fn(**arguments, out_proj_weight=projection, out_proj_bias=None),
+        out.double().transpose(1, 2) @ projection.double().T, "projected",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("gate", [False, True])
+def test_functions_of_the_compiled_module(is_complex: bool, constant: bool, gate: bool) -> None:
+    """As an autograd Function calls them: outputs, last state and gradients of `selective_scan_fn`."""
+    dtype = torch.complex64 if is_complex else torch.float32
+    u, delta, z, dout = (torch.randn(2, CHANNELS, LENGTH) for _ in range(4))
+    A = -torch.rand(CHANNELS, STATES) + (1j * torch.randn(CHANNELS, STATES) if is_complex else 0)
+    B = torch.randn(CHANNELS, STATES, dtype=dtype) if constant else torch.randn(2, 1, STATES, LENGTH << is_complex)
+    C = torch.randn(2, 2, STATES, LENGTH << is_complex)
+    inputs = [u, delta, A, B, C, None, z if gate else None, torch.randn(CHANNELS)]
+    leaves = [None if t is None else t.clone().requires_grad_() for t in inputs]
+    expected, last_state = selective_scan_fn(*leaves, True, return_last_state=True)
+    expected.backward(dout)
+
+    out, x, *gated = fwd(*inputs, True)
+    assert_matches(out, selective_scan_fn(*inputs[:6], None, inputs[7], True).double(), "out")
+    assert torch.equal(x[:, :, -1, 1::2], last_state)
+    assert_matches(gated[0] if gate else out, expected.double(), "out behind the gate")
+    dz = torch.empty_like(z)
+    found = bwd(*inputs, dout, x, out, dz, True, True)
+    assert len(found) == (9 if gate else 7) and found[5] is None
+    of_z = leaves.pop(6)
+    for gradient, leaf in zip(found, leaves, strict=False):
+        assert leaf is None or torch.equal(gradient, leaf.grad)
+    if gate:
+        assert torch.equal(found[7], of_z.grad) and torch.equal(dz, of_z.grad) and torch.equal(found[8], expected)
 
 
 def test_inner_refuses_what_does_not_fit() -> None:
@@ -186,6 +236,39 @@ def test_state_update_of_padding() -> None:
     assert_matches(state, before.double(), "state")
 
 
+@torch.no_grad()
+def test_servers_steps_and_packed_rows_compile_whole() -> None:
+    """Into one graph, for values that it was not traced with as well."""
+    weight, x, dt = torch.randn(CHANNELS, 4), torch.randn(3, CHANNELS), torch.rand(3, CHANNELS)
+    A, B, C = -torch.rand(CHANNELS, STATES), torch.randn(3, STATES), torch.randn(3, STATES)
+
+    def steps(conv_state: Tensor, state: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+        out = causal_conv1d_update(x, conv_state, weight, conv_state_indices=rows)
+        return selective_state_update(state, out, dt, A, B, C, state_batch_indices=rows), conv_state, state
+
+    def packed(cu_seqlens: Tensor) -> tuple[Tensor]:
+        return (selective_scan_fn(x.T[None], dt.T[None], A, B.T[None], C.T[None], cu_seqlens=cu_seqlens),)
+
+    states = torch.randn(5, CHANNELS, 4), torch.randn(5, CHANNELS, STATES)
+    compiled = [torch.compile(f, backend="eager", fullgraph=True) for f in (steps, packed)]
+    for rows in ([4, -1, 0], [-1, -1, -1], [-1, 2, 1]):
+        inputs = [(*(t.clone() for t in states), torch.tensor(rows)) for _ in range(2)]
+        assert all(torch.equal(a, e) for a, e in zip(compiled[0](*inputs[0]), steps(*inputs[1]), strict=True))
+        untouched = [i for i in range(5) if i not in rows]
+        assert all(torch.equal(t[untouched], before[untouched]) for t, before in zip(inputs[0], states, strict=False))
+    for cuts in ([0, 1, 3], [0, 2, 3]):
+        assert torch.equal(*compiled[1](torch.tensor(cuts)), *packed(torch.tensor(cuts)))
+    with pytest.raises(RuntimeError, match=r"from 0 to the length 3"):
+        compiled[1](torch.tensor([0, 2, 4]))
+
+
+def test_steps_of_no_elements() -> None:
+    none = torch.zeros(0, dtype=torch.int32)
+    state, x, B = torch.randn(5, CHANNELS, STATES), torch.randn(0, CHANNELS), torch.randn(0, STATES)
+    out = selective_state_update(state, x, x, -torch.rand(CHANNELS, STATES), B, B, state_batch_indices=none)
+    assert out.shape == x.shape
+
+
 def test_references_run_on_the_reference_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_kernels() -> Any:
         raise AssertionError("a kernel was called")
@@ -204,19 +287,22 @@ import pytest, torch
 from bdam_kernels import BackendUnavailable, compat
 compat.install(strict=True)
 compat.install(strict=True)
-import causal_conv1d, mamba_ssm
+import causal_conv1d, mamba_ssm, selective_scan_cuda
 from causal_conv1d.causal_conv1d_interface import causal_conv1d_ref, causal_conv1d_update_ref
-from causal_conv1d.causal_conv1d_varlen import causal_conv1d_varlen_states
+from causal_conv1d.causal_conv1d_varlen import causal_conv1d_varlen_states, causal_conv1d_varlen_states_ref
 from mamba_ssm.models.config_mamba import MambaConfig
 from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel, MixerModel, create_block, _init_weights
+from mamba_ssm.models.mixer_seq_simple import RMSNorm, layer_norm_fn, rms_norm_fn, Block, Mamba, MambaConfig
 from mamba_ssm.modules.block import Block
 from mamba_ssm.modules.mamba_simple import Mamba, Block as SimpleBlock
-from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn, mamba_inner_ref
+from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn, mamba_inner_ref, mamba_inner_fn_no_out_proj
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn, selective_scan_ref
 from mamba_ssm.ops.triton.layer_norm import RMSNorm, layer_norm_fn, rms_norm_fn
 from mamba_ssm.ops.triton.layernorm import RMSNorm
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update
-from mamba_ssm.utils.generation import InferenceParams
+from mamba_ssm.modules.mlp import GatedMLP
+from mamba_ssm.utils.generation import GenerationMixin, InferenceParams, decode, sample
+from mamba_ssm.utils.hf import load_config_hf, load_state_dict_hf
 
 for package, name in ((mamba_ssm, "mamba_ssm"), (causal_conv1d, "causal_conv1d")):
     for spelling in (name, name.replace("_", "-")):
@@ -235,6 +321,14 @@ with pytest.raises(BackendUnavailable, match="no kernel takes this call.* cpu: .
     selective_scan_fn(*(t.double() for t in (u, u.abs(), A, B, B)))
 with pytest.raises(BackendUnavailable, match="float64"):
     causal_conv1d.causal_conv1d_fn(u.double(), torch.randn(4, 4).double())
+
+# Models of transformers get a None in its place; others get the function.
+from transformers.utils.import_utils import resolve_internal_import
+assert resolve_internal_import(mamba_ssm, "ops.selective_scan_interface.mamba_inner_fn") is mamba_inner_fn
+with pytest.raises(AttributeError, match="no attribute 'mamba_chunk_scan'"):
+    mamba_ssm.mamba_chunk_scan
+with pytest.raises(ImportError):
+    from mamba_ssm.modules.mamba2 import Mamba2
 
 from transformers import Mamba2Config, Mamba2ForCausalLM
 config = Mamba2Config(vocab_size=9, hidden_size=16, num_hidden_layers=1, state_size=4, num_heads=4, head_dim=8)

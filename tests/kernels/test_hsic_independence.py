@@ -303,6 +303,7 @@ TWO = torch.zeros(6, 2), torch.ones(6, 2)
         (ValueError, "variable 0 must be finite", dhsic_test, (TWO[0] + math.inf, *TWO), {}),
         (ValueError, "permutations must be .*, got -3", dhsic_test, TWO, {"permutations": -3}),
         (ValueError, "z must have 6 rows like x, got 5", conditional_hsic, (*TWO, torch.zeros(5, 2)), {}),
+        (ValueError, "y and z must be finite", conditional_hsic, (TWO[0], TWO[0] + math.nan, TWO[1]), {}),
         (ValueError, "regularisation must be .*, got 0", conditional_hsic, (*TWO, TWO[0]), {"regularisation": 0}),
     ],
 )  # fmt: skip

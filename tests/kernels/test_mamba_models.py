@@ -13,7 +13,8 @@ from torch import nn
 
 from bdam_kernels import Mamba
 from bdam_kernels.compat import Block, MambaLMHeadModel
-from bdam_kernels.compat.models import InferenceParams, MambaConfig
+from bdam_kernels.compat.generation import GenerationMixin, InferenceParams, sample
+from bdam_kernels.compat.models import GatedMLP, MambaConfig, MixerModel, _init_weights, create_block
 from bdam_kernels.compat.norms import RMSNorm, layer_norm_fn, rms_norm_fn
 
 CONFIG: dict[str, Any] = {"d_model": 24, "n_layer": 2, "vocab_size": 50, "ssm_cfg": {"d_state": 4}}
@@ -100,6 +101,91 @@ def test_sampling() -> None:
     assert stopped.shape[1] <= 6 and torch.equal(stopped[0], greedy[0, : stopped.shape[1]])
 
 
+def test_generation_with_scores_and_a_teacher() -> None:
+    """Scores are the logits of a forward over all tokens, of which only the first 40 may be drawn."""
+    model, ids = MambaLMHeadModel(MambaConfig(**CONFIG)), torch.randint(40, (3, 9))
+    expected = model(ids).logits[:, 3:-1, :40].double()
+    seen: list[torch.Tensor] = []
+
+    class Streamer:
+        put = seen.append
+
+        def end(self) -> None:
+            seen.append(torch.empty(3, 0, dtype=torch.long))
+
+    options: dict[str, Any] = {"return_dict_in_generate": True, "vocab_size": 40, "enable_timing": True}
+    out = model.generate(
+        ids[:, :4], 9, teacher_outputs=ids, output_scores=True, streamer=Streamer(), **options, repetition_penalty=3.0
+    )
+    assert_matches(torch.stack(out.scores, 1), expected, "scores")
+    assert torch.equal(out.sequences, ids) and torch.equal(torch.cat(seen, 1), ids) and len(seen) == 7
+    free = model.generate(ids[:, :4], 5, repetition_penalty=1e9, **options)
+    assert free.scores is None
+    # Tokens that are there lose any positive logit, and their negative ones become the worst.
+    new = expected[:, 0].scatter(1, ids[:, :4], -torch.inf)
+    assert torch.equal(free.sequences[:, 4], new.argmax(1))
+
+
+@torch.no_grad()
+def test_sampling_of_what_is_probable_enough() -> None:
+    logits = torch.tensor([1.0, 0.5, 0.2, 0.1, 0.01]).log().expand(1000, -1)
+    assert sample(logits, 0, min_p=0.15).unique().tolist() == [0, 1, 2]
+    assert sample(logits, 2, temperature=100.0).unique().tolist() == [0, 1]
+
+
+def test_generation_of_other_models() -> None:
+    """Of any that gives its logits, here of the token after the last one."""
+
+    class Counting(nn.Module, GenerationMixin):
+        def forward(self, ids: torch.Tensor, position_ids: Any, inference_params: Any, num_last_tokens: int) -> Any:
+            assert position_ids is None or position_ids.unique().tolist() == [inference_params.seqlen_offset]
+            self.logits = nn.functional.one_hot(ids[:, -num_last_tokens:] + 1, 9).float()
+            return self
+
+    assert Counting().generate(torch.tensor([[7, 1, 2], [0, 0, 3]]), 6).tolist() == [
+        [7, 1, 2, 3, 4, 5],
+        [0, 0, 3, 4, 5, 6],
+    ]
+
+
+@torch.no_grad()
+def test_language_model_with_mlps() -> None:
+    config = MambaConfig(**CONFIG, d_intermediate=100)
+    model, ids = MambaLMHeadModel(config), torch.randint(50, (2, 5))
+    mlp = model.backbone.layers[1].mlp
+    assert mlp.fc1.weight.shape == (256, 24) and mlp.fc2.weight.shape == (24, 128)
+    x = torch.randn(3, 24)
+    y, gate = (mlp.fc1.weight.double() @ x.T.double()).chunk(2)
+    assert_matches(mlp(x), (mlp.fc2.weight.double() @ (y * nn.functional.silu(gate))).T, "MLP")
+    # Each of the 2 x 2 layers that add to the residual begins so small that all have the variance of one.
+    assert mlp.fc2.weight.abs().max() <= (1 / 128 / 4) ** 0.5 < 1.1 * mlp.fc2.weight.abs().max()
+    tokens = model.generate(ids, 8)
+    assert torch.equal(tokens[:, 5:], model(tokens).logits[:, 4:-1].argmax(-1))
+    assert GatedMLP(48).fc2.weight.shape == (48, 128)
+    assert not hasattr(create_block(24, d_intermediate=0, layer_idx=0, attn_layer_idx=[], attn_cfg={}), "norm2")
+    assert len(MixerModel(d_model=24, n_layer=2, d_intermediate=0, vocab_size=50).layers) == 2
+
+
+def test_initialisation_of_other_layers() -> None:
+    """Of any with an out_proj, such as those that third parties derive from Mamba's code."""
+    layer = nn.ModuleDict({"in_proj": nn.Linear(8, 16), "out_proj": nn.Linear(16, 8)})
+    with torch.no_grad():
+        layer["out_proj"].weight.fill_(9)
+    before = layer["in_proj"].weight.clone()
+    layer.apply(lambda module: _init_weights(module, n_layer=100))
+    assert 0 < layer["out_proj"].weight.abs().max() <= 0.1 * (1 / 16) ** 0.5
+    assert torch.equal(layer["in_proj"].weight, before) and not layer["in_proj"].bias.any()
+
+
+def test_save_pretrained(tmp_path: Path) -> None:
+    model = MambaLMHeadModel(MambaConfig(**CONFIG))
+    model.save_pretrained(tmp_path / "model")
+    loaded = MambaLMHeadModel.from_pretrained(str(tmp_path / "model"), device="cpu")
+    assert loaded.config == model.config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_from_pretrained(tmp_path: Path, file: str) -> None:
     from safetensors.torch import save_file
@@ -116,8 +202,8 @@ def test_from_pretrained(tmp_path: Path, file: str) -> None:
 def test_other_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="layer 'Mamba1', got 'Mamba2'"):
         MambaLMHeadModel(MambaConfig(**{**CONFIG, "ssm_cfg": {"layer": "Mamba2"}}))
-    with pytest.raises(ValueError, match="Mamba-1 layers alone"):
-        MambaLMHeadModel(MambaConfig(**CONFIG, d_intermediate=8))
+    with pytest.raises(ValueError, match=r"attention has no stand-in, got \[1\]"):
+        MambaLMHeadModel(MambaConfig(**CONFIG, attn_layer_idx=[1]))
 
 
 def test_block_with_an_mlp() -> None:
@@ -150,7 +236,9 @@ def test_norms(dtype: torch.dtype) -> None:
     assert_matches(out, expected, "layer norm")
     assert_matches(kept, total, "residual")
     scaled = total / (total.square().mean(-1, keepdim=True) + 0.1).sqrt() * weight.double()
-    assert_matches(rms_norm_fn(x, weight, bias, residual, eps=0.1), scaled + bias.double(), "rms norm")
+    out, kept = rms_norm_fn(x, weight, bias, residual, True, True, 0.1)
+    assert_matches(out, scaled + bias.double(), "rms norm")
+    assert_matches(kept, total, "residual of rms norm")
     norm = RMSNorm(8, eps=0.1, dtype=dtype)
     norm.load_state_dict({"weight": weight})
     assert_matches(norm(x, residual), scaled, "layer")

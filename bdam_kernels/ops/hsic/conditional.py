@@ -29,8 +29,8 @@ def conditional_hsic(x: Tensor, y: Tensor, z: Tensor, *, sigma: Sigma = None, re
         regularisation: added to eigenvalues of covariance operators, which are at most 1; for the limit it has to go
             to 0 as N grows, slower than N^(-1/3).
     Returns: scalar >= 0, float32 (float64 if x, y or z is).
-    Raises: ValueError for shapes that do not fit, fewer than 2 rows, or a width or regularisation that is not
-        positive; TypeError for dtypes that are not floating point.
+    Raises: ValueError for shapes that do not fit, fewer than 2 rows, features that are not finite, or a width or
+        regularisation that is not positive; TypeError for dtypes that are not floating point.
     """
     variables = (x, y, z)
     check_variables({"x": x, "y": y, "z": z}, "rbf", sigma)
@@ -47,5 +47,11 @@ def conditional_hsic(x: Tensor, y: Tensor, z: Tensor, *, sigma: Sigma = None, re
 def _residual(K: Tensor, regularisation: float) -> Tensor:
     """I - R = (I + G / (N regularisation))^-1, positive definite."""
     identity = torch.eye(K.shape[0], dtype=K.dtype, device=K.device)
-    factor = torch.linalg.cholesky(identity + doubly_centred(K) / (K.shape[0] * regularisation))
+    try:
+        factor = torch.linalg.cholesky(identity + doubly_centred(K) / (K.shape[0] * regularisation))
+    except torch.linalg.LinAlgError:
+        raise ValueError(
+            "x, y and z must be finite, and regularisation above the rounding of float64, got values that are not, or "
+            f"{regularisation}"
+        ) from None
     return torch.cholesky_inverse(factor)
