@@ -29,5 +29,5 @@ def test_the_page_names_the_fields_of_real_evaluations(
 
 
 def test_a_field_that_the_page_lacks_is_named() -> None:
-    with pytest.raises(AssertionError, match="what protocols.test.results.same.r2 is"):
+    with pytest.raises(AssertionError, match=r"what protocols\.test\.results\.same\.r2 is"):
         told({"protocols": {"test": {"results": {"same": {"r2": 1.0}}}}})
