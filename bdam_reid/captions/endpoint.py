@@ -113,7 +113,7 @@ class Endpoint:
             raise _turned_away(error.status_code, error.message, error.response.headers) from error
         except (asyncio.TimeoutError, openai.APITimeoutError) as error:
             raise _Again(f"no whole answer within {self._config.timeout:g} s") from error
-        except (openai.APIError, ValueError) as error:
+        except (openai.APIError, ValueError, RecursionError) as error:
             raise _Again(f"{error} ({error.__cause__ or type(error).__name__})") from error
         return _read(answer, time.monotonic() - began)
 
@@ -188,9 +188,18 @@ def _read(answer: Any, seconds: float) -> Reply:
     Raises: _Again if it is of another form.
     """
     try:
-        message, usage = answer.choices[0].message, answer.usage
+        message = answer.choices[0].message
         content = message.content or getattr(message, "refusal", None) or ""
-        used = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage else (0, 0)
+        used = (_tokens(answer, "prompt_tokens"), _tokens(answer, "completion_tokens"))
         return Reply(str(content), str(answer.model), *used, round(seconds, 3))
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, TypeError) as error:
         raise _Again(f"an answer of another form than OpenAI's ({type(error).__name__})") from error
+
+
+def _tokens(answer: Any, name: str) -> int:
+    """How many an answer says that it took; 0 if it says nothing that can be read, for which no answer that is paid is
+    asked for again."""
+    try:
+        return max(0, int(getattr(answer.usage, name)))
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return 0

@@ -104,6 +104,7 @@ def write_styles(path: Path, styles: Sequence[Style], made: dict[str, Any]) -> N
     """Write styles.json, whole or not at all; `made` says how the styles were found."""
     from bdam_reid.engine.checkpoint import write_json
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {**made, "styles": [asdict(style) for style in styles]})
 
 

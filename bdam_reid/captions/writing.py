@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -156,10 +157,17 @@ def missing(records: Sequence[Record], store: Store) -> Counter[str]:
 
 
 def check_free(path: Path, store: Store) -> None:
-    """Raise ConfigError if a texts.json holds texts that are not in the store, which would be lost."""
+    """Make the folder of a texts.json, before anything is paid for what could not be written then.
+
+    Raises: ConfigError if the file holds texts that are not in the store, which would be lost, or nothing can be
+        written into the folder; OSError if it cannot be made.
+    """
     from bdam_reid.data.entries import read_object
     from bdam_reid.data.records import Findings
 
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--output must be in a folder that can be written to, got {path}: give another file")
     if not path.exists():
         return
     known = store.texts()

@@ -116,12 +116,14 @@ def run_grid(
     return kept
 
 
-def open_results(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:
+def open_results(path: Path, study: Mapping[str, Any], option: str = "--results") -> dict[str, Any]:
     """The content of a results file, with no runs if there is none yet. Raises: ConfigError if it is of another study.
 
     Args:
         path: the file.
-        study: what its runs have in common, and "settings", its rows, by name.
+        study: what its runs have in common, and "settings", its rows, by name; what a file of an older version lacks
+            is taken to be the same.
+        option: by which another file is given.
     """
     from bdam_reid.engine.checkpoint import read_json
 
@@ -130,9 +132,12 @@ def open_results(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         return {**study, "runs": []}
     kept: dict[str, Any] = read_json(path)
-    if any(kept.get(name) != value for name, value in study.items()):
-        raise ConfigError(f"{path} holds results of another study or budget: give another --results")
-    return kept
+    if changed := [name for name, value in study.items() if kept.get(name, value) != value]:
+        raise ConfigError(
+            f"{path} holds results of another study or budget, with which these cannot stand in one table ("
+            f"{', '.join(changed)} {'is' if len(changed) == 1 else 'are'} not the same): give another {option}"
+        )
+    return {**study, **kept}
 
 
 def run_missing(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,7 +85,8 @@ def run_study(study: Study, options: Options, train: Train | None = None, keep: 
     for config in configs.values():
         check_config(config)
     results = output / f"{study.name}.json"
-    kept = open_results(results, {"budget": options.budget, "set": set_name(root, budget.drawn), "settings": lines})
+    of = {"budget": options.budget, "set": set_name(root, budget.drawn), "data": _digest(root), "settings": lines}
+    kept = open_results(results, of, "--output")
 
     def run(name: str, seed: int) -> Path:
         config = configs[name]
@@ -110,6 +113,15 @@ def config_of(name: str, line: str) -> Config:
             f"the row {name!r} needs the preset {preset}, got {', '.join(PRESETS)}: leave the row out by --rows"
         )
     return parse_config(PRESETS, arguments)
+
+
+def _digest(root: str) -> str:
+    """What tells a data set from others of its name: all that are drawn have one."""
+    from bdam_reid.data.datasets import load_dataset
+    from bdam_reid.engine.fingerprint import fingerprint
+
+    held = fingerprint(load_dataset(root, hold_out=False, allow_missing=True))
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 def _train(name: str, config: Config) -> Path:

@@ -48,7 +48,8 @@ def good(image: str, part: str) -> str:
 
 class CaptionServer:
     """Answers calls by `behave`, which is given the call and how often its image and part came before, and names what
-    to do: "good", "faulty", "no json", "not openai", "429", "500", "401", "hang up", "half", "slow", "silent".
+    to do: "good", "uncounted" (good, with tokens that are no numbers), "faulty", "no json", "not openai", "nested",
+    "429", "500", "401", "hang up", "half", "slow", "silent".
     """
 
     def __init__(self, url: str) -> None:
@@ -130,12 +131,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif behaviour == "not openai":
             self._send(200, '{"detail": "welcome"}')
+        elif behaviour == "nested":
+            self._send(200, "[" * 100_000)
         else:
-            texts = {"good": good(call.image, call.part), "faulty": FAULTY[call.part]}
+            right = good(call.image, call.part)
+            texts = {"good": right, "uncounted": right, "faulty": FAULTY[call.part]}
             answer = json.dumps({"description": texts[behaviour]}) if behaviour in texts else "Sure! Here you are"
             message = {"role": "assistant", "content": answer}
             choice = {"index": 0, "finish_reason": "stop", "message": message}
             usage = {"prompt_tokens": 300, "completion_tokens": 20, "total_tokens": 320}
+            if behaviour == "uncounted":
+                usage = {"prompt_tokens": "many", "completion_tokens": None}  # type: ignore[dict-item]
             reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "stand-in-1", "usage": usage}
             state.answered.append(call)
             self._send(200, json.dumps({**reply, "choices": [choice]}))

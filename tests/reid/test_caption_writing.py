@@ -100,7 +100,7 @@ def test_an_image_goes_without_its_metadata(root: Path, server: CaptionServer) -
     assert b"taken at home" not in base64.b64decode(url.split(",")[1]) and len(server.calls) == 2
 
 
-BAD = ["faulty", "no json", "not openai", "429", "500", "503", "hang up", "half", "slow"]
+BAD = ["faulty", "no json", "not openai", "nested", "429", "500", "503", "hang up", "half", "slow"]
 
 
 def test_whatever_goes_wrong_at_first_all_texts_are_written(root: Path, server: CaptionServer) -> None:
@@ -118,6 +118,25 @@ def test_whatever_goes_wrong_at_first_all_texts_are_written(root: Path, server: 
     written, calls = texts(root), len(server.calls)
     write(root, server)
     assert texts(root) == written and len(server.calls) == calls
+
+
+def test_an_answer_without_a_count_of_tokens_is_not_asked_for_again(root: Path, server: CaptionServer) -> None:
+    server.behave = lambda call, before: "uncounted"
+    write(root, server)
+    assert set(server.counted().values()) == {1} and len(texts(root)) == IMAGES
+    assert {(line["input_tokens"], line["output_tokens"]) for line in answers(root)} == {(0, 0)}
+
+
+def test_the_folder_of_the_texts_is_made_or_refused_before_the_first_call(
+    root: Path, server: CaptionServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as for users other than root
+    assert "folder that can be written to" in failure(root, server, capsys)
+    monkeypatch.undo()
+    assert "File exists" in failure(root, server, capsys, "--output", str(root / "reid_raw.json" / "texts.json"))
+    assert not server.calls
+    write(root, server, "--limit", "1", "--output", str(root / "new" / "folder" / "texts.json"))
+    assert len(json.loads((root / "new" / "folder" / "texts.json").read_text())) == 1
 
 
 def test_a_repeated_attempt_says_what_was_wrong(root: Path, server: CaptionServer) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from attribute_files import market_parts, write_images, write_market
+from documented import told
 from published import write_clip
 from tiny_run import threads
 from torch import Tensor
@@ -117,6 +118,7 @@ def test_evaluation_reports_results_of_an_oracle_as_such_and_those_without(
 ) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["protocols"]["test"]["attributes"] == "oracle"
+    assert "protocols.PROTOCOL.attributes" in told(metrics)
     results = metrics["protocols"]["test"]["results"]
     assert results.keys() == {"same", "other", "person", "without_attributes"}
     text = describe(metrics)

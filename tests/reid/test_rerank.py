@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from documented import told
 from image_search import Brightness
 from naive import close, linear, norm, random
 from PIL import Image
@@ -362,6 +363,7 @@ def test_a_run_says_what_re_ranking_gains_and_costs(people: Path, tmp_path: Path
     run = train_alone(tiny(people, tmp_path / "run", *options(kind), *more))
     metrics = json.loads((run / "metrics.json").read_text())
     reranks = load_state(run / "best")["reranks"]
+    assert "protocols.PROTOCOL.rerank.preferred" in told(metrics)
     for found in metrics["protocols"].values():
         assert found["results"]["reranked"].keys() == found["results"]["same"].keys()
         assert found["rerank"]["top"] == 4 and found["rerank"]["pair_ms"] > 0

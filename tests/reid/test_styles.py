@@ -186,10 +186,10 @@ def test_the_command_writes_styles_that_people_may_change(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(style_picture, "POINTS", 60)
-    path = tmp_path / "found.json"
+    path = tmp_path / "new" / "found.json"
     assert command.main(["styles", str(people), "--by", "kmeans", "--clusters", "3", "--output", str(path)]) == 0
     assert "3 styles of" in capsys.readouterr().out
-    with Image.open(tmp_path / "found.png") as picture:
+    with Image.open(path.with_suffix(".png")) as picture:
         assert picture.width > 500 and len(picture.convert("RGB").getcolors(1 << 20)) > 10
     styles, content = read_styles(path), json.loads(path.read_text())
     assert len(styles) == 3 and content["clustering"] == "kmeans"

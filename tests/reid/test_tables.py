@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_run import write_people
 
 from bdam_reid.config import ConfigError, check_config, parse_config
 from bdam_reid.engine.checkpoint import load_weights
@@ -213,8 +214,16 @@ def test_a_grid_is_trained_once_and_written(people: Path, tmp_path: Path) -> Non
     trained = (tmp_path / "BDAM-0" / "log.txt").stat().st_mtime_ns
     assert run_study(bdam.STUDY, options) == results
     assert (tmp_path / "BDAM-0" / "log.txt").stat().st_mtime_ns == trained
-    with pytest.raises(ConfigError, match="another study or budget"):
+    with pytest.raises(ConfigError, match=r"\(budget, settings are not the same\): give another --output"):
         run_study(bdam.STUDY, Options(**{**smoke(people, tmp_path, ["BDAM"]), "budget": "cpu"}))
+    # Of one name, and with other persons.
+    other = write_people(tmp_path / "other", seed=1)
+    with pytest.raises(ConfigError, match=r"\(data is not the same\)"):
+        run_study(bdam.STUDY, Options(**smoke(other, tmp_path, ["BDAM"], seeds=(1,))))
+    # Files of older versions do not say what the data was.
+    older = {name: value for name, value in results.items() if name != "data"}
+    (tmp_path / "bdam.json").write_text(json.dumps(older))
+    assert run_study(bdam.STUDY, options) == results
 
 
 def test_figures_of_finished_runs(finished: Path, tmp_path: Path, capsys: Any) -> None:

@@ -40,11 +40,11 @@ TINY_DEMO = """
 """Of the best recipe, with its own architecture."""
 
 
-def write_people(root: Path) -> Path:
+def write_people(root: Path, seed: int = 0) -> Path:
     """Draw 8 persons to train on, that is 4 batches an epoch, and 2 each for validation and test.
 
     Of the ground truth two attributes stay, since probing all takes twice as long as everything else of a run."""
-    write_synthetic(root, 12, 0, processes=1)
+    write_synthetic(root, 12, seed, processes=1)
     truth = json.loads((root / "attributes.json").read_text())
     for image in truth.values():
         upper = {name: image["outfit"]["upper"][name] for name in ("kind", "colour")}
