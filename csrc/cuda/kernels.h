@@ -34,21 +34,24 @@ int64_t hsic_linear_workspace(int64_t rows, int64_t x_width, int64_t y_width);
 void hsic_linear(const Tensor& x, const Tensor& y, const Tensor& value, const Tensor& gradients,
                  const Tensor& workspace, double factor, double p, double q, bool unbiased, int64_t stream);
 
-// Channels of a block, for calls in which both B and C vary over time, or not. rows: channels of all batches.
-int selective_scan_block_channels(int64_t states, bool varies, int64_t rows);
+// Channels of a block, for calls in which both B and C vary over time, or not, and with packed sequences, or not. rows:
+// channels of all batches.
+int selective_scan_block_channels(int64_t states, bool varies, bool packed, int64_t rows);
 
 void selective_scan_states(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
                            const Tensor& delta_bias, const Tensor& states, const Tensor& step_sums, bool delta_softplus,
-                           bool reverse, int64_t stream);
+                           bool reverse, const Tensor& resets, int64_t stream);
 
 void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
                             const Tensor& D, const Tensor& z, const Tensor& delta_bias, const Tensor& initial_state,
                             const Tensor& states, const Tensor& step_sums, const Tensor& out, const Tensor& last_state,
-                            const Tensor& checkpoints, bool delta_softplus, bool reverse, int64_t stream);
+                            const Tensor& checkpoints, bool delta_softplus, bool reverse, const Tensor& resets,
+                            int64_t stream);
 
 void selective_scan_adjoints(const Tensor& delta, const Tensor& A, const Tensor& C, const Tensor& z,
                              const Tensor& delta_bias, const Tensor& grad_out, const Tensor& adjoints,
-                             const Tensor& step_sums, bool delta_softplus, bool reverse, int64_t stream);
+                             const Tensor& step_sums, bool delta_softplus, bool reverse, const Tensor& resets,
+                             int64_t stream);
 
 void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
                              const Tensor& D, const Tensor& z, const Tensor& delta_bias, const Tensor& initial_state,
@@ -57,7 +60,8 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
                              const Tensor& grad_delta, const Tensor& grad_z, const Tensor& grad_initial_state,
                              const Tensor& partial_A, const Tensor& partial_B, const Tensor& partial_C,
                              const Tensor& partial_D, const Tensor& partial_bias, int64_t first_block,
-                             int64_t segments, bool delta_softplus, bool reverse, int64_t stream);
+                             int64_t segments, bool delta_softplus, bool reverse, const Tensor& resets,
+                             int64_t stream);
 
 // Adds up what selective_scan_backward left of each gradient, all of which are dense; either may be absent.
 void selective_scan_sums(const Tensor& partial_A, const Tensor& partial_B, const Tensor& partial_C,

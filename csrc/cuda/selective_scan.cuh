@@ -37,9 +37,10 @@ struct Layout {
 
 // What all kernels know of a call. Tensors with a time axis are already reversed where the scan is; B and C have four
 // axes, (batch, group, state, time), or (1, 1, channel, state) where they are constant over time; states have four,
-// (batch, segment or chunk or 1, channel, state).
+// (batch, segment or chunk or 1, channel, state). resets, (batch, time): whether a step is the first of a packed
+// sequence, but for each row's first.
 struct Call {
-  Tensor u, delta, A, B, C, D, z, delta_bias, initial_state;
+  Tensor u, delta, A, B, C, D, z, delta_bias, initial_state, resets;
   bool delta_softplus = false, B_varies = true, C_varies = true;
   int groups = 1, blocks = 0, segments = 1;  // groups of channels; blocks of a group; segments of time
   int segment_steps = 0;
@@ -177,6 +178,9 @@ BDAM_DEVICE float softplus(float x) {
 }
 BDAM_DEVICE float sigmoid(float x) { return divide(1.0f, 1.0f + exp2(-x * kLog2e)); }
 
+// What comes over from one step to the next: nothing where a sequence begins, even of what is not finite.
+BDAM_DEVICE float unless(bool resets, float x) { return resets ? 0.0f : x; }
+
 // visit(c, n, offset) for those of a lane's channels and states that exist, with their place in (B, index, D, N).
 template <class L, class Visit>
 BDAM_DEVICE void each_state(const Tensor& t, const Place<L>& place, const Lane<L>& lane, int64_t index, Visit visit) {
@@ -229,30 +233,33 @@ struct States {
     }
   }
   // Passes over a whole segment: the state becomes exp(A * the segment's steps) times itself, plus the segment's own.
+  template <bool kPacked>
   BDAM_DEVICE void pass(const Tensor& own, const Tensor& step_sums, const States& rates, const Place<L>& place,
                         const Lane<L>& lane, int segment) {
     const int64_t row = place.batch * step_sums.size[1] + segment;
     const int64_t first = row * step_sums.size[2] + place.channel + lane.channel;
     each_state(own, place, lane, segment, [&](int c, int n, int64_t at) {
       const float steps = step_sums.as<float>()[first + c];
-      v[c][n] = exp2(steps * rates.v[c][n]) * v[c][n] + own.as<float>()[at];
+      const bool resets = kPacked && steps == INFINITY;
+      v[c][n] = unless(resets, exp2(steps * rates.v[c][n]) * v[c][n]) + own.as<float>()[at];
     });
   }
 };
 
-// A lane's channels of a (B, S, D) sum of step sizes.
+// A lane's channels of a (B, S, D) sum of step sizes; infinity instead in a segment with resets, through which nothing
+// comes.
 template <class L>
 BDAM_DEVICE void save_step_sums(const Tensor& sums, const Place<L>& place, const Lane<L>& lane, int segment,
-                                const float (&steps)[L::KC]) {
+                                const float (&steps)[L::KC], bool has_resets) {
   const int64_t first = (place.batch * sums.size[1] + segment) * sums.size[2] + place.channel + lane.channel;
   for (int k = 0; k < L::KC; ++k) {
-    if (lane.channel + k < place.channels) sums.as<float>()[first + k] = steps[k];
+    if (lane.channel + k < place.channels) sums.as<float>()[first + k] = has_resets ? INFINITY : steps[k];
   }
 }
 
 // What the kernels do alike in a block: how it fills its tiles. Where an array begins in shared memory is for `Arrays`
-// to say. kVaries: B and C vary over time for certain.
-template <class L, class Arrays, bool kVaries>
+// to say. kVaries: B and C vary over time for certain. kPacked: several sequences may be in a row.
+template <class L, class Arrays, bool kVaries, bool kPacked>
 struct Block {
   static constexpr int KC = L::KC, KS = L::KS;
 
@@ -278,6 +285,18 @@ struct Block {
   BDAM_DEVICE bool B_varies() const { return kVaries || call.B_varies; }
   BDAM_DEVICE bool C_varies() const { return kVaries || call.C_varies; }
   BDAM_DEVICE bool exists(int c, int time) const { return c < place.channels && time < place.end; }
+
+  // Bit i is whether a sequence begins at step `time` + i, of as many steps as a warp has lanes.
+  BDAM_DEVICE uint32_t resets_from(int time) const {
+    if constexpr (kPacked) {
+      const int step = time + thread_index() % 32;
+      const int64_t at = opaque(place.batch) * call.resets.stride[0] + step * call.resets.stride[1];
+      return ballot(step < place.end && call.resets.as<uint8_t>()[at]);
+    } else {
+      return 0;
+    }
+  }
+  BDAM_DEVICE static bool is_reset(uint32_t resets, int step) { return kPacked && resets >> step & 1; }
 
   // Zero beyond the last channel and step.
   template <class Access>

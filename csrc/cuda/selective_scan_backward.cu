@@ -6,15 +6,15 @@ namespace bdam {
 namespace scan {
 namespace {
 
-template <class L, bool kVaries>
+template <class L, bool kVaries, bool kPacked>
 BDAM_KERNEL(kThreads, L::backward_blocks(kVaries)) selective_scan_backward_kernel(BDAM_PARAMETER Backward p) {
   const Place<L> place(p.call, p.window, p.first_block);
   if (place.channels <= 0) return;
-  Walk<L, kVaries> walk(p, place);
+  Walk<L, kVaries, kPacked> walk(p, place);
   walk.clear_sums();
   walk.carry.load(p.grad_last_state, place, walk.lane);
   for (int s = p.call.segments - 1; s > place.segment(p.call); --s) {
-    walk.carry.pass(p.adjoints, p.step_sums, walk.rates, place, walk.lane, s);
+    walk.carry.template pass<kPacked>(p.adjoints, p.step_sums, walk.rates, place, walk.lane, s);
   }
   for (int begin = (place.end - 1) / kChunk * kChunk; begin >= place.begin; begin -= kChunk) walk.chunk_back(begin);
   walk.save_sums();
@@ -22,13 +22,14 @@ BDAM_KERNEL(kThreads, L::backward_blocks(kVaries)) selective_scan_backward_kerne
 }
 
 // What a segment alone passes on to the segment before it, and the sum of its step sizes.
-template <class L>
+template <class L, bool kPacked>
 BDAM_KERNEL(kThreads, L::forward_blocks(false)) selective_scan_adjoints_kernel(BDAM_PARAMETER Backward p) {
   constexpr int KC = L::KC, KS = L::KS;
   const Place<L> place(p.call, p.window, 0);
-  Walk<L, false> walk(p, place);
+  Walk<L, false, kPacked> walk(p, place);
   walk.carry.clear();
   float steps[KC] = {};
+  uint32_t all_resets = 0;
   for (int time = (place.end - 1) / kTile * kTile; time >= place.begin; time -= kTile) {
     barrier();
     with_access(p.call.delta, [&](auto access) {
@@ -37,6 +38,8 @@ BDAM_KERNEL(kThreads, L::forward_blocks(false)) selective_scan_adjoints_kernel(B
       walk.template load_delta<Access>(time);
       walk.template load_grad<Access>(time);
     });
+    const uint32_t resets = walk.resets_from(time);
+    all_resets |= resets;
     barrier();
 #pragma unroll 4
     for (int step = kTile - 1; step >= 0; --step) {
@@ -48,7 +51,8 @@ BDAM_KERNEL(kThreads, L::forward_blocks(false)) selective_scan_adjoints_kernel(B
       for (int k = 0; k < KC; ++k) {
 #pragma unroll
         for (int n = 0; n < KS; ++n) {
-          walk.carry.v[k][n] = exp2(d.v[k] * walk.rates.v[k][n]) * (walk.carry.v[k][n] + c[n] * g.v[k]);
+          const float decayed = exp2(d.v[k] * walk.rates.v[k][n]) * (walk.carry.v[k][n] + c[n] * g.v[k]);
+          walk.carry.v[k][n] = unless(walk.is_reset(resets, step), decayed);
         }
         steps[k] += d.v[k];
       }
@@ -56,7 +60,7 @@ BDAM_KERNEL(kThreads, L::forward_blocks(false)) selective_scan_adjoints_kernel(B
   }
   const int segment = place.segment(p.call);
   walk.carry.save(p.adjoints, place, walk.lane, segment);
-  if (walk.lane.state == 0) save_step_sums(p.step_sums, place, walk.lane, segment, steps);
+  if (walk.lane.state == 0) save_step_sums(p.step_sums, place, walk.lane, segment, steps, kPacked && all_resets);
 }
 
 template <class L>
@@ -66,13 +70,22 @@ int64_t grid(const Backward& p) {
 
 int64_t rows_of(const Backward& p) { return p.grad_out.size[0] * p.call.A.size[0]; }
 
-template <bool kVaries>
+template <bool kVaries, bool kPacked>
 void start(Backward& p, int64_t stream) {
-  with_layout<kVaries>(p.call.A.size[1], rows_of(p), [&](auto layout) {
+  with_layout<kVaries, kPacked>(p.call.A.size[1], rows_of(p), [&](auto layout) {
     using L = decltype(layout);
     static_assert(Arrays<L>::kFloats <= kSharedFloats);
     if (!p.window) p.window = blocks_of<L>(p.call);
-    launch(selective_scan_backward_kernel<L, kVaries>, grid<L>(p), kThreads, Arrays<L>::kFloats, p, stream);
+    launch(selective_scan_backward_kernel<L, kVaries, kPacked>, grid<L>(p), kThreads, Arrays<L>::kFloats, p, stream);
+  });
+}
+
+template <bool kPacked>
+void start_adjoints(Backward& p, int64_t stream) {
+  with_layout<false, kPacked>(p.call.A.size[1], rows_of(p), [&](auto layout) {
+    using L = decltype(layout);
+    p.window = blocks_of<L>(p.call);
+    launch(selective_scan_adjoints_kernel<L, kPacked>, grid<L>(p), kThreads, Arrays<L>::kStarts, p, stream);
   });
 }
 
@@ -136,19 +149,17 @@ void selective_scan_sums(const Tensor& partial_A, const Tensor& partial_B, const
 
 void selective_scan_adjoints(const Tensor& delta, const Tensor& A, const Tensor& C, const Tensor& z,
                              const Tensor& delta_bias, const Tensor& grad_out, const Tensor& adjoints,
-                             const Tensor& step_sums, bool delta_softplus, bool reverse, int64_t stream) {
+                             const Tensor& step_sums, bool delta_softplus, bool reverse, const Tensor& resets,
+                             int64_t stream) {
   using namespace scan;
   const Tensor none;
   Backward p{};
-  p.call = call_of({none, delta, A, none, C, none, z, delta_bias, none}, delta_softplus, reverse, adjoints.size[1]);
+  p.call = call_of({none, delta, A, none, C, none, z, delta_bias, none, resets}, delta_softplus, reverse,
+                   adjoints.size[1]);
   p.grad_out = reversed(grad_out, reverse);
   p.adjoints = adjoints;
   p.step_sums = step_sums;
-  with_layout<false>(A.size[1], rows_of(p), [&](auto layout) {
-    using L = decltype(layout);
-    p.window = blocks_of<L>(p.call);
-    launch(selective_scan_adjoints_kernel<L>, grid<L>(p), kThreads, Arrays<L>::kStarts, p, stream);
-  });
+  resets ? start_adjoints<true>(p, stream) : start_adjoints<false>(p, stream);
 }
 
 void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
@@ -158,9 +169,10 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
                              const Tensor& grad_delta, const Tensor& grad_z, const Tensor& grad_initial_state,
                              const Tensor& partial_A, const Tensor& partial_B, const Tensor& partial_C,
                              const Tensor& partial_D, const Tensor& partial_bias, int64_t first_block,
-                             int64_t segments, bool delta_softplus, bool reverse, int64_t stream) {
+                             int64_t segments, bool delta_softplus, bool reverse, const Tensor& resets,
+                             int64_t stream) {
   using namespace scan;
-  Backward p{call_of({u, delta, A, B, C, D, z, delta_bias, initial_state}, delta_softplus, reverse, segments),
+  Backward p{call_of({u, delta, A, B, C, D, z, delta_bias, initial_state, resets}, delta_softplus, reverse, segments),
              checkpoints, reversed(grad_out, reverse), states_of(grad_last_state), adjoints, step_sums,
              reversed(grad_u, reverse), reversed(grad_delta, reverse), reversed(grad_z, reverse),
              states_of(grad_initial_state), partial_A, reversed(partial_B, reverse && B.dims == 4),
@@ -168,7 +180,9 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
   // (B, groups * window, N, L) where they vary over time.
   if (C.dims == 4) p.window = static_cast<int>(partial_C.size[1]) / p.call.groups;
   if (B.dims == 4) p.window = static_cast<int>(partial_B.size[1]) / p.call.groups;
-  B.dims == 4 && C.dims == 4 ? start<true>(p, stream) : start<false>(p, stream);
+  with_form(B.dims == 4 && C.dims == 4, bool(resets), [&](auto varies, auto packed) {
+    start<varies, packed>(p, stream);
+  });
 }
 
 }  // namespace bdam

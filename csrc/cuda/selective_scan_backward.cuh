@@ -32,18 +32,19 @@ struct Arrays {
 };
 
 // A block that walks back; the parts of the walk are its functions.
-template <class L, bool kVaries>
-struct Walk : Block<L, Arrays<L>, kVaries> {
+template <class L, bool kVaries, bool kPacked>
+struct Walk : Block<L, Arrays<L>, kVaries, kPacked> {
   using A = Arrays<L>;
-  using Base = Block<L, A, kVaries>;
+  using Base = Block<L, A, kVaries, kPacked>;
   using Base::call, Base::place, Base::lane, Base::rates, Base::D, Base::B_varies, Base::C_varies, Base::exists;
-  using Base::u_tile, Base::delta_tile, Base::B_tile, Base::C_tile, Base::read_coefficients;
+  using Base::u_tile, Base::delta_tile, Base::B_tile, Base::C_tile, Base::read_coefficients, Base::is_reset;
   static constexpr int KC = L::KC, KS = L::KS;
 
   const Backward& p;
   const Shared grad_tile{A::kGrad, L::kTileFloats}, sums{A::kSums, A::kSumFloats};
   const Shared starts{A::kStarts, kChunk / kGroup * A::kStartFloats};
   States<L> carry, sum_A, sum_B, sum_C;
+  uint32_t resets = 0;  // of the steps of the tile
   // Of the sums over states that fall to this lane: how many of a group, and those of the gradients of D and the bias.
   static constexpr int kOwn = kGroup * KC > L::kStateLanes ? kGroup * KC / L::kStateLanes : 1;
   static constexpr int kOwnChannels = kOwn < KC ? kOwn : KC;
@@ -106,6 +107,7 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
       if (C_varies()) this->template load_coefficients<Type>(call.C, time, C_tile);
       load_grad<Access>(time);
     });
+    resets = this->resets_from(time);
     barrier();
   }
 
@@ -123,7 +125,8 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
 #pragma unroll
         for (int n = 0; n < KS; ++n) {
           decay[i].v[k][n] = exp2(d.v[k] * rates.v[k][n]);
-          h[i].v[k][n] = decay[i].v[k][n] * before.v[k][n] + d.v[k] * x.v[k] * b[n];
+          const float decayed = decay[i].v[k][n] * before.v[k][n];
+          h[i].v[k][n] = unless(is_reset(resets, first + i), decayed) + d.v[k] * x.v[k] * b[n];
         }
       }
     }
@@ -188,8 +191,8 @@ struct Walk : Block<L, Arrays<L>, kVaries> {
         shared[KS + n] = k ? shared[KS + n] + grad_c : grad_c;
         from_B[k] += dh * b[n];
         y[k] += c[n] * after.v[k][n];
-        carry.v[k][n] = dh * decay.v[k][n];
-        const float w = carry.v[k][n] * before.v[k][n];
+        carry.v[k][n] = unless(is_reset(resets, step), dh * decay.v[k][n]);
+        const float w = unless(is_reset(resets, step), carry.v[k][n] * before.v[k][n]);
         from_A[k] += w * rates.v[k][n];
         sum_A.v[k][n] += w * d.v[k];
       }

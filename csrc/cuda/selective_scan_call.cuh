@@ -1,33 +1,48 @@
 // What the selective scan's launches share: the layout for a number of states, and a call as the kernels see it.
 #pragma once
 
+#include <type_traits>
+
 #include "selective_scan.cuh"
 
 namespace bdam::scan {
 
 // Runs launch(Layout) with the smallest layout that has room for the states. With one channel a lane unless B and C
 // vary over time, as its states then differ from channel to channel; and of up to 16 states, unless blocks of twice as
-// many channels are enough for all multiprocessors. rows: channels of all batches.
-template <bool kVaries, class Launch>
+// many channels are enough for all multiprocessors. rows: channels of all batches. Packed sequences have fewer layouts,
+// each of which takes seconds to compile.
+template <bool kVaries, bool kPacked, class Launch>
 void with_layout(int64_t states, int64_t rows, Launch launch) {
   constexpr int KC = kVaries ? 2 : 1;
-  if (states <= 8) return launch(Layout<2, 4, 1>());
+  if constexpr (!kPacked) {
+    if (states <= 8) return launch(Layout<2, 4, 1>());
+    if (states > 16 && states <= 32) return launch(Layout<8, 4, KC>());
+  }
   if (states <= 16) {
     using Wide = Layout<4, 4, KC>;
     if (2 * rows < 5 * multiprocessors() * Wide::kChannels) return launch(Layout<4, 4, 1>());
     return launch(Wide());
   }
-  if (states <= 32) return launch(Layout<8, 4, KC>());
   if (states <= 64) return launch(Layout<16, 4, KC>());
   launch(Layout<32, 8, 1>());
+}
+
+// Runs start(varies, packed) with both as constants. Kernels for packed sequences are for any B and C, which is half as
+// much to compile.
+template <class Start>
+void with_form(bool varies, bool packed, Start start) {
+  constexpr std::true_type yes;
+  constexpr std::false_type no;
+  if (packed) return start(no, yes);
+  varies ? start(yes, no) : start(no, no);
 }
 
 // A tensor with time as its last axis, seen from the end.
 inline Tensor reversed(const Tensor& t, bool reverse) {
   Tensor r = t;
   if (!t || !reverse) return r;
-  const int last = t.dims - 1;
-  r.data = static_cast<char*>(t.data) + (t.size[last] - 1) * t.stride[last] * (t.dtype == DType::f32 ? 4 : 2);
+  const int last = t.dims - 1, bytes = t.dtype == DType::f32 ? 4 : t.dtype == DType::u8 ? 1 : 2;
+  r.data = static_cast<char*>(t.data) + (t.size[last] - 1) * t.stride[last] * bytes;
   r.stride[last] = -t.stride[last];
   return r;
 }
@@ -58,7 +73,7 @@ inline Call call_of(Call call, bool delta_softplus, bool reverse, int64_t segmen
   call.segments = static_cast<int>(segments);
   call.segment_steps = ceil_divide<int>(chunks, segments) * kChunk;
   call.delta_softplus = delta_softplus;
-  for (Tensor* t : {&call.u, &call.delta, &call.z}) *t = reversed(*t, reverse);
+  for (Tensor* t : {&call.u, &call.delta, &call.z, &call.resets}) *t = reversed(*t, reverse);
   call.B = with_four_axes(reversed(call.B, reverse && call.B_varies), 0);
   call.C = with_four_axes(reversed(call.C, reverse && call.C_varies), 0);
   call.initial_state = states_of(call.initial_state);

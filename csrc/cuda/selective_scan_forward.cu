@@ -20,13 +20,13 @@ struct Arrays {
 };
 
 // Walks a segment of time. kOutput: from its true start, to all outputs; otherwise from zero, to `states` and
-// `step_sums`.
-template <class L, bool kVaries, bool kOutput>
+// `step_sums`. kVaries, kPacked: as of Block.
+template <class L, bool kVaries, bool kPacked, bool kOutput>
 BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(BDAM_PARAMETER Forward p) {
   constexpr int KC = L::KC, KS = L::KS;
   const Call& call = p.call;
   const Place<L> place(call, call.blocks, 0);
-  const Block<L, Arrays<L>, kVaries> block(call, place);
+  const Block<L, Arrays<L>, kVaries, kPacked> block(call, place);
   const Lane<L>& lane = block.lane;
   const Shared y_tile(Arrays<L>::kY, L::kTileFloats);
 
@@ -34,9 +34,12 @@ BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(
   h.clear();
   if constexpr (kOutput) {
     h.load(call.initial_state, place, lane);
-    for (int s = 0; s < place.segment(call); ++s) h.pass(p.states, p.step_sums, block.rates, place, lane, s);
+    for (int s = 0; s < place.segment(call); ++s) {
+      h.template pass<kPacked>(p.states, p.step_sums, block.rates, place, lane, s);
+    }
   }
   float steps[KC] = {};
+  uint32_t all_resets = 0;
 
   Fetched<L::kChannels> next_u, next_delta, gate;
   const auto fetch_next = [&](auto access, int time) {
@@ -58,6 +61,8 @@ BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(
       if (kOutput && call.z) block.template fetch<Access>(call.z, time, gate);
       if (time + kTile < place.end) fetch_next(access, time + kTile);
     });
+    const uint32_t resets = block.resets_from(time);
+    all_resets |= resets;
     barrier();
 
 #pragma unroll 1
@@ -76,7 +81,8 @@ BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(
           float sum = 0.0f;
 #pragma unroll
           for (int n = 0; n < KS; ++n) {
-            h.v[k][n] = exp2(d.v[k] * block.rates.v[k][n]) * h.v[k][n] + drive * b[n];
+            const float decayed = exp2(d.v[k] * block.rates.v[k][n]) * h.v[k][n];
+            h.v[k][n] = unless(block.is_reset(resets, first + i), decayed) + drive * b[n];
             if (kOutput) sum += h.v[k][n] * c[n];
           }
           y[i * KC + k] = sum;
@@ -111,51 +117,56 @@ BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(
   } else {
     const int segment = place.segment(call);
     h.save(p.states, place, lane, segment);
-    if (lane.state == 0) save_step_sums(p.step_sums, place, lane, segment, steps);
+    if (lane.state == 0) save_step_sums(p.step_sums, place, lane, segment, steps, kPacked && all_resets);
   }
 }
 
-template <bool kVaries, bool kOutput>
+template <bool kVaries, bool kPacked, bool kOutput>
 void start(Forward& p, int64_t batch, int64_t stream) {
-  with_layout<kVaries>(p.call.A.size[1], batch * p.call.A.size[0], [&](auto layout) {
+  with_layout<kVaries, kPacked>(p.call.A.size[1], batch * p.call.A.size[0], [&](auto layout) {
     using L = decltype(layout);
     static_assert(Arrays<L>::kFloats <= kSharedFloats);
     p.call.blocks = blocks_of<L>(p.call);
     const int64_t blocks = batch * p.call.segments * p.call.groups * p.call.blocks;
-    launch(selective_scan_forward_kernel<L, kVaries, kOutput>, blocks, kThreads, Arrays<L>::kFloats, p, stream);
+    const auto kernel = selective_scan_forward_kernel<L, kVaries, kPacked, kOutput>;
+    launch(kernel, blocks, kThreads, Arrays<L>::kFloats, p, stream);
   });
 }
 
 }  // namespace
 }  // namespace scan
 
-int selective_scan_block_channels(int64_t states, bool varies, int64_t rows) {
+int selective_scan_block_channels(int64_t states, bool varies, bool packed, int64_t rows) {
   int channels = 0;
-  const auto read = [&](auto layout) { channels = decltype(layout)::kChannels; };
-  varies ? scan::with_layout<true>(states, rows, read) : scan::with_layout<false>(states, rows, read);
+  scan::with_form(varies, packed, [&](auto varies, auto packed) {
+    scan::with_layout<varies, packed>(states, rows, [&](auto layout) { channels = decltype(layout)::kChannels; });
+  });
   return channels;
 }
 
 void selective_scan_states(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
                            const Tensor& delta_bias, const Tensor& states, const Tensor& step_sums, bool delta_softplus,
-                           bool reverse, int64_t stream) {
+                           bool reverse, const Tensor& resets, int64_t stream) {
   using namespace scan;
   const Tensor none;
-  Forward p{call_of({u, delta, A, B, none, none, none, delta_bias, none}, delta_softplus, reverse, states.size[1]),
+  Forward p{call_of({u, delta, A, B, none, none, none, delta_bias, none, resets}, delta_softplus, reverse,
+                    states.size[1]),
             states, step_sums, none, none, none};
-  start<false, false>(p, u.size[0], stream);
+  resets ? start<false, true, false>(p, u.size[0], stream) : start<false, false, false>(p, u.size[0], stream);
 }
 
 void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
                             const Tensor& D, const Tensor& z, const Tensor& delta_bias, const Tensor& initial_state,
                             const Tensor& states, const Tensor& step_sums, const Tensor& out, const Tensor& last_state,
-                            const Tensor& checkpoints, bool delta_softplus, bool reverse, int64_t stream) {
+                            const Tensor& checkpoints, bool delta_softplus, bool reverse, const Tensor& resets,
+                            int64_t stream) {
   using namespace scan;
   const int64_t segments = states ? states.size[1] : 1;
-  Forward p{call_of({u, delta, A, B, C, D, z, delta_bias, initial_state}, delta_softplus, reverse, segments),
+  Forward p{call_of({u, delta, A, B, C, D, z, delta_bias, initial_state, resets}, delta_softplus, reverse, segments),
             states, step_sums, reversed(out, reverse), states_of(last_state), checkpoints};
-  const bool varies = B.dims == 4 && C.dims == 4;
-  varies ? start<true, true>(p, u.size[0], stream) : start<false, true>(p, u.size[0], stream);
+  with_form(B.dims == 4 && C.dims == 4, bool(resets), [&](auto varies, auto packed) {
+    start<varies, packed, true>(p, u.size[0], stream);
+  });
 }
 
 }  // namespace bdam

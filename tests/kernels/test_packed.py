@@ -12,13 +12,16 @@ from combinations import every, fewer
 from helpers import assert_matches, device_of, require
 from torch import Tensor
 
-from bdam_kernels import BackendUnavailable, Mamba, causal_conv1d, selective_scan
+from bdam_kernels import Mamba, causal_conv1d, selective_scan
 from bdam_kernels.compat import causal_conv1d_fn, mamba_inner_fn, selective_scan_fn
 from bdam_kernels.ops.selective_scan import plan
 
 LENGTH = 45
 CUTS = ((0, 1, 6, 20, LENGTH), (0, LENGTH), (0, 33, 34, 44, LENGTH))
 """Where the sequences of each row begin, and where the last one ends."""
+
+LONG = ((0, 32, 64, 65, 130), (0, 7, 130), (0, 100, 128, 130))
+"""Five chunks, of which a sequence begins with one, within one, or lasts for all of them."""
 
 Function = Callable[..., tuple[Tensor, Tensor]]
 
@@ -37,13 +40,13 @@ def conv(t: dict[str, Tensor], **options: object) -> tuple[Tensor, Tensor]:
     return causal_conv1d(**t, activation="silu", return_final_state=True, **options)  # type: ignore[arg-type]
 
 
-def scan_inputs(form: str = "", channels: int = 19, states: int = 9) -> dict[str, Tensor]:
+def scan_inputs(form: str = "", channels: int = 19, states: int = 9, length: int = LENGTH) -> dict[str, Tensor]:
     batch = len(CUTS)
-    shape = (batch, channels, LENGTH)
-    B = {"groups": (batch, 1, states, LENGTH), "constant": (channels, states)}.get(form, (batch, states, LENGTH))
+    shape = (batch, channels, length)
+    B = {"groups": (batch, 1, states, length), "constant": (channels, states)}.get(form, (batch, states, length))
     return {
         "u": torch.randn(shape), "delta": torch.rand(shape) - 1, "A": -torch.rand(channels, states),
-        "B": torch.randn(B), "C": torch.randn(batch, states, LENGTH), "D": torch.randn(channels),
+        "B": torch.randn(B), "C": torch.randn(batch, states, length), "D": torch.randn(channels),
         "z": torch.randn(shape),
         "delta_bias": torch.rand(channels), "initial_state": torch.randn(batch, channels, states),
     }  # fmt: skip
@@ -68,7 +71,7 @@ def one_by_one(
         spans = list(pairwise(row))
         for begin, end in spans[::-1] if reverse else spans:
             piece = {
-                n: v[i : i + 1, ..., begin:end] if v.shape[0] == len(cuts) and v.shape[-1] == LENGTH else v
+                n: v[i : i + 1, ..., begin:end] if v.shape[0] == len(cuts) and v.shape[-1] == row[-1] else v
                 for n, v in t.items()
             }
             out, last = function(piece | {"initial_state": state}, **options)
@@ -82,8 +85,9 @@ def one_by_one(
 def check(
     function: Function, inputs: dict[str, Tensor], backend: str | None, reverse: bool = False, cuts: Any = CUTS
 ) -> None:
-    """Results and gradients against one call a sequence of the reference in float64."""
-    device = device_of(backend or "reference")
+    """Results and gradients against one call a sequence of the reference in float64. What streams over time has the
+    dtype of the first input."""
+    device, dtype = device_of(backend or "reference"), next(iter(inputs.values())).dtype
     leaves = {n: t.detach().to(device).requires_grad_() for n, t in inputs.items()}
     doubles = {n: t.detach().double().requires_grad_() for n, t in inputs.items()}
     options = {"reverse": True} if reverse else {}
@@ -93,9 +97,9 @@ def check(
     torch.autograd.backward(actual, [w.to(device) for w in weights])
     torch.autograd.backward(expected, [w.double() for w in weights])
     for name, a, e in zip(("out", "state"), actual, expected, strict=True):
-        assert_matches(a.cpu(), e, name)
+        assert_matches(a.cpu(), e, name, dtype)
     for name, leaf in leaves.items():
-        assert_matches(leaf.grad.cpu(), doubles[name].grad, f"gradient of {name}")
+        assert_matches(leaf.grad.cpu(), doubles[name].grad, f"gradient of {name}", dtype)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -105,12 +109,43 @@ def test_scan(backend: str, reverse: bool, form: str) -> None:
     check(scan, scan_inputs(form), require(backend), reverse)
 
 
-@every(["triton"], reverse=[False, True], segments=[1, 2], form=["", "constant"])
-def test_scan_of_triton(backend: str, reverse: bool, segments: int, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@every(
+    ["triton", "cuda"],
+    reverse=[False, True],
+    segments=[1, 2],
+    form=["", "groups", "constant"],
+    in_interpreter={"form": ["", "constant"]},
+)
+def test_scan_on_a_gpu(backend: str, reverse: bool, segments: int, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one walk, and in segments of time of which some have resets and some have none."""
     monkeypatch.setattr(plan, "SEGMENT_CHUNKS", 1 if segments > 1 else 100)
     inputs, cuts = scan_inputs(form), CUTS[: fewer(require(backend), 3)]
     check(scan, {n: t[: len(cuts)] if len(t) == len(CUTS) else t for n, t in inputs.items()}, backend, reverse, cuts)
+
+
+@pytest.mark.parametrize("backend", ["cuda"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_scan_of_time_in_segments(backend: str, reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which a state or its adjoint goes through several, or through some of them."""
+    monkeypatch.setattr(plan, "SEGMENT_CHUNKS", 1)
+    check(scan, scan_inputs(channels=5, length=LONG[0][-1]), require(backend), reverse, LONG)
+
+
+@pytest.mark.parametrize("backend", ["cuda"])
+@pytest.mark.parametrize("states", [8, 16, 32, 64, 256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
+def test_scan_of_every_layout(backend: str, states: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SEGMENT_CHUNKS", 1)
+    inputs = scan_inputs(channels=4, states=states)
+    check(scan, {n: t.to(dtype) if t.shape[-1] == LENGTH else t for n, t in inputs.items()}, require(backend))
+
+
+@pytest.mark.parametrize("backend", ["cuda"])
+def test_scan_of_launches_that_add_up(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More blocks than one launch of backward takes."""
+    monkeypatch.setitem(plan.BLOCKS, backend, 1)
+    monkeypatch.setattr(plan, "_multiprocessors", lambda device: 1)
+    check(scan, scan_inputs(channels=70, states=16), require(backend))
 
 
 @every(
@@ -136,6 +171,28 @@ def test_nothing_comes_over_from_a_sequence_that_is_not_finite(function: Functio
     for backend in ("cpu", "reference"):
         out, _ = function(inputs, seq_idx=seq_idx_of(CUTS, torch.device("cpu")), backend=backend)
         assert out[0, :, :5].isfinite().all() and out[0, :, 6:].isfinite().all() and not out[0, :, 5].isfinite().any()
+
+
+@pytest.mark.parametrize("backend", ["reference", "cuda"])
+@pytest.mark.parametrize(("row", "step", "sequence"), [(0, 10, slice(6, 20)), (2, 40, slice(34, 44))])
+def test_no_gradient_comes_over_from_a_sequence_that_is_not_finite(
+    backend: str, row: int, step: int, sequence: slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it in a sum over a segment of time through which others would go."""
+    monkeypatch.setattr(plan, "SEGMENT_CHUNKS", 1)
+    device = device_of(require(backend))
+    leaves = {n: t.to(device).requires_grad_() for n, t in scan_inputs(channels=3).items()}
+    with torch.no_grad():
+        leaves["u"][row, :, step] = torch.inf
+        leaves["delta"][row, :, step + 1] = torch.nan
+    out, last = scan(leaves, seq_idx=seq_idx_of(CUTS, device), backend=backend)
+    (out.sum() + last.sum()).backward()
+    for over_time in (out, *(leaves[n].grad for n in ("u", "delta", "B", "C", "z"))):
+        is_finite = over_time.isfinite().all(1)
+        assert not is_finite[row, step]
+        is_finite[row, sequence] = True
+        assert is_finite.all()
+    assert last.isfinite().all() and leaves["initial_state"].grad.isfinite().all()
 
 
 @pytest.mark.parametrize("function", [scan, conv])
@@ -245,11 +302,3 @@ def test_cu_seqlens_that_do_not_fit() -> None:
         selective_scan_fn(u, u, A, B, B, cu_seqlens=torch.tensor([0, 7]))
     with pytest.raises(ValueError, match="cu_seqlens are for one row without seq_idx, got 2 rows"):
         selective_scan_fn(*(t.expand(2, -1, -1) for t in (u, u)), A, B, B, cu_seqlens=torch.tensor([0, 20]))
-
-
-@pytest.mark.parametrize("backend", ["cuda"])
-def test_a_backend_without_packed_sequences_says_so(backend: str) -> None:
-    device = device_of(require(backend))
-    inputs = {n: t.to(device) for n, t in scan_inputs().items()}
-    with pytest.raises(BackendUnavailable, match="no packed sequences"):
-        scan(inputs, seq_idx=seq_idx_of(CUTS, device), backend=backend)

@@ -178,7 +178,7 @@ def selective_scan(  # type: ignore[misc]
     if not _check(*inputs):
         inputs = _as_kernels_take(inputs)
     resets = resets_of(seq_idx, u, reverse)
-    chosen = dispatch.choose(backend, u.device, _kernels, inputs.A.dtype, A.shape[1], resets is not None)
+    chosen = dispatch.choose(backend, u.device, _kernels, inputs.A.dtype, A.shape[1])
     if chosen == "reference" or u.numel() == 0 or A.numel() == 0:
         real = torch.float64 if inputs.A.dtype in (torch.float64, torch.complex128) else torch.float32
         wide: list[Any] = [t if t is None or t.is_complex() else t.to(real) for t in inputs]
@@ -191,13 +191,11 @@ def selective_scan(  # type: ignore[misc]
     return (out, last_state) if return_last_state else out
 
 
-def _kernels(dtype: torch.dtype, states: int, packed: bool) -> dict[str, str]:
-    """The backends that have kernels, each with "" or the reason why they do not take A of this dtype and so wide, or
-    packed sequences."""
+def _kernels(dtype: torch.dtype, states: int) -> dict[str, str]:
+    """The backends that have kernels, each with "" or the reason why they do not take A of this dtype and so wide."""
     real = "" if dtype == torch.float32 else f"its kernels take real A up to float32, got {dtype}"
     gpu = real or ("" if states <= 256 else f"its kernels take up to 256 states, got {states}")
-    cuda = gpu or ("its kernels take no packed sequences: leave seq_idx out, or call once a sequence" if packed else "")
-    return {"cpu": real, "cuda": cuda, "triton": gpu}
+    return {"cpu": real, "cuda": gpu, "triton": gpu}
 
 
 def _as_kernels_take(inputs: Inputs) -> Inputs:

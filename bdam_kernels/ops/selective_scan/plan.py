@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bdam_kernels.ops.gpu import gpu_module, launch, on_device_of
+from bdam_kernels.ops.packed import dense
 from bdam_kernels.ops.selective_scan.roles import (
     AdjointDrive,
     Drive,
@@ -60,13 +61,13 @@ def _segments(wanted: int, length: int) -> int:
 class _Plan:
     """Of one call: its kernels, blocks of channels in each group of B and C, and segments of time."""
 
-    def __init__(self, backend: str, inputs: Inputs) -> None:
+    def __init__(self, backend: str, inputs: Inputs, packed: Packed) -> None:
         self.kernels = gpu_module(backend, "selective_scan.triton_launches")
         u, A, B, C = inputs.u, inputs.A, inputs.B, inputs.C
         self.batch, channels, length = u.shape
         self.groups = next((m.shape[1] for m in (B, C) if varies(m)), 1)
-        both_vary = varies(B) and varies(C)
-        block = self.kernels.selective_scan_block_channels(A.shape[1], both_vary, self.batch * channels)
+        both_vary, is_packed = varies(B) and varies(C), packed.resets is not None
+        block = self.kernels.selective_scan_block_channels(A.shape[1], both_vary, is_packed, self.batch * channels)
         self.blocks = -(-channels // self.groups // block)
         full = BLOCKS[backend] * _multiprocessors(u.get_device())
         self.segments = _segments(full // (self.batch * self.groups * self.blocks), length)
@@ -89,38 +90,35 @@ class _Plan:
         return A.new_empty(self.batch, *shape)
 
 
-def _packed(resets: Tensor | None) -> tuple[Packed, ...]:
-    """The role, if it is there."""
-    return () if resets is None else (Packed(resets.contiguous()),)
-
-
 def forward(backend: str, inputs: Inputs, outputs: Outputs, options: Options, resets: Tensor | None) -> None:
     """Fills outputs."""
-    plan, packed = _Plan(backend, inputs), _packed(resets)
+    packed = Packed(dense(resets))
+    plan = _Plan(backend, inputs, packed)
     kernels = plan.kernels
     with on_device_of(inputs.u):
         segments = plan.first_pass(inputs.A)
         if segments.ends is not None:
             drive = Drive(inputs.u, inputs.delta, inputs.A, inputs.B, inputs.delta_bias)
-            launch(kernels.selective_scan_states, drive, segments, options, *packed)
-        launch(kernels.selective_scan_forward, inputs, segments, outputs, options, *packed)
+            launch(kernels.selective_scan_states, drive, segments, options, packed)
+        launch(kernels.selective_scan_forward, inputs, segments, outputs, options, packed)
 
 
 def backward(
     backend: str, inputs: Inputs, outer: Outer, grads: Inputs, options: Options, resets: Tensor | None
 ) -> None:
     """Fills grads, one for each input that is present."""
-    plan, packed = _Plan(backend, inputs), _packed(resets)
+    packed = Packed(dense(resets))
+    plan = _Plan(backend, inputs, packed)
     kernels = plan.kernels
     with on_device_of(inputs.u):
         segments = plan.first_pass(inputs.A)
         if segments.ends is not None:
             drive = AdjointDrive(inputs.delta, inputs.A, inputs.C, inputs.z, inputs.delta_bias, outer.grad_out)
-            launch(kernels.selective_scan_adjoints, drive, segments, options, *packed)
+            launch(kernels.selective_scan_adjoints, drive, segments, options, packed)
         own = OwnGradients(grads.u, grads.delta, grads.z, grads.initial_state)
         shared = SharedGradients(grads.A, grads.B, grads.C, grads.D, grads.delta_bias)
         parts = SharedGradients(*[plan.room_for_parts(grad, inputs.A) for grad in shared])
         for first_block in range(0, plan.blocks, plan.window):
             window = Window(first_block, plan.segments)
-            launch(kernels.selective_scan_backward, inputs, outer, segments, own, parts, window, options, *packed)
+            launch(kernels.selective_scan_backward, inputs, outer, segments, own, parts, window, options, packed)
         launch(kernels.selective_scan_sums, parts, shared)

@@ -51,13 +51,10 @@ class Options(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """Where sequences that are packed into one row begin, but for each row's first; CUDA's kernels have none."""
+    """Where sequences that are packed into one row begin, but for each row's first."""
 
     resets: Tensor | None
     """(B, L), bool, contiguous; None for one sequence a row."""
-
-
-ALONE = Packed(None)
 
 
 class Segments(NamedTuple):

@@ -12,7 +12,6 @@ from torch import Tensor
 from bdam_kernels.ops.selective_scan import triton_device as device
 from bdam_kernels.ops.selective_scan import triton_kernels as kernels
 from bdam_kernels.ops.selective_scan.roles import (
-    ALONE,
     AdjointDrive,
     Drive,
     Inputs,
@@ -48,7 +47,7 @@ def _padded(states: int) -> int:
     return next(n for n in BLOCKS if n >= states)
 
 
-def selective_scan_block_channels(states: int, _varies: bool, _rows: int) -> int:
+def selective_scan_block_channels(states: int, _varies: bool, _packed: bool, _rows: int) -> int:
     """Channels that a program walks."""
     return BLOCKS[_padded(states)][0] * WIDER
 
@@ -96,7 +95,7 @@ def _launch(
     batch, channels, length = like.shape
     states = A.shape[1]
     groups = next((m.shape[1] for m in matrices if varies(m)), 1)
-    block_channels = selective_scan_block_channels(states, True, 0)
+    block_channels = selective_scan_block_channels(states, True, False, 0)
     window = window or -(-channels // groups // block_channels)
     sizes: Args = {
         "channels": channels, "groups": groups, "length": length, "states": states, "unit": 1, "segments": segments,
@@ -222,19 +221,19 @@ def _backward(
     return launch
 
 
-def selective_scan_states(drive: Drive, segments: Segments, options: Options, packed: Packed = ALONE) -> None:
+def selective_scan_states(drive: Drive, segments: Segments, options: Options, packed: Packed) -> None:
     """Fills segments."""
     _states(drive, segments, options, *packed).run()
 
 
 def selective_scan_forward(
-    inputs: Inputs, segments: Segments, outputs: Outputs, options: Options, packed: Packed = ALONE
+    inputs: Inputs, segments: Segments, outputs: Outputs, options: Options, packed: Packed
 ) -> None:
     """Fills outputs."""
     _forward(inputs, segments, outputs, options, *packed).run()
 
 
-def selective_scan_adjoints(drive: AdjointDrive, segments: Segments, options: Options, packed: Packed = ALONE) -> None:
+def selective_scan_adjoints(drive: AdjointDrive, segments: Segments, options: Options, packed: Packed) -> None:
     """Fills segments."""
     _adjoints(drive, segments, options, *packed).run()
 
@@ -247,7 +246,7 @@ def selective_scan_backward(
     parts: SharedGradients,
     window: Window,
     options: Options,
-    packed: Packed = ALONE,
+    packed: Packed,
 ) -> None:
     """Fills own gradients, and the window's parts of shared ones."""
     _backward(inputs, outer, segments, own, parts, window, options, *packed).run()
