@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import nullcontext
 from functools import cache
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from random import Random
+from threading import Lock
 
 import numpy as np
 import torch
@@ -26,6 +28,11 @@ MEAN = STD = 0.5
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 HEIC = (".heic", ".heif")
 """Names of such files, which telephones write, end with one of these."""
+NO_PHOTOGRAPH = "it is no JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, or damaged"
+"""What is wrong with a file that no decoder knows."""
+_LARGE = 25_000_000
+"""Pixels of an image whose decoding takes 350 MB at most; of 178 million with transparency it takes 2.3 GB."""
+_large = Lock()
 # What a whole file ends with, so that most of those that were cut are found without decoding.
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
@@ -68,10 +75,8 @@ def open_image(source: Path | str | Image.Image, least: tuple[int, int]) -> Imag
         return _decoded(source, least, None)
     except Exception as error:
         # Damaged files make decoders raise anything, from struct.error to IndexError.
-        reason = "it is no JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, or damaged"
-        raise ImageError(
-            f"cannot read the image {source}: {reason if isinstance(error, UnidentifiedImageError) else error}"
-        ) from error
+        reason = NO_PHOTOGRAPH if isinstance(error, UnidentifiedImageError) else error
+        raise ImageError(f"cannot read the image {source}: {reason}") from error
 
 
 def read_image(data: bytes, least: tuple[int, int], most: int) -> Image.Image:
@@ -101,7 +106,9 @@ def _decoded(source: Path | str | BytesIO, least: tuple[int, int], most: int | N
             # Twice the size on both axes, whichever way up the image is: sampling it down stays smooth.
             side = 2 * max(least)
             image.draft("RGB", (side, side))
-            return _as_rgb(ImageOps.exif_transpose(image))
+            # Threads decode large ones in turn: a few small files could fill the memory otherwise.
+            with _large if image.width * image.height > _LARGE else nullcontext():
+                return _as_rgb(ImageOps.exif_transpose(image))
 
 
 def image_problem(path: Path) -> str:

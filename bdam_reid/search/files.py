@@ -36,6 +36,8 @@ class Refused(NamedTuple):
     path: str
     """Within the folder, as it may be printed."""
     reason: str
+    file: ImageFile | None = None
+    """What could not be read, whatever is tried, until its size or time changes; None of what may be read next time."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def _problem(entry: os.DirEntry[str]) -> str:
         entry.path.encode("utf-8")
         if not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
             return "no regular file"
+        if not os.access(entry.path, os.R_OK):
+            return "Permission denied"
     except UnicodeEncodeError:
         return "its name is not UTF-8"
     except OSError as error:

@@ -127,12 +127,12 @@ def unit_parts(embeddings: Tensor, parts: Parts) -> Tensor:
 def weighted(vectors: Tensor, parts: Parts, weights: Mapping[str, float]) -> Tensor:
     """Vectors (..., E) with their parts scaled; a part that is not named has no weight.
 
-    Raises: ValueError for a part that there is not, or a weight that is no finite number.
+    Raises: QueryError for a part that there is not, or a weight that is no finite number.
     """
     if unknown := weights.keys() - parts.keys():
-        raise ValueError(f"weights must be of {', '.join(parts)}, got {', '.join(sorted(unknown))}")
+        raise QueryError(f"weights must be of {', '.join(parts)}, got {', '.join(sorted(unknown))}")
     if not all(map(math.isfinite, weights.values())):
-        raise ValueError(f"weights must be finite numbers, got {dict(weights)}")
+        raise QueryError(f"weights must be finite numbers, got {dict(weights)}")
     scale = torch.zeros(vectors.shape[-1])
     for name, weight in weights.items():
         scale[parts[name]] = weight

@@ -101,7 +101,7 @@ def _opened(video: Path) -> Iterator[Any]:
     except Exception as error:
         # As of images, damage makes decoders raise anything.
         reason = getattr(error, "strerror", None) or str(error) or repr(error)
-        raise ImageError(f"cannot read the video {video}: {reason}") from ValueError(reason)
+        raise ImageError(f"cannot read the video {video}: {reason}") from error
 
 
 def _timed(stream: Any) -> Iterator[tuple[float, Any]]:

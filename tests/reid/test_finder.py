@@ -201,6 +201,7 @@ def test_mistakes_on_the_command_line_end_in_a_line(
     assert "--weights must be 2, of identity, clothing, got 1" in fails(
         capsys, "query", index, "a man", "--weights", "1"
     )
+    assert "weights must be finite numbers" in fails(capsys, "query", index, "a man", "--weights", "nan", "1")
     assert "--k must be at least 1, got 0" in fails(capsys, "query", index, "a man", "-k", "0")
     assert "expected a folder of images" in fails(
         capsys, "index", finished, tmp_path / "no", "--output", tmp_path / "i"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_gallery import write_photos
+from tiny_gallery import reasons_of, write_photos
 
 from bdam_reid.config import ConfigError
 from bdam_reid.data import images
@@ -19,7 +19,7 @@ from bdam_reid.search.table import read_table
 
 
 def refused(folder: Path) -> dict[str, str]:
-    return dict(list_images(folder).refused)
+    return reasons_of(list_images(folder).refused)
 
 
 def test_images_are_found_in_all_folders_in_order(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_links_are_not_followed_and_it_is_said_where_they_lead(tmp_path: Path) -
     (folder / "notes.txt").symlink_to(outside / "secret.png")
     found = list_images(folder)
     assert [image.path for image in found.images] == ["in/a.png"] and found.others == 1
-    assert dict(found.refused) == {
+    assert reasons_of(found.refused) == {
         "out.png": "a symbolic link out of the folder",
         "out": "a symbolic link out of the folder",
         "up.jpg": "a symbolic link out of the folder",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bdam_reid.data import images
 from bdam_reid.data.images import ImageError, decode_image, open_image
 
 SIZE = (16, 8)
@@ -78,6 +81,25 @@ def test_whatever_is_damaged_is_an_image_error_or_an_image(tmp_path: Path, kind:
             assert "damaged" in str(error)
             failed += 1
     assert failed > 10
+
+
+def test_large_images_are_decoded_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("P", (30, 40)).save(tmp_path / "large.png")
+    at_once, most = 0, 0
+
+    def counted(image: Image.Image) -> Image.Image:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.01)
+        at_once -= 1
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr(images, "_as_rgb", counted)
+    monkeypatch.setattr(images, "_LARGE", 30 * 40 - 1)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: decode_image(tmp_path / "large.png", SIZE), range(8)))
+    assert most == 1
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:

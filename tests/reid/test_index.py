@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,10 +14,11 @@ from random import Random
 import numpy as np
 import pytest
 from image_files import photo
-from tiny_gallery import Colours, update, vector_of, write_photos
+from tiny_gallery import Colours, reasons_of, update, vector_of, write_photos
 from tiny_run import forkserver
 
 from bdam_reid.config import ConfigError
+from bdam_reid.data.images import ImageError
 from bdam_reid.data.records import QueryError
 from bdam_reid.engine.lock import locked
 from bdam_reid.search.columns import Where, where_of
@@ -78,7 +80,9 @@ def test_a_file_that_was_touched_in_place_is_embedded_again(folder: Path, place:
     assert update(place, folder).embedded == 1
 
 
-def test_what_cannot_be_read_is_refused_and_the_rest_is_indexed(folder: Path, place: Path) -> None:
+def test_what_cannot_be_read_is_refused_and_the_rest_is_indexed(
+    folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = (folder / NAMES[0]).read_bytes()
     (folder / "cut.png").write_bytes(whole[:200])
     (folder / "empty.jpg").touch()
@@ -86,12 +90,39 @@ def test_what_cannot_be_read_is_refused_and_the_rest_is_indexed(folder: Path, pl
     (folder / "link.png").symlink_to(NAMES[0])
     report = update(place, folder)
     assert report.images == 12
-    reasons = dict(report.refused)
+    reasons = reasons_of(report.refused)
     assert sorted(reasons) == ["bomb.ppm", "cut.png", "empty.jpg", "link.png"]
     assert "decompression bomb" in reasons["bomb.ppm"] and "truncated" in reasons["cut.png"]
+    assert reasons["empty.jpg"] == "it is no JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, or damaged"
     assert open_index(place).refused == list(report.refused)
+    # Not read again, until they change.
+    with monkeypatch.context() as context:
+        context.setattr(embedding, "decode_image", None)
+        again = update(place, folder)
+        assert again.refused == report.refused and not again.changed
     (folder / "cut.png").write_bytes(whole)
     assert update(place, folder).images == 13
+
+
+def test_what_a_failing_disk_held_is_tried_again(folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path, size: object) -> None:
+        raise ImageError("cannot read it") from OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as context:
+        context.setattr(embedding, "decode_image", fails)
+        report = update(place, folder)
+    assert report.images == 0 and {entry.reason for entry in report.refused} == {"Input/output error"}
+    assert update(place, folder).images == 12
+
+
+def test_an_index_of_before_files_that_cannot_be_read_were_known(folder: Path, place: Path) -> None:
+    (folder / "empty.jpg").touch()
+    update(place, folder)
+    about = place / "generation-00000001" / "about.json"
+    held = json.loads(about.read_text())
+    about.write_text(json.dumps(held | {"refused": [entry[:2] for entry in held["refused"]]}))
+    assert [entry.file for entry in open_index(place).refused] == [None]
+    assert [entry.path for entry in update(place, folder).refused] == ["empty.jpg"]
 
 
 def test_the_nearest_are_found_as_by_hand(folder: Path, place: Path) -> None:

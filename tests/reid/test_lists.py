@@ -58,6 +58,16 @@ def recall(found: Nearest, truth: Nearest) -> float:
     return float(np.mean([len({*a} & {*b}) / len(b) for a, b in zip(found.rows, truth.rows, strict=True)]))
 
 
+def test_of_equals_the_first_are_found() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 60):
+        vectors, queries = (rng.integers(-1, 2, (rows, 3)).astype(np.float32) for rows in (count, 20))
+        for k in (1, 5, count, count + 3):
+            order = np.argsort(-queries @ vectors.T, axis=1, kind="stable")[:, :k]
+            rows = Exact(vectors.astype(np.float16)).search(queries, k).rows
+            assert np.array_equal(rows[:, : order.shape[1]], order) and (rows[:, order.shape[1] :] == -1).all()
+
+
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_whatever_the_parts_weigh_the_nearest_are_found(
     found_by: Lists, vectors: np.ndarray, gallery: Gallery, weights: tuple[float, float]

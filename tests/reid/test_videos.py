@@ -15,11 +15,12 @@ pytest.importorskip("av", reason="needs PyAV: pip install -e '.[video]'")
 
 import av
 from PIL import Image
-from tiny_gallery import Colours, update, write_photos
+from tiny_gallery import Colours, reasons_of, update, vector_of, write_photos
 
-from bdam_reid.data.images import ImageError, decode_image
+from bdam_reid.data.images import ImageError
 from bdam_reid.search.columns import where_of
 from bdam_reid.search.files import list_images
+from bdam_reid.search.index import embedding
 from bdam_reid.search.index.reader import Index, open_index
 from bdam_reid.search.pictures import open_picture
 from bdam_reid.search.serve.live import Served
@@ -100,7 +101,7 @@ def test_videos_are_indexed_beside_photographs_and_not_again(tmp_path: Path) -> 
     index = open_index(place)
     names = ["b.png", *(f"a/clip.mp4#{second}.0" for second in range(3))]
     assert held(index) == names
-    expected = [Colours().embed_pixels(decode_image(open_picture(folder, n, (4, 4)), (4, 4))[None])[0] for n in names]
+    expected = [vector_of(open_picture(folder, name, (4, 4))) for name in names]
     np.testing.assert_allclose(index.vectors(np.arange(4)), np.stack(expected), rtol=5e-4)
 
     embedder = Colours()
@@ -144,14 +145,20 @@ def test_what_is_no_whole_video_is_refused(tmp_path: Path, monkeypatch: pytest.M
     (folder / "link.mp4").symlink_to(tmp_path / "clip.mp4")
     report = update(place, folder)
     assert report.images == 1
-    reasons = dict(report.refused)
+    reasons = reasons_of(report.refused)
     assert sorted(reasons) == sorted(["link.mp4", *(f"{name}.mp4" for name in bad)])
     assert "Invalid data" in reasons["holes.mp4"] and str(tmp_path) not in " ".join(reasons.values())
+    with monkeypatch.context() as context:
+        context.setattr(embedding, "frames", None)
+        again = update(place, folder)
+        assert again.refused == report.refused and not again.changed
+    (folder / "cut.mp4").write_bytes(whole)
+    assert update(place, folder).images == 1 + 3
     monkeypatch.setattr("bdam_reid.search.files.reads_videos", lambda: False)
     (folder / "whole.mp4").write_bytes(whole)
     listing = list_images(folder)
     assert not listing.videos
-    assert dict(listing.refused)["whole.mp4"] == "a video needs PyAV: pip install -e '.[video]'"
+    assert reasons_of(listing.refused)["whole.mp4"] == "a video needs PyAV: pip install -e '.[video]'"
 
 
 def test_a_frame_is_shown_as_a_photograph_is(tmp_path: Path) -> None:

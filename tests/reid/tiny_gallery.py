@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from image_files import photo
+from PIL import Image
 from torch import Tensor
 
 from bdam_reid.data.images import decode_image
 from bdam_reid.data.records import Clothes
+from bdam_reid.search.files import Refused
 from bdam_reid.search.index.update import Report, update_index
+from bdam_reid.search.query import unit_parts
 from bdam_reid.search.table import Table
 
 NO_TABLE = Table()
@@ -36,9 +39,13 @@ class Colours:
         return pixels.flatten(1)[:, :12].float() / 255
 
 
-def vector_of(path: Path) -> Tensor:
-    """The embedding of an image file, by itself."""
-    return Colours().embed_pixels(decode_image(path, Colours.image_size)[None])[0]
+def vector_of(image: Path | Image.Image) -> Tensor:
+    """The embedding of an image, by itself, each part at unit length."""
+    return unit_parts(Colours().embed_pixels(decode_image(image, Colours.image_size)[None])[0], PARTS)
+
+
+def reasons_of(refused: Iterable[Refused]) -> dict[str, str]:
+    return {entry.path: entry.reason for entry in refused}
 
 
 def write_photos(folder: Path, *names: str) -> Path:

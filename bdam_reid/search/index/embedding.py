@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,22 +11,26 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import torch
+from PIL import UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bdam_reid.data.images import ImageError, decode_image
+from bdam_reid.data.images import NO_PHOTOGRAPH, ImageError, decode_image
 from bdam_reid.data.printable import printable
 from bdam_reid.data.records import Clothes
 from bdam_reid.search.files import ImageFile, Refused
 from bdam_reid.search.index.generation import Vectors
 from bdam_reid.search.index.pending import Pending
-from bdam_reid.search.query import Parts
+from bdam_reid.search.query import Parts, unit_parts
 from bdam_reid.search.videos import frame_name, frames
 
 BATCH = 64
 """Images that are embedded at a time."""
 KEPT = 8
 """Batches that are kept at a time: what is lost when an update is killed."""
+
+PASSING = (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.ENOMEM, errno.ESTALE)
+"""Errors of the system that say nothing of a file's content."""
 
 Decoded: TypeAlias = Sequence["Future[Tensor | ImageError]"]
 
@@ -62,12 +67,12 @@ def embed_images(folder: Path, images: Sequence[ImageFile], embedder: Embedder, 
             pixels = []
             for image, result in zip(some, decoded, strict=True):
                 if isinstance(result, ImageError):
-                    refused.append(Refused(printable(image.path), _reason(result)))
+                    refused.append(_refused(image, result))
                 else:
                     pixels.append(result)
                     embedded.append(image)
             if pixels:
-                vectors.append(embedder.embed_pixels(torch.stack(pixels)))
+                vectors.append(_embedded(pixels, embedder))
             if len(embedded) >= KEPT * BATCH:
                 keep()
             bar.update(len(some))
@@ -85,7 +90,7 @@ def embed_videos(
         try:
             pending.add(*_frames(folder, video, per_second, embedder))
         except ImageError as error:
-            refused.append(Refused(printable(video.path), _reason(error)))
+            refused.append(_refused(video, error))
     return refused
 
 
@@ -99,8 +104,13 @@ def _frames(folder: Path, video: ImageFile, per_second: float, embedder: Embedde
     )
     while some := list(islice(decoded, BATCH)):
         images += (video._replace(path=frame_name(video.path, seconds)) for seconds, _ in some)
-        vectors.append(embedder.embed_pixels(torch.stack([pixels for _, pixels in some])))
+        vectors.append(_embedded([pixels for _, pixels in some], embedder))
     return images, torch.cat(vectors).half().numpy()
+
+
+def _embedded(pixels: Sequence[Tensor], embedder: Embedder) -> Tensor:
+    """Embeddings (B, E), each part at unit length: those that a model gives in bfloat16 are off by some thousandths."""
+    return unit_parts(embedder.embed_pixels(torch.stack(list(pixels))), embedder.parts)
 
 
 def _decoded(
@@ -127,6 +137,11 @@ def _decoded(
             yield first, [future.result() for future in futures]
 
 
-def _reason(error: ImageError) -> str:
-    """Without the path, which is listed beside it."""
-    return printable(str(error.__cause__ or error).splitlines()[0])
+def _refused(file: ImageFile, error: ImageError) -> Refused:
+    """A file that cannot be read: unless its disk or the memory failed, it is not tried again until it changes."""
+    cause = error.__cause__ or error
+    # Without the path, which is listed beside it.
+    words = getattr(cause, "strerror", None) or str(cause) or repr(cause)
+    reason = NO_PHOTOGRAPH if isinstance(cause, UnidentifiedImageError) else printable(words.splitlines()[0])
+    passing = isinstance(cause, MemoryError) or getattr(cause, "errno", None) in PASSING
+    return Refused(printable(file.path), reason, None if passing else file)

@@ -126,14 +126,18 @@ def read_generation(folder: Path) -> Generation:
         about = read_json(folder / ABOUT)
         columns = {name: Column(held[f"column:{name}"], values) for name, values in about["columns"].items()}
         paths = Paths(held["paths"], held["ends"])
+        refused = [_refused(*entry) for entry in about["refused"]]
         vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
         if not {len(paths)} == {len(vectors), *(len(c.codes) for c in columns.values()), len(held["sizes"])}:
             raise ValueError("its files are of different numbers of images")
     except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError, CheckpointError) as error:
         raise damaged(folder.parent, error) from error
-    return Generation(
-        vectors, paths, held["sizes"], held["changed"], columns, [Refused(*entry) for entry in about["refused"]]
-    )
+    return Generation(vectors, paths, held["sizes"], held["changed"], columns, refused)
+
+
+def _refused(path: str, reason: str, file: list[Any] | None = None) -> Refused:
+    """Of its JSON, which had no file in older versions."""
+    return Refused(path, reason, ImageFile(*file) if file else None)
 
 
 def write_generation(folder: Path, rows: Generation, blocks: Iterable[Vectors], shape: tuple[int, int]) -> None:

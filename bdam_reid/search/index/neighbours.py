@@ -61,12 +61,12 @@ def nearest_of(vectors: torch.Tensor, queries: Queries, k: int) -> Nearest:
     found = [Nearest(np.empty((0, k), np.float32), np.empty((0, k), np.int64))]
     for at in range(0, len(queries), at_once):
         scores = torch.from_numpy(np.ascontiguousarray(queries[at : at + at_once])) @ vectors.T
-        best = scores.topk(min(k, len(vectors)), dim=1)
-        rows = best.indices
-        # Of equals torch takes any.
-        for query in ((scores >= best.values[:, -1:]).sum(dim=1) > k).nonzero().flatten():
+        best = scores.topk(min(k + 1, len(vectors)), dim=1)
+        values, rows = best.values[:, :k], best.indices[:, :k]
+        # Of equals torch takes any: where one more is as good as the last, they are sorted.
+        for query in (best.values[:, k:] == values[:, -1:]).any(dim=1).nonzero().flatten():
             rows[query] = scores[query].argsort(descending=True, stable=True)[:k]
-        found.append(padded(best_of(Nearest(best.values.numpy(), rows.numpy()), k), k))
+        found.append(padded(best_of(Nearest(values.numpy(), rows.numpy()), k), k))
     return Nearest(np.vstack([some.scores for some in found]), np.vstack([some.rows for some in found]))
 
 

@@ -94,13 +94,15 @@ def update_index(
         wanted = {*listing.images, *listing.videos}.difference(files[row] for row in kept)
         lists.check_faiss(len(kept) + len(wanted))
         pending = Pending(index / PENDING, f"{embedder.fingerprint} {frames_per_second}")
-        missing = wanted.difference(map(_file_of, pending.images()))
-        refused = embed_images(folder, [image for image in listing.images if image in missing], embedder, pending)
+        known = [entry for entry in old.refused if entry.file in wanted] if old else []
+        missing = wanted.difference(map(_file_of, pending.images()), (entry.file for entry in known))
+        images = [image for image in listing.images if image in missing]
         videos = [video for video in listing.videos if video in missing]
+        refused = embed_images(folder, images, embedder, pending)
         refused += embed_videos(folder, videos, frames_per_second, embedder, pending)
         new = [image for image in pending.images() if _file_of(image) in wanted]
         lists.check_faiss(len(kept) + len(new))
-        rows = _rows(old, kept, new, table, sorted([*listing.refused, *refused]))
+        rows = _rows(old, kept, new, table, sorted([*listing.refused, *known, *refused], key=lambda entry: entry.path))
         changed = old is None or _differ(old, rows)
         if changed:
             manifest = _manifest(1 + (before.generation if before else 0), folder, embedder, model, frames_per_second)
