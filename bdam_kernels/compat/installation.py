@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from bdam_kernels import dispatch
 from bdam_kernels.compat import causal_conv1d, generation, hub, mamba_ssm, models, norms, selective_scan_cuda
-from bdam_kernels.modules import Mamba
+from bdam_kernels.compat.vision import Mamba
 
 _VERSIONS = {"mamba_ssm": "1.2.2", "causal_conv1d": "1.4.0"}
 """The last releases without functions that have no stand-in here: the scan of Mamba-2 over time came after."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bdam_kernels.compat.generation import GenerationMixin
 from bdam_kernels.compat.hub import load_config_hf, load_state_dict_hf
 from bdam_kernels.compat.norms import RMSNorm
-from bdam_kernels.modules import Mamba
+from bdam_kernels.compat.vision import Mamba
 
 Factory = Callable[..., nn.Module]
 """Makes a module of a width."""
@@ -148,10 +148,13 @@ def create_block(
         ssm_cfg: further arguments of the layer.
         d_intermediate: width of a `GatedMLP` after the layer, or 0 for none.
         attn_cfg: has no effect without attention.
-    Raises: ValueError if ssm_cfg asks for another layer than Mamba1, or attn_layer_idx for attention here.
+    Raises: ValueError if ssm_cfg asks for another layer than Mamba1, or attn_layer_idx for attention here; TypeError
+        for an ssm_cfg that is no dict, as it is where mamba_ssm 2's order is used.
     """
     if layer_idx in (attn_layer_idx or ()):
         raise ValueError(f"attn_layer_idx must be empty, as attention has no stand-in, got {attn_layer_idx}")
+    if not isinstance(ssm_cfg, (dict, type(None))):
+        raise TypeError(f"ssm_cfg must be a dict or None; name d_intermediate and what follows it, got {ssm_cfg!r}")
     options = dict(ssm_cfg or {})
     layer = options.pop("layer", "Mamba1")
     if layer != "Mamba1":

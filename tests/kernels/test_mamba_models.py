@@ -12,7 +12,7 @@ from helpers import assert_matches
 from torch import nn
 
 from bdam_kernels import Mamba
-from bdam_kernels.compat import Block, MambaLMHeadModel
+from bdam_kernels.compat import Block, MambaLMHeadModel, vision
 from bdam_kernels.compat.generation import GenerationMixin, InferenceParams, sample
 from bdam_kernels.compat.models import GatedMLP, MambaConfig, MixerModel, _init_weights, create_block
 from bdam_kernels.compat.norms import RMSNorm, layer_norm_fn, rms_norm_fn
@@ -47,6 +47,44 @@ def test_layer_with_inference_params(prompt: int) -> None:
         Mamba(12)(x, params)
     with pytest.raises(ValueError, match="leave seq_idx out"):
         layer(x, params, seq_idx=torch.zeros(3, 9, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_layer_of_both_directions(divided: bool) -> None:
+    """The sum, or the mean, of a layer and of another one that reads backwards, which share outer projections."""
+    layer, x = (
+        vision.Mamba(12, bimamba_type="v2", if_divide_out=divided, init_layer_scale=0.1, bias=True),
+        torch.randn(3, 9, 12),
+    )
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    forth, back, state = Mamba(12, bias=True), Mamba(12, bias=True), layer.state_dict()
+    gamma, bias = state.pop("gamma").double(), layer.out_proj.bias.double()
+    backward = {
+        n.replace("A_b_log", "A_log").replace("_b", "") if "_b" in n else n: t
+        for n, t in state.items()
+        if n not in forth.state_dict()
+    }
+    forth.load_state_dict({n: t for n, t in state.items() if n in forth.state_dict()})
+    back.load_state_dict({n: t for n, t in forth.state_dict().items() if n not in backward} | backward)
+    both = forth(x).double() + back(x.flip(1)).flip(1).double() - 2 * bias
+    expected = ((both / 2 if divided else both) + bias) * gamma
+    assert_matches(layer(x), expected, "out")
+    layer(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in layer.parameters())
+    assert layer.A_b_log._no_weight_decay and layer.D_b._no_weight_decay
+    with pytest.raises(ValueError, match="takes neither inference_params nor seq_idx"):
+        layer(x, InferenceParams(9, 3))
+
+
+def test_layer_of_one_direction() -> None:
+    layer, x = vision.Mamba(12, bimamba_type="none"), torch.randn(3, 9, 12)
+    same = Mamba(12)
+    same.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x), same(x))
+    with pytest.raises(ValueError, match="bimamba_type must be 'none' or 'v2', got 'v1'"):
+        vision.Mamba(12, bimamba_type="v1")
 
 
 def transformers_model(model: MambaLMHeadModel) -> Any:
@@ -202,6 +240,8 @@ def test_from_pretrained(tmp_path: Path, file: str) -> None:
 def test_other_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="layer 'Mamba1', got 'Mamba2'"):
         MambaLMHeadModel(MambaConfig(**{**CONFIG, "ssm_cfg": {"layer": "Mamba2"}}))
+    with pytest.raises(TypeError, match=r"must be a dict or None; name d_intermediate .*, got 0"):
+        create_block(24, 0, {"d_state": 4})
     with pytest.raises(ValueError, match=r"attention has no stand-in, got \[1\]"):
         MambaLMHeadModel(MambaConfig(**CONFIG, attn_layer_idx=[1]))
 
