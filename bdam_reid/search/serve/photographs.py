@@ -13,9 +13,9 @@ from PIL import Image
 from bdam_reid.data.printable import shortened
 from bdam_reid.data.records import QueryError
 from bdam_reid.search.files import ImageFile
+from bdam_reid.search.names import parse_name
 from bdam_reid.search.pictures import open_picture
 from bdam_reid.search.serve.live import Served
-from bdam_reid.search.videos import parse_name
 
 KEPT = 2048
 """Photographs that are kept as they were shown last, of some 10 KB each."""
