@@ -144,10 +144,13 @@ def _said_of(report: Report, output: Path) -> list[str]:
         lines.append(f"refused: {file.path}: {file.reason}")
     if len(report.refused) > LISTED:
         lines.append(f"refused: {len(report.refused) - LISTED:,} more, which about.json of the index lists")
-    if report.unlisted:
-        lines.append(f"{report.unlisted:,} images are not in the table")
-    if report.absent:
-        lines.append(f"{report.absent:,} images of the table are not in the index")
+    if report.absent and report.unlisted == report.images:
+        lines.append("warning: the table says nothing of any image: its paths must be within the folder of the images")
+    else:
+        if report.unlisted:
+            lines.append(f"{report.unlisted:,} images are not in the table")
+        if report.absent:
+            lines.append(f"{report.absent:,} images of the table are not in the index")
     done = "embedded" if report.changed else "up to date, embedded"
     return [
         *lines,
