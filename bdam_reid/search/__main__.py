@@ -43,7 +43,7 @@ class Index:
     run: tyro.conf.Positional[str]
     """Folder of a run or an export; or a published CLIP or SigLIP, by hub name or folder."""
     folder: tyro.conf.Positional[Path]
-    """Of the photographs, and videos: one person each, as a detector cuts them out."""
+    """Of the photographs, and videos: one person each, as a detector cuts them out, unless --detect."""
     output: Path
     """Folder of the index."""
     table: Path | None = None
@@ -51,6 +51,9 @@ class Index:
     person, time. It is read anew each time."""
     frames_per_second: Annotated[float, Range(0.001, 1_000)] = 1.0
     """That are taken of videos."""
+    detect: bool = False
+    """Whether photographs and frames show whole scenes: persons are looked for in them, by OpenCV's old HOG detector,
+    which misses many, and each who is found is indexed by a box."""
     device: str = "auto"
     """As torch names it; auto is the GPU where there is one."""
 
@@ -119,14 +122,19 @@ def copy_gallery(options: TestGallery) -> None:
 
 def make_index(options: Index, presets: Presets) -> None:
     """The subcommand `index`. Raises: CheckpointError, ConfigError, OSError."""
+    from bdam_reid.search.detection import check_detector
     from bdam_reid.search.index.update import update_index
     from bdam_reid.search.opening import open_model
     from bdam_reid.search.table import Table, read_table
 
+    if options.detect:
+        check_detector()
     table = read_table(options.table) if options.table else Table()
     retriever = open_model(options.run, options.device, presets)
     name = str(Path(options.run).resolve()) if Path(options.run).exists() else options.run
-    report = update_index(options.output, options.folder, retriever, name, table, options.frames_per_second)
+    report = update_index(
+        options.output, options.folder, retriever, name, table, options.frames_per_second, options.detect
+    )
     print("\n".join(_said_of(report, options.output)))
 
 
@@ -136,10 +144,13 @@ def _said_of(report: Report, output: Path) -> list[str]:
         lines.append(f"refused: {file.path}: {file.reason}")
     if len(report.refused) > LISTED:
         lines.append(f"refused: {len(report.refused) - LISTED:,} more, which about.json of the index lists")
-    if report.unlisted:
-        lines.append(f"{report.unlisted:,} images are not in the table")
-    if report.absent:
-        lines.append(f"{report.absent:,} images of the table are not in the index")
+    if report.absent and report.unlisted == report.images:
+        lines.append("warning: the table says nothing of any image: its paths must be within the folder of the images")
+    else:
+        if report.unlisted:
+            lines.append(f"{report.unlisted:,} images are not in the table")
+        if report.absent:
+            lines.append(f"{report.absent:,} images of the table are not in the index")
     done = "embedded" if report.changed else "up to date, embedded"
     return [
         *lines,

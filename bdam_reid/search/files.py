@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bdam_reid.config import ConfigError
 from bdam_reid.data.images import HEIC, reads_heic
 from bdam_reid.data.printable import printable
-from bdam_reid.search.videos import VIDEOS, reads_videos
+from bdam_reid.search.videos import is_video, reads_videos
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", *HEIC))
 """Of image files, in lower case."""
@@ -20,7 +20,8 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 
 class ImageFile(NamedTuple):
     """An image or video file as it is told from others, and from itself before it was changed: its content is not read.
-    In an index also a frame of a video, with the size and change of that."""
+    In an index also a frame of a video, or a person found in either, with the size and change of
+    that."""
 
     path: str
     """Within the folder, its parts divided by "/"; of a frame, its name."""
@@ -64,17 +65,17 @@ def list_images(folder: Path) -> Listing:
     for entry in _entries(root, found.refused):
         path = Path(entry.path).relative_to(root).as_posix()
         if entry.is_symlink():
-            if _leads_to_a_folder(entry) or _is_image(entry.name) or _is_video(entry.name):
+            if _leads_to_a_folder(entry) or _is_image(entry.name) or is_video(entry.name):
                 found.refused.append(Refused(printable(path), _where_it_leads(Path(entry.path), root)))
             else:
                 others += 1
-        elif not (_is_image(entry.name) or _is_video(entry.name)):
+        elif not (_is_image(entry.name) or is_video(entry.name)):
             others += 1
         elif problem := _problem(entry):
             found.refused.append(Refused(printable(path), problem))
         else:
             about = entry.stat(follow_symlinks=False)
-            files = found.videos if _is_video(entry.name) else found.images
+            files = found.videos if is_video(entry.name) else found.images
             files.append(ImageFile(path, about.st_size, about.st_mtime_ns))
     return Listing(sorted(found.images), sorted(found.videos), sorted(found.refused), others)
 
@@ -101,10 +102,6 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _is_video(name: str) -> bool:
-    return name.lower().endswith(VIDEOS)
-
-
 def _problem(entry: os.DirEntry[str]) -> str:
     """Why a file with the name of an image or a video is not even opened; empty if it may be."""
     try:
@@ -119,7 +116,7 @@ def _problem(entry: os.DirEntry[str]) -> str:
         return f"{error.strerror}"
     if entry.name.lower().endswith(HEIC) and not reads_heic():
         return "HEIC needs pillow-heif: pip install -e '.[search]'"
-    if _is_video(entry.name) and not reads_videos():
+    if is_video(entry.name) and not reads_videos():
         return "a video needs PyAV: pip install -e '.[video]'"
     return ""
 

@@ -12,7 +12,7 @@ from bdam_reid.config import ConfigError
 from bdam_reid.data.printable import shortened
 from bdam_reid.data.records import QueryError
 from bdam_reid.search.columns import TIME, moment
-from bdam_reid.search.videos import parse_name
+from bdam_reid.search.names import parse_name, whole_of
 
 PATH = "path"
 
@@ -26,8 +26,10 @@ class Table(NamedTuple):
     """By path within the folder, the text of each column; empty where it is unknown."""
 
     def of(self, picture: str) -> tuple[str, ...] | None:
-        """The row of a picture; None if there is none. A frame without one has that of its video, but a later time."""
-        file, seconds = parse_name(picture)
+        """The row of a picture, which persons found in it have too; None if there is none. A frame without one has that
+        of its video, but a later time."""
+        picture = whole_of(picture)
+        file, seconds, _ = parse_name(picture)
         said = self.rows.get(picture, self.rows.get(file))
         if said is None or seconds is None or picture in self.rows or TIME not in self.names:
             return said

@@ -1,8 +1,7 @@
-"""Videos as sources of frames, which PyAV decodes. A frame is called as its video and its time: clip.mp4#12.0."""
+"""Videos as sources of frames, which PyAV decodes."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,7 +14,6 @@ from bdam_reid.data.images import ImageError
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 """Names of video files, in lower case, end with one of these."""
-_FRAME = re.compile(rf"(.+(?:{'|'.join(map(re.escape, VIDEOS))}))#(\d+\.\d+)", re.IGNORECASE | re.DOTALL)
 # And no playlists, which name other files.
 _OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi", "protocol_whitelist": "file"}
 _ROUNDED = 0.001
@@ -33,29 +31,14 @@ class Frame(NamedTuple):
     """RGB, upright."""
 
 
-class Name(NamedTuple):
-    """What the name of a picture says."""
-
-    file: str
-    """Within the gallery's folder."""
-    seconds: float | None
-    """Of a frame; None of a photograph."""
-
-
 def reads_videos() -> bool:
     """Whether PyAV is installed."""
     return find_spec("av") is not None
 
 
-def frame_name(video: str, seconds: float) -> str:
-    """The name of a frame."""
-    return f"{video}#{seconds}"
-
-
-def parse_name(name: str) -> Name:
-    """The file that a picture is of, and its time if it is a frame."""
-    match = _FRAME.fullmatch(name) if "#" in name else None
-    return Name(match[1], float(match[2])) if match else Name(name, None)
+def is_video(name: str) -> bool:
+    """Whether a file has the name of a video."""
+    return name.lower().endswith(VIDEOS)
 
 
 def frames(video: Path, per_second: float) -> Iterator[Frame]:

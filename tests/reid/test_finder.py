@@ -190,6 +190,10 @@ def test_the_commands(
     assert run(capsys, "query", index, "a man", "--where", "camera=none") == "nothing was found\n"
     again = run(capsys, "index", finished, gallery, "--output", index, "--table", gallery.parent / "table.csv")
     assert again.endswith("up to date, embedded 0, removed 0, refused 0, no images 0\n")
+    # The table's paths are within the gallery, not the folder that it is in.
+    table, above = gallery.parent / "table.csv", gallery.parent / "above"
+    said = run(capsys, "index", finished, gallery.parent, "--output", above, "--table", table)
+    assert "warning: the table says nothing of any image: its paths must be within" in said
 
 
 def test_mistakes_on_the_command_line_end_in_a_line(

@@ -119,6 +119,20 @@ def test_unknown_words_alone_give_way_and_are_told(thesaurus: WordNet) -> None:
     assert rewording("a blue jacket") == ("a blue jacket", {})
 
 
+def test_of_many_unknown_words_the_first_give_way() -> None:
+    class Counts:
+        asked = 0
+
+        def nearest(self, word: str) -> str:
+            self.asked += 1
+            return "jacket"
+
+    encoder, words = Counts(), [f"{'x' * number}yz" for number in range(1, 500)]
+    read = Rewording(["jacket"], None, encoder)(" ".join(words))
+    assert encoder.asked == len(read.changes) == 50
+    assert read.text.split() == ["jacket"] * 50 + words[50:]
+
+
 def test_a_thesaurus_is_read_when_the_first_unknown_word_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
 

@@ -27,6 +27,7 @@ pytest.importorskip("fastapi_offline", reason="needs gradio and fastapi-offline:
 from served import make_index, serving
 
 from bdam_reid.config import ConfigError
+from bdam_reid.data.images import ImageError
 from bdam_reid.methods import PRESETS
 from bdam_reid.search.columns import where_of
 from bdam_reid.search.index.update import update_index
@@ -34,6 +35,7 @@ from bdam_reid.search.query import Question
 from bdam_reid.search.serve.api import make_api
 from bdam_reid.search.serve.guard import Guard, Limits, Rate
 from bdam_reid.search.serve.live import Live
+from bdam_reid.search.serve.photographs import sent_picture
 from bdam_reid.search.serve.server import Address, is_loopback, serve_index
 from bdam_reid.search.table import read_table
 
@@ -151,6 +153,14 @@ def test_photographs_of_the_index_alone_are_shown(client: Client, live: Live, tm
     finally:
         place.unlink()
         shutil.move(kept, place)
+
+
+def test_large_pictures_are_kept_small() -> None:
+    written = BytesIO()
+    Image.new("P", (3000, 60)).save(written, "PNG")
+    assert sent_picture(written.getvalue(), (48, 24), 10**6).size == (1024, 20)
+    with pytest.raises(ImageError, match="of 1,000 pixels at most, got 3000 x 60"):
+        sent_picture(written.getvalue(), (48, 24), 1000)
 
 
 def hostile(rng: random.Random) -> Iterator[dict[str, Any]]:

@@ -18,15 +18,16 @@ from PIL import Image
 from tiny_gallery import Colours, reasons_of, update, vector_of, write_photos
 
 from bdam_reid.data.images import ImageError
+from bdam_reid.search import pictures
 from bdam_reid.search.columns import where_of
 from bdam_reid.search.files import list_images
-from bdam_reid.search.index import embedding
 from bdam_reid.search.index.reader import Index, open_index
+from bdam_reid.search.names import Box, box_name, frame_name, parse_name
 from bdam_reid.search.pictures import open_picture
 from bdam_reid.search.serve.live import Served
 from bdam_reid.search.serve.photographs import NotThere, jpeg_of
 from bdam_reid.search.table import Table
-from bdam_reid.search.videos import frame_at, frame_name, frames, parse_name
+from bdam_reid.search.videos import frame_at, frames
 
 RATE = 8
 """Frames a second of the videos here; the n-th is of brightness 6 n."""
@@ -88,9 +89,12 @@ def test_a_video_of_a_telephone_is_upright(tmp_path: Path) -> None:
 
 def test_names() -> None:
     assert frame_name("a#1/clip.MP4", 12.0) == "a#1/clip.MP4#12.0"
-    assert parse_name("a#1/clip.MP4#12.0") == ("a#1/clip.MP4", 12.0)
+    assert parse_name("a#1/clip.MP4#12.0") == ("a#1/clip.MP4", 12.0, None)
     for photograph in ("clip.mp4#12.0.jpg", "a & b #3.jpg", "clip.jpg#1.0", "clip.mp4", "clip.mp4#", "clip.mp4#1.x"):
-        assert parse_name(photograph) == (photograph, None)
+        assert parse_name(photograph) == (photograph, None, None)
+    box = Box(1, 2, 30, 400)
+    assert box_name("b.jpg", box) == "b.jpg#1,2,30,400" and parse_name("b.jpg#1,2,30,400") == ("b.jpg", None, box)
+    assert parse_name("clip.mp4#12.0#1,2,30,400") == ("clip.mp4", 12.0, box)
 
 
 def test_videos_are_indexed_beside_photographs_and_not_again(tmp_path: Path) -> None:
@@ -149,7 +153,7 @@ def test_what_is_no_whole_video_is_refused(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(reasons) == sorted(["link.mp4", *(f"{name}.mp4" for name in bad)])
     assert "Invalid data" in reasons["holes.mp4"] and str(tmp_path) not in " ".join(reasons.values())
     with monkeypatch.context() as context:
-        context.setattr(embedding, "frames", None)
+        context.setattr(pictures, "frames", None)
         again = update(place, folder)
         assert again.refused == report.refused and not again.changed
     (folder / "cut.mp4").write_bytes(whole)

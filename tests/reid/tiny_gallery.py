@@ -55,6 +55,11 @@ def write_photos(folder: Path, *names: str) -> Path:
 
 
 def update(
-    index: Path, folder: Path, table: Table = NO_TABLE, embedder: Colours | None = None, frames_per_second: float = 1.0
+    index: Path,
+    folder: Path,
+    table: Table = NO_TABLE,
+    embedder: Colours | None = None,
+    frames_per_second: float = 1.0,
+    detect: bool = False,
 ) -> Report:
-    return update_index(index, folder, embedder or Colours(), "nowhere", table, frames_per_second)
+    return update_index(index, folder, embedder or Colours(), "nowhere", table, frames_per_second, detect)

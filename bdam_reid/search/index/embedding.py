@@ -1,17 +1,17 @@
-"""Embeds what is new in a folder: image files, and frames of video files."""
+"""Embeds what is new in a folder: image files, frames of video files, and persons found in either."""
 
 from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import torch
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,7 +22,6 @@ from bdam_reid.search.files import ImageFile, Refused
 from bdam_reid.search.index.generation import Vectors
 from bdam_reid.search.index.pending import Pending
 from bdam_reid.search.query import Parts, unit_parts
-from bdam_reid.search.videos import frame_name, frames
 
 BATCH = 64
 """Images that are embedded at a time."""
@@ -80,30 +79,32 @@ def embed_images(folder: Path, images: Sequence[ImageFile], embedder: Embedder, 
     return refused
 
 
-def embed_videos(
-    folder: Path, videos: Sequence[ImageFile], per_second: float, embedder: Embedder, pending: Pending
+def embed_by_file(
+    files: Sequence[ImageFile],
+    pictures: Callable[[str], Iterator[tuple[str, Image.Image]]],
+    embedder: Embedder,
+    pending: Pending,
 ) -> list[Refused]:
-    """Embed frames of video files into what is pending: all of a file at once, so that what is pending of it is whole.
-    Returns: those that cannot be read to their ends."""
+    """Embed what `pictures` finds in files of several pictures into what is pending: all of a file at once, so that
+    what is pending of it is whole. Returns: those that cannot be read to their ends."""
     refused: list[Refused] = []
-    for video in tqdm(videos, unit="video", disable=None if videos else True):
+    for file in tqdm(files, unit="file", disable=None if files else True):
         try:
-            pending.add(*_frames(folder, video, per_second, embedder))
+            pending.add(*_all_of(file, pictures(file.path), embedder))
         except ImageError as error:
-            refused.append(_refused(video, error))
+            refused.append(_refused(file, error))
     return refused
 
 
-def _frames(folder: Path, video: ImageFile, per_second: float, embedder: Embedder) -> tuple[list[ImageFile], Vectors]:
-    """Frames of a video and their embeddings."""
+def _all_of(
+    file: ImageFile, pictures: Iterator[tuple[str, Image.Image]], embedder: Embedder
+) -> tuple[list[ImageFile], Vectors]:
+    """The pictures of a file and their embeddings."""
     images: list[ImageFile] = []
     vectors: list[Tensor] = []
-    decoded = (
-        (frame.seconds, decode_image(frame.image, embedder.image_size))
-        for frame in frames(folder / video.path, per_second)
-    )
+    decoded = ((name, decode_image(picture, embedder.image_size)) for name, picture in pictures)
     while some := list(islice(decoded, BATCH)):
-        images += (video._replace(path=frame_name(video.path, seconds)) for seconds, _ in some)
+        images += (file._replace(path=name) for name, _ in some)
         vectors.append(_embedded([pixels for _, pixels in some], embedder))
     return images, torch.cat(vectors).half().numpy()
 

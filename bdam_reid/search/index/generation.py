@@ -66,6 +66,8 @@ class Manifest:
     """Images that the quantisers of a large gallery were trained for; 0 where there are none."""
     frames_per_second: float = 1.0
     """Of videos."""
+    detect: bool = False
+    """Whether persons were looked for in images and frames."""
     format: int = FORMAT
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from bdam_reid.engine.lock import locked
 from bdam_reid.search.columns import column_of
 from bdam_reid.search.files import ImageFile, Refused, list_images
 from bdam_reid.search.index import lists
-from bdam_reid.search.index.embedding import Embedder, embed_images, embed_videos
+from bdam_reid.search.index.embedding import Embedder, embed_by_file, embed_images
 from bdam_reid.search.index.generation import (
     BLOCK,
     MANIFEST,
@@ -33,8 +34,9 @@ from bdam_reid.search.index.generation import (
 )
 from bdam_reid.search.index.paths import Paths
 from bdam_reid.search.index.pending import Pending
+from bdam_reid.search.names import parse_name, whole_of
+from bdam_reid.search.pictures import pictures_of
 from bdam_reid.search.table import Table
-from bdam_reid.search.videos import parse_name
 
 RETRAINED = 2.0
 """How many times more, or fewer, images a gallery has than when its lists were trained, until they are again."""
@@ -64,7 +66,13 @@ class Report:
 
 
 def update_index(
-    index: Path, folder: Path, embedder: Embedder, model: str, table: Table, frames_per_second: float = 1.0
+    index: Path,
+    folder: Path,
+    embedder: Embedder,
+    model: str,
+    table: Table,
+    frames_per_second: float = 1.0,
+    detect: bool = False,
 ) -> Report:
     """Make an index of a folder, or bring the one that is there up to date. Killed at any moment it leaves the index as
     it was, and when it is called again embeds only what it had not.
@@ -76,6 +84,8 @@ def update_index(
         model: where it lies, for those who open the index.
         table: what is known of the images; it replaces what was.
         frames_per_second: that are taken of videos; where it is another than before, they are embedded again.
+        detect: whether images and frames are of whole scenes, in which persons are looked for; where it was otherwise
+            before, all are embedded again.
     Raises: ConfigError if the folder cannot be read, `index` is something else, or of another folder or model, another
         process writes to it, or it needs FAISS, which is not installed; GalleryError if it is damaged; OSError.
     """
@@ -86,29 +96,34 @@ def update_index(
         if before:
             _check_same(index, before, folder, embedder, model)
         old = read_generation(folder_of(index, before.generation)) if before else None
-        as_before = before is None or before.frames_per_second == frames_per_second
+        images_stay = before is None or before.detect == detect
+        videos_stay = images_stay and (before is None or before.frames_per_second == frames_per_second)
         listing = list_images(folder)
-        there = {*listing.images, *(listing.videos if as_before else ())}
+        there = {*(listing.images if images_stay else ()), *(listing.videos if videos_stay else ())}
         files = [_file_of(image) for image in old.files()] if old else []
         kept = np.array([row for row, file in enumerate(files) if file in there], dtype=np.int64)
         wanted = {*listing.images, *listing.videos}.difference(files[row] for row in kept)
         lists.check_faiss(len(kept) + len(wanted))
-        pending = Pending(index / PENDING, f"{embedder.fingerprint} {frames_per_second}")
-        known = [entry for entry in old.refused if entry.file in wanted] if old else []
+        pending = Pending(index / PENDING, f"{embedder.fingerprint} {frames_per_second} {detect}")
+        known = [entry for entry in old.refused if entry.file in there] if old else []
         missing = wanted.difference(map(_file_of, pending.images()), (entry.file for entry in known))
         images = [image for image in listing.images if image in missing]
-        videos = [video for video in listing.videos if video in missing]
+        several = [video for video in listing.videos if video in missing]
+        if detect:
+            images, several = [], [*images, *several]
         refused = embed_images(folder, images, embedder, pending)
-        refused += embed_videos(folder, videos, frames_per_second, embedder, pending)
+        pictures = partial(pictures_of, folder, per_second=frames_per_second, detect=detect)
+        refused += embed_by_file(several, pictures, embedder, pending)
         new = [image for image in pending.images() if _file_of(image) in wanted]
         lists.check_faiss(len(kept) + len(new))
         rows = _rows(old, kept, new, table, sorted([*listing.refused, *known, *refused], key=lambda entry: entry.path))
         changed = old is None or _differ(old, rows)
         if changed:
-            manifest = _manifest(1 + (before.generation if before else 0), folder, embedder, model, frames_per_second)
+            number = 1 + (before.generation if before else 0)
+            manifest = _manifest(number, folder, embedder, model, frames_per_second, detect)
             _write(index, before, manifest, rows, kept, _vectors(old, kept, pending, {*new}))
     paths = {file.path for file in (*listing.images, *listing.videos)}
-    told = {row for path in rows.paths for row in (path, parse_name(path).file) if row in table.rows}
+    told = {row for path in rows.paths for row in (whole_of(path), parse_name(path).file) if row in table.rows}
     return Report(
         images=len(rows.paths),
         embedded=len(new),
@@ -123,7 +138,7 @@ def update_index(
 
 
 def _file_of(image: ImageFile) -> ImageFile:
-    """The file that an image is, or is a frame of."""
+    """The file that an image is, or is a frame or a part of."""
     return image._replace(path=parse_name(image.path).file)
 
 
@@ -237,7 +252,9 @@ def _write_lists(
     return trained_on
 
 
-def _manifest(generation: int, folder: Path, embedder: Embedder, model: str, frames_per_second: float) -> Manifest:
+def _manifest(
+    generation: int, folder: Path, embedder: Embedder, model: str, frames_per_second: float, detect: bool
+) -> Manifest:
     return Manifest(
         generation=generation,
         folder=str(folder.resolve()),
@@ -246,4 +263,5 @@ def _manifest(generation: int, folder: Path, embedder: Embedder, model: str, fra
         bounds={name: (part.start, part.stop) for name, part in embedder.parts.items()},
         weights=embedder.weights,
         frames_per_second=frames_per_second,
+        detect=detect,
     )

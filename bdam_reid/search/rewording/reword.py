@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +25,9 @@ from bdam_reid.search.rewording.wordnet import HOW_TO_GET, WordNet, find_wordnet
 log = logging.getLogger("bdam_reid")
 SHORTEST = 3
 """Letters of a word that may give way: "s" and "t" are left of apostrophes."""
+MOST = 50
+"""Unknown words of a sentence that may give way, the first ones: more than stand in one that a model reads whole, and
+each may take 10 ms."""
 REMEMBERED = 1 << 16
 """Words whose replacements are kept."""
 
@@ -67,7 +71,7 @@ class Rewording:
         """The sentence in known words; one without unknown words as it is."""
         words = (word.lower() for word in WORD.findall(sentence))
         unknown = dict.fromkeys(w for w in words if len(w) >= SHORTEST and w not in self._known | FUNCTION_WORDS)
-        found = ((word, self._instead(word)) for word in unknown)
+        found = ((word, self._instead(word)) for word in islice(unknown, MOST))
         changes = {word: instead for word, instead in found if instead is not None}
         return Reworded(WORD.sub(lambda match: changes.get(match[0].lower(), match[0]), sentence), changes)
 

@@ -10,13 +10,12 @@ from urllib.parse import quote
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from bdam_reid.data.images import read_image
 from bdam_reid.data.records import Clothes, QueryError
 from bdam_reid.search.columns import where_of
 from bdam_reid.search.query import Question
 from bdam_reid.search.rewording.reword import as_it_is
 from bdam_reid.search.serve.live import Served
-from bdam_reid.search.serve.photographs import picture_of
+from bdam_reid.search.serve.photographs import picture_of, sent_picture
 
 LONGEST = 2_000
 """Characters of a sentence."""
@@ -116,4 +115,4 @@ def _sent(text: str, least: tuple[int, int]) -> Image.Image:
         data = b64decode(text, validate=True)
     except (Base64Error, ValueError) as error:
         raise QueryError("images must be image files in base64, got other text") from error
-    return read_image(data, least, PIXELS)
+    return sent_picture(data, least, PIXELS)

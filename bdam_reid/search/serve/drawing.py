@@ -32,7 +32,8 @@ element.addEventListener('click', event => {
 """
 HEAD = '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
 STYLE = """
-.gradio-container { max-width: 1200px !important; margin: 0 auto !important; padding: 0 !important; }
+.gradio-container { width: 100% !important; max-width: 1200px !important; margin: 0 auto !important;
+    padding: 0 !important; }
 .gradio-container .main { padding: 12px !important; }
 .gradio-container h1 { font-size: 1.5rem; margin: 0; }
 #search { align-self: stretch; }

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from bdam_reid.config import ConfigError
-from bdam_reid.data.images import ImageError, read_image
+from bdam_reid.data.images import ImageError
 from bdam_reid.data.printable import printable, shortened
 from bdam_reid.data.records import QueryError
 from bdam_reid.engine.checkpoint import CheckpointError
@@ -25,6 +25,7 @@ from bdam_reid.search.serve import drawing
 from bdam_reid.search.serve.api import CLOSED, first_problem
 from bdam_reid.search.serve.asking import LONGEST, PIXELS, Answer, Ask, answer
 from bdam_reid.search.serve.live import Live
+from bdam_reid.search.serve.photographs import sent_picture
 
 log = logging.getLogger("bdam_reid")
 HISTORY = 30
@@ -163,7 +164,7 @@ def choose(data: gr.EventData) -> tuple[str, Picture, str]:
 def send(least: tuple[int, int], file: str) -> tuple[str, Picture]:
     """A picture of the visitor's own becomes part of the question. Raises: Error, which the page shows."""
     try:
-        image = read_image(Path(file).read_bytes(), least, PIXELS)
+        image = sent_picture(Path(file).read_bytes(), least, PIXELS)
     except ImageError as error:
         raise gr.Error(escape(printable(str(error))), title="Not read", print_exception=False) from error
     image.thumbnail((2 * max(least), 2 * max(least)))

@@ -10,18 +10,21 @@ from threading import BoundedSemaphore
 
 from PIL import Image
 
+from bdam_reid.data.images import read_image
 from bdam_reid.data.printable import shortened
 from bdam_reid.data.records import QueryError
 from bdam_reid.search.files import ImageFile
+from bdam_reid.search.names import parse_name
 from bdam_reid.search.pictures import open_picture
 from bdam_reid.search.serve.live import Served
-from bdam_reid.search.videos import parse_name
 
 KEPT = 2048
 """Photographs that are kept as they were shown last, of some 10 KB each."""
 QUALITY = 85
-_decoding = BoundedSemaphore(4)
-"""Large photographs that are decoded at a time: each takes up to half a gigabyte."""
+LONGEST = 1024
+"""Pixels of the longer side of a picture that is searched by: more than any model sees, and 4 MB."""
+decoding = BoundedSemaphore(4)
+"""Pictures that are decoded at a time: each takes up to 350 MB, and large ones more, which take turns."""
 
 
 class NotThere(QueryError):
@@ -37,8 +40,18 @@ def jpeg_of(served: Served, path: str, side: int) -> bytes:
 
 
 def picture_of(served: Served, path: str, least: tuple[int, int]) -> Image.Image:
-    """A photograph as `open_picture` gives it. Raises: as `jpeg_of`."""
-    return _opened(served.index.folder, photograph(served, path), least)
+    """A photograph as `open_picture` gives it, but no larger than `LONGEST`. Raises: as `jpeg_of`."""
+    image = _opened(served.index.folder, photograph(served, path), least)
+    image.thumbnail((LONGEST, LONGEST))
+    return image
+
+
+def sent_picture(data: bytes, least: tuple[int, int], most: int) -> Image.Image:
+    """A picture that someone sent as `read_image` gives it, but no larger than `LONGEST`. Raises: ImageError."""
+    with decoding:
+        image = read_image(data, least, most)
+    image.thumbnail((LONGEST, LONGEST))
+    return image
 
 
 def photograph(served: Served, path: str) -> ImageFile:
@@ -63,5 +76,5 @@ def _opened(folder: Path, file: ImageFile, least: tuple[int, int]) -> Image.Imag
     # The index has no links, but one may have been put where a photograph was.
     if os.path.realpath(place) != str(place) or not place.is_file():
         raise NotThere(f"the photograph {shortened(file.path)!r} is not in its folder any more")
-    with _decoding:
+    with decoding:
         return open_picture(root, file.path, least)
