@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 import bdam_kernels
@@ -38,6 +39,8 @@ def make_accelerator(config: EngineConfig) -> Accelerator:
         raise ConfigError("--engine.mixed-precision fp16 needs a GPU: take bf16 or no")
     _join_processes()
     on_cpus = dist.is_initialized() and not torch.cuda.is_available()
+    # Of one precision for the whole process, unless it is forgotten: a study trains runs of several.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(cpu=on_cpus, mixed_precision=precision_on(find_device("auto"), config))
     repeat_bits(accelerator.device)
     return accelerator

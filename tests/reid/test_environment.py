@@ -6,13 +6,16 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 import bdam_kernels
 from bdam_kernels import dispatch
+from bdam_reid.config import EngineConfig
 from bdam_reid.engine import environment
+from bdam_reid.engine.environment import make_accelerator
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -70,3 +73,9 @@ def test_the_version_is_that_of_the_package_that_computes() -> None:
 @pytest.mark.skipif(bool(dispatch.backends()["cpu"]), reason=dispatch.backends()["cpu"])
 def test_the_backend_of_a_cpu_is_its_kernels() -> None:
     assert environment.chosen_backend(torch.device("cpu")) == "cpu"
+
+
+def test_runs_of_different_precision_are_trained_in_one_process() -> None:
+    precisions: tuple[Literal["no", "bf16"], ...] = ("no", "bf16", "no")
+    made = [make_accelerator(EngineConfig(mixed_precision=name)).mixed_precision for name in precisions]
+    assert made == list(precisions)
