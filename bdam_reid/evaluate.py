@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, presets: Presets = PRESETS) -> 
 def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     """Evaluate a run, write metrics.json and draw the page.
 
-    Raises: CheckpointError, ConfigError, DatasetError.
+    Raises: CheckpointError, ConfigError; DatasetError also for images of another set that the run was trained on.
     """
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.data.records import CLOTHES
@@ -102,6 +102,7 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     weights = dict.fromkeys(CLOTHES, options.weights) if options.weights else method.chosen_weights(best)
     trained_on = _trained_on(run, config, dataset) if options.root else ""
     if trained_on:
+        _check_unseen(config, dataset, options.split)
         method.forget_cameras()
     reranks = best.get("reranks", ())
     found = evaluate(embedder, dataset, weights, output, options.split, reranks, trained_on, options.k_reciprocal)
@@ -122,6 +123,37 @@ def _trained_on(run: Path, config: Config, dataset: Dataset) -> str:
     # Runs of older versions do not say what layout it had.
     name = read_json(environment).get("dataset", "a set") if environment.exists() else "a set"
     return f"{name} at {', '.join(config.data.roots)}"
+
+
+def _check_unseen(config: Config, dataset: Dataset, protocols: Sequence[str]) -> None:
+    """Raise DatasetError for another set of whose images some were trained on, which may be, as of ICFG-PEDES and
+    RSTPReid, both out of MSMT17; where the run's data is not at hand, the log says that nobody looked.
+
+    Args:
+        config: of the run.
+        dataset: that it is evaluated on.
+        protocols: names of those that are ranked; none stands for all of the test split.
+    """
+    from bdam_reid.data.contents import contents_of, images_of, overlaps
+    from bdam_reid.data.datasets import load_dataset
+    from bdam_reid.data.records import DatasetError, Findings
+    from bdam_reid.engine.run import log
+
+    data = config.data
+    try:
+        trained = load_dataset(*data.roots, hold_out=data.hold_out, allow_missing=True)
+    except DatasetError as error:
+        log.info(f"whether its images were trained on is not known, since the run's data is not at hand: {error}")
+        return
+    known = dataset.protocols.items()
+    ranked = {name: of for name, of in known if (name in protocols if protocols else of.split == "test")}
+    learnt = contents_of(images_of(replace(trained, protocols={})), Findings())
+    asked = contents_of(images_of(replace(dataset, train=(), protocols=ranked)), Findings())
+    for finding in overlaps(learnt, asked, ("the run", str(dataset))):
+        raise DatasetError(
+            f"{finding}: a result would be wrong. Remove these images from the set, or train without them; "
+            "`python -m bdam_reid.data check` names what two sets share"
+        )
 
 
 if __name__ == "__main__":

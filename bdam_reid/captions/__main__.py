@@ -192,6 +192,8 @@ def _say_what_came(writer: Writer, prices: Prices) -> None:
         f", ${dollars:,.2f}" if dollars else ""
     )
     print(f"used {used}, as the model counts; {writer.rejected:,} answers had faults")
+    for kind, what in writer.faults.items():
+        print(f"{len(what):,} x {kind}, such as: {what[0]}")
     for problem, count in writer.problems.most_common(PROBLEMS):
         print(f"{count:,} x {problem}")
 

@@ -188,10 +188,11 @@ def _read(answer: Any, seconds: float) -> Reply:
     Raises: _Again if it is of another form.
     """
     try:
-        message = answer.choices[0].message
+        choice = answer.choices[0]
+        message, cut = choice.message, getattr(choice, "finish_reason", None) == "length"
         content = message.content or getattr(message, "refusal", None) or ""
         used = (_tokens(answer, "prompt_tokens"), _tokens(answer, "completion_tokens"))
-        return Reply(str(content), str(answer.model), *used, round(seconds, 3))
+        return Reply(str(content), str(answer.model), *used, round(seconds, 3), cut)
     except (AttributeError, IndexError, TypeError) as error:
         raise _Again(f"an answer of another form than OpenAI's ({type(error).__name__})") from error
 

@@ -15,6 +15,8 @@ class Reply:
     input_tokens: int
     output_tokens: int
     seconds: float
+    cut: bool = False
+    """Whether it ended at the limit of tokens."""
 
 
 class ModelError(OSError):

@@ -68,7 +68,7 @@ class Fault(NamedTuple):
     """Something wrong with a text."""
 
     kind: str
-    """Of a few: "form", "length", "coverage", "other part", "leftover"."""
+    """Of a few: "form", "cut", "length", "coverage", "other part", "leftover"."""
     what: str
     """In words that follow "this description cannot be used: "."""
 

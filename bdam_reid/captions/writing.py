@@ -16,7 +16,7 @@ from bdam_reid.captions.model import CallError, Model, ModelError
 from bdam_reid.captions.prompts import PARTS, Part, data_url, digest, messages, style_of
 from bdam_reid.captions.store import Answer, Store, now
 from bdam_reid.captions.styles import Style
-from bdam_reid.captions.validation import faults, read_answer
+from bdam_reid.captions.validation import Fault, faults, read_answer
 from bdam_reid.config import ConfigError
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Writer:
         self.problems: Counter[str] = Counter()
         self.error: Exception | None = None
         self.input_tokens = self.output_tokens = self.rejected = 0
+        self.faults: dict[str, list[str]] = {}
+        """What was wrong with answers, by kind."""
         self._store, self._prompts = store, digest(styles)
         self._attempts, self._workers, self._asked_to_stop = attempts, workers, stopped
         self._given_up = 0  # calls in a row
@@ -109,6 +111,8 @@ class Writer:
             reply = await model.ask(messages(job.part, job.style, image, rejected))
             text = read_answer(reply.content)
             found = faults(text, job.part)
+            if found and reply.cut:
+                found = [Fault("cut", "it was cut off at the limit of tokens (--max-tokens)")]
             self._store.add(
                 Answer(
                     key=job.record.key,
@@ -131,6 +135,8 @@ class Writer:
             if not found:
                 return
             self.rejected += 1
+            for fault in found:
+                self.faults.setdefault(fault.kind, []).append(fault.what)
 
     def _give_up(self, problem: str) -> None:
         self.problems[problem] += 1

@@ -126,18 +126,20 @@ def read_records(path: Path, entries: Sequence[Any], images: Path, path_key: str
 def _read_record(path: Path, number: int, entry: Any, images: Path, path_key: str, findings: Findings) -> Record | None:
     """One record, or None and a finding if it lacks what every record needs."""
     if not isinstance(entry, dict):
-        findings.add("entries that are no records skipped", [f"number {number}"])
+        findings.add("entries that are no records skipped", [f"number {number}"], wrong=True)
         return None
     key, identity, split = entry.get(path_key), entry.get("id"), entry.get("split")
+    # Training can do without; a gallery is another without it.
+    wrong = split != "train"
     if not isinstance(key, str) or not key:
-        findings.add(f"records without {path_key} skipped", [f"number {number}"])
+        findings.add(f"records without {path_key} skipped", [f"number {number}"], wrong=wrong)
         return None
     key = within(key, f"{path}: record number {number}")
     if not is_number(identity):
-        findings.add("records without a whole number as id skipped", [key])
+        findings.add("records without a whole number as id skipped", [key], wrong=wrong)
         return None
     if split not in SPLITS:
-        findings.add("records of an unknown split skipped", [key])
+        findings.add("records of an unknown split skipped", [key], wrong=True)
         return None
     captions = entry.get("captions")
     captions = captions if isinstance(captions, list) else [captions]

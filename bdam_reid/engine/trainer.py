@@ -212,6 +212,8 @@ class Trainer:
         with closing(ahead(made) if self._core_to_spare() else made) as batches:
             for batch in batches:
                 total = self._fit_batch(batch, board, bar)
+        if progress.step == first:
+            return  # its last batch was done before the run was taken up again
         rate = (progress.step - first) / (time.perf_counter() - began)
         name = f"stage {stage.name}  " * (len(self.stages) > 1)
         log.info(
@@ -290,11 +292,18 @@ class Trainer:
         images = [str(path) for path in self.stage.batches.images(progress.epoch, progress.batch)]
         parts = {name: str(loss.item()) for name, loss in losses.parts.items()}
         write_json(report, {"step": progress.step, "losses": parts, "images": images})
+        said = f"the loss is {losses.total.item()} at step {progress.step} (" + ", ".join(
+            f"{name} {float(loss):.3g}" for name, loss in parts.items()
+        )
+        if broken := _no_numbers(self.method.state_dict()):
+            return TrainingError(
+                f"{said}) because weights, such as {broken[0]}, were no numbers before it: a gradient was none in an "
+                "earlier step, so that the fault need not be in the images of this one. Lower the learning rate or "
+                "limit the gradient norm, with a new --output"
+            )
         return TrainingError(
-            f"the loss is {losses.total.item()} at step {progress.step} ("
-            + ", ".join(f"{name} {float(loss):.3g}" for name, loss in parts.items())
-            + f") on a batch of the images listed in {report}, {images[0]} the first of {len(images)}: look at them, "
-            "lower the learning rate or limit the gradient norm, with a new --output"
+            f"{said}) on a batch of the images listed in {report}, {images[0]} the first of {len(images)}: look at "
+            "them, lower the learning rate or limit the gradient norm, with a new --output"
         )
 
     def _validate(self, board: Board) -> None:
@@ -354,7 +363,7 @@ class Trainer:
     def _save_checkpoint(self, name: str, state: Mapping[str, Any]) -> None:
         """Save the weights, unless they are no numbers. Raises: TrainingError if so; CheckpointError."""
         weights = self.method.state_dict()
-        if broken := [key for key, weight in weights.items() if not weight.isfinite().all()]:
+        if broken := _no_numbers(weights):
             raise TrainingError(
                 f"{len(broken)} of {len(weights)} weights, such as {broken[0]}, are no numbers after step "
                 f"{self.progress.step}, and are not saved: the {name} checkpoint in {self.run} is the one before. "
@@ -383,6 +392,10 @@ class Trainer:
                 self.average.load(state["average"])
             set_random_state(state["random"])
         log.info(f"going on from step {self.progress.step}/{sum(map(steps_of, self.stages))}")
+
+
+def _no_numbers(weights: Mapping[str, Tensor]) -> list[str]:
+    return [name for name, weight in weights.items() if not weight.isfinite().all()]
 
 
 def steps_of(stage: Stage) -> int:

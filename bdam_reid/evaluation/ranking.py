@@ -210,7 +210,8 @@ class Embedder:
     def candidates(self, records: Sequence[Record]) -> Tensor:
         """What the method reads of images to re-rank them, (G, ...) float16 on the CPU. Raises: DatasetError."""
         with inference(self.method, self.device, self.precision):
-            return torch.cat([self.method.candidates(images).half().cpu() for images, _ in self._batches(records)])
+            found = [self.method.candidates(images).half().cpu() for images, _ in self._batches(records)]
+        return torch.cat(found)  # not above: autocast of a CPU to bfloat16 takes no float16
 
     def probed(self, records: Sequence[Record]) -> tuple[tuple[Record, ...], dict[str, Tensor]]:
         """The G records whose images can be read, and what probes read of them, (G, D) each, float32 on the CPU."""

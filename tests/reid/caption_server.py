@@ -48,8 +48,8 @@ def good(image: str, part: str) -> str:
 
 class CaptionServer:
     """Answers calls by `behave`, which is given the call and how often its image and part came before, and names what
-    to do: "good", "uncounted" (good, with tokens that are no numbers), "faulty", "no json", "not openai", "nested",
-    "429", "500", "401", "hang up", "half", "slow", "silent".
+    to do: "good", "uncounted" (good, with tokens that are no numbers), "faulty", "cut", "no json",
+    "not openai", "nested", "429", "500", "401", "hang up", "half", "slow", "silent".
     """
 
     def __init__(self, url: str) -> None:
@@ -137,8 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
             right = good(call.image, call.part)
             texts = {"good": right, "uncounted": right, "faulty": FAULTY[call.part]}
             answer = json.dumps({"description": texts[behaviour]}) if behaviour in texts else "Sure! Here you are"
+            answer = "" if behaviour == "cut" else answer
             message = {"role": "assistant", "content": answer}
-            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            choice = {"index": 0, "finish_reason": "length" if behaviour == "cut" else "stop", "message": message}
             usage = {"prompt_tokens": 300, "completion_tokens": 20, "total_tokens": 320}
             if behaviour == "uncounted":
                 usage = {"prompt_tokens": "many", "completion_tokens": None}  # type: ignore[dict-item]

@@ -49,6 +49,29 @@ def test_a_set_without_faults(root: Path, capsys: pytest.CaptureFixture[str]) ->
     assert not any("WRONG" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": "1"}, "records without a whole number as id skipped"),
+        ({"file_path": None}, "records without file_path skipped"),
+        ({"split": "tset"}, "records of an unknown split skipped"),
+    ],
+)
+def test_a_record_that_is_skipped_makes_results_wrong_unless_it_is_trained_on(
+    root: Path, capsys: pytest.CaptureFixture[str], change: dict[str, str | None], words: str
+) -> None:
+    index = root / "reid_raw.json"
+    records = json.loads(index.read_text())
+    for split in ("train", "test"):
+        at = next(number for number, record in enumerate(records) if record["split"] == split)
+        changed = [{**record, **change} if number == at else record for number, record in enumerate(records)]
+        index.write_text(json.dumps(changed))
+        # Of a record without a split nobody knows.
+        wrong = split == "test" or "split" in change
+        code, lines = check(capsys, root)
+        assert code == wrong and found(lines, words).startswith("WRONG" if wrong else "note")
+
+
 def test_missing_and_unreadable_images(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image(root, 1).unlink()
     assert check(capsys, root)[0] == 0

@@ -127,6 +127,16 @@ def test_an_answer_without_a_count_of_tokens_is_not_asked_for_again(root: Path, 
     assert {(line["input_tokens"], line["output_tokens"]) for line in answers(root)} == {(0, 0)}
 
 
+def test_what_was_wrong_with_answers_is_said(
+    root: Path, server: CaptionServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.behave = lambda call, before: "cut" if call.part == "identity" else "faulty"
+    write(root, server, "--attempts", "1")
+    said = capsys.readouterr().out
+    assert f"{IMAGES} x cut, such as: it was cut off at the limit of tokens (--max-tokens)" in said
+    assert f"{IMAGES} x other part, such as: it speaks of the person and not of the clothes: " in said
+
+
 def test_the_folder_of_the_texts_is_made_or_refused_before_the_first_call(
     root: Path, server: CaptionServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from rankings import ranking_of
 
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.junk import same_camera
-from bdam_reid.data.records import Query, Record
+from bdam_reid.data.records import DatasetError, Query, Record
 from bdam_reid.engine.checkpoint import load_state, load_weights, save_checkpoint
-from bdam_reid.engine.run import load_best, load_config
-from bdam_reid.evaluate import Options, evaluate_run, main
+from bdam_reid.engine.run import load_best, load_config, log
+from bdam_reid.evaluate import Options, _check_unseen, evaluate_run, main
 from bdam_reid.evaluation import pictures
 from bdam_reid.evaluation.attributes import attribute_columns, views, visible_columns
 from bdam_reid.evaluation.probes import PROBES, Probed, above_chance, probe_attributes
@@ -87,6 +88,25 @@ def test_evaluation_works_without_what_only_the_synthetic_set_has(run: Path, tmp
     metrics = evaluate(run, root=people, output=tmp_path / "out")
     assert list(metrics["protocols"]) == ["test"] and "probes" not in metrics
     assert metrics["protocols"]["test"] == json.loads((run / "metrics.json").read_text())["protocols"]["test"]
+
+
+def test_another_set_with_images_that_were_trained_on_is_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = load_dataset(load_config(run, PRESETS).data.root)
+    people = Path(shutil.copytree(own.root, tmp_path / "people"))
+    for name in ("attributes.json", "clothing_change.json", "clothing_change_val.json", "texts.json"):
+        (people / name).unlink()
+    learnt, asked = own.train[0], own.protocols["test"].gallery[0]
+    shutil.copyfile(learnt.path, people / asked.path.relative_to(own.root))
+    with pytest.raises(DatasetError, match=rf"1 train images of the run that are test images of .*{learnt.key}: a"):
+        evaluate(run, root=people, output=tmp_path / "out")
+    assert list(evaluate(run, root=people, output=tmp_path / "out", split=("val",))["protocols"]) == ["val"]
+    # Of a run whose data is elsewhere nobody can know.
+    config, said = load_config(run, PRESETS), list[str]()
+    monkeypatch.setattr(log, "info", said.append)
+    _check_unseen(replace(config, data=replace(config.data, root=str(tmp_path / "gone"))), load_dataset(people), ())
+    assert "is not known, since the run's data is not at hand" in said[-1]
 
 
 def test_options_choose_the_protocol_and_the_weights_and_leave_the_runs_own_figures(run: Path) -> None:

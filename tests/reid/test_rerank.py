@@ -357,6 +357,13 @@ def test_validation_prefers_what_ranks_better(tmp_path: Path, pays: bool) -> Non
     assert "R-1 25.00, mAP 52.08 (all 1), re-ranked R-1" in found.words
 
 
+def test_patches_are_kept_in_half_precision_whatever_the_run_computes_in(tmp_path: Path) -> None:
+    _, records = grey(tmp_path)
+    for precision in ("no", "bf16"):
+        kept = Embedder(Wrong(), torch.device("cpu"), precision, batch_size=1).candidates(records[:2])
+        assert kept.dtype == torch.float16 and len(kept) == 2
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_says_what_re_ranking_gains_and_costs(people: Path, tmp_path: Path, kind: str) -> None:
     more = ["--method.optim.epochs", "1", "--method.rerank.epochs", "1", "--method.rerank.lr", "0.1"]

@@ -324,6 +324,37 @@ def test_the_papers_page_quotes_what_was_measured() -> None:
     assert f"identity {said('gates', 'gate', 'identity', 'mean', digits=2)}" in page
 
 
+def test_the_papers_page_quotes_the_differences_and_silhouettes_that_were_measured() -> None:
+    here = Path(__file__).parents[2]
+    page = " ".join((here / "docs" / "papers.md").read_text().split())
+    results = here / "benchmarks" / "results"
+    fusion = read_maps(results / "fusion-accuracy.json", "test")
+    for other in ("transformer", "simple"):
+        found = judge(fusion["mamba"], fusion[other])
+        assert found.word == "cannot be told" and f"{found.difference:+.1f} ± {found.margin:.1f}" in page
+    table = (
+        read_maps(results / "studies" / "bdam.json", "test"),
+        read_maps(results / "studies" / "bdam.json", "clothing_change"),
+    )
+    for worse in ("baseline", "without cross-attention", "without gate", "shallow"):
+        for maps in table:
+            found = judge(maps["BDAM"], maps[worse])
+            assert found.word == "cannot be told" and f"{found.difference:+.1f} ± {found.margin:.1f}" in page
+    seeds = json.loads((results / "studies" / "figures.json").read_text())["seeds"].values()
+    for run, feature in (("entangled", "entangled"), ("disentangled", "identity")):
+        silhouettes = (f"{seed['silhouettes'][run][feature]['person']:.2f}" for seed in seeds)
+        assert f"{feature} {', '.join(silhouettes)}" in page
+
+
+def read_maps(path: Path, protocol: str) -> dict[str, list[float]]:
+    """mAP at the weights for a protocol's own question, by row."""
+    found: dict[str, list[float]] = {}
+    for run in json.loads(path.read_text())["runs"]:
+        of = run["metrics"]["protocols"][protocol]
+        found.setdefault(run["setting"], []).append(of["results"][of["clothes"]]["map"])
+    return found
+
+
 def test_a_set_is_called_what_it_is(people: Path, tmp_path: Path) -> None:
     assert set_name(str(people)) == "synthetic"
     assert set_name(str(tmp_path)) == tmp_path.name

@@ -14,10 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import arguments, start, steps_done, tensors_of, tiny, train_alone
+from tiny_run import arguments, make_trainer, start, steps_done, tensors_of, tiny, train_alone
+from tqdm.auto import tqdm
 
 from bdam_kernels import dispatch
+from bdam_reid.engine import trainer as trainers
+from bdam_reid.engine.board import Board
 from bdam_reid.engine.checkpoint import load_state
+from bdam_reid.engine.errors import TrainingError
 from bdam_reid.engine.run import load_config, read_curves
 from bdam_reid.engine.trainer import Trainer
 from bdam_reid.methods import PRESETS
@@ -264,6 +268,29 @@ def test_weights_that_are_no_numbers_are_not_saved(
     message = failure(arguments(people, tmp_path / "run"), capsys)
     assert "1 of " in message and "weights, such as identity_projection.bias, are no numbers after step 3" in message
     assert load_state(tmp_path / "run" / "last")["progress"]["step"] == 2
+
+
+def test_weights_that_are_no_numbers_are_not_blamed_on_the_next_batch(people: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny(people, tmp_path / "run"))
+    batch = next(trainer._batches())
+    hook = trainer.method.identity_projection.bias.register_hook(lambda gradient: gradient * float("nan"))
+    trainer.step(batch)
+    hook.remove()
+    with pytest.raises(TrainingError, match=r"step 1 \(.*because weights, such as .*were no numbers before it"):
+        trainer.step(batch)
+
+
+def test_an_epoch_of_which_nothing_was_left_to_train_has_no_loss(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, said = make_trainer(tiny(people, tmp_path / "run")), list[str]()
+    monkeypatch.setattr(trainers.log, "info", said.append)
+    with Board(trainer.run, 1) as board, tqdm(disable=True) as bar:
+        for left in (1, 0):
+            trainer.progress.batch = len(trainer.stage.batches) - left
+            trainer._fit_epoch(board, bar)
+    (line,) = said
+    assert "step 1/12" in line and "nan" not in line
 
 
 def test_a_run_of_an_older_version_is_not_trained_on(

@@ -40,7 +40,8 @@ def load(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
     and counted. Raises: DatasetError if the set cannot be used."""
     findings = Findings()
     asked, found = (list(_read(root, file, findings)) for file in INDEX_FILES)
-    findings.add("queries without a caption skipped", [entry.record.key for entry in asked if not entry.caption])
+    silent = [entry.record.key for entry in asked if not entry.caption]
+    findings.add("queries without a caption skipped", silent, wrong=True)
     findings.add(
         "queries whose instance is a distractor skipped",
         [entry.record.key for entry in asked if entry.record.identity == _DISTRACTOR],
@@ -76,7 +77,8 @@ def _read(root: Path, file: str, findings: Findings) -> Iterator[_Entry]:
         entry = entry if isinstance(entry, dict) else {}
         key, person, instance = entry.get("file_path"), _number(entry, "person_id"), _number(entry, "instance_id")
         if not isinstance(key, str) or not key or person is None or instance is None:
-            findings.add(f"entries of {file} without file_path, person_id or instance_id skipped", [f"number {number}"])
+            what = f"entries of {file} without file_path, person_id or instance_id skipped"
+            findings.add(what, [f"number {number}"], wrong=True)
             continue
         key = within(key, f"{root / file}: entry number {number}")
         caption = entry.get("caption")

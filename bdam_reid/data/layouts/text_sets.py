@@ -196,7 +196,7 @@ def _read_clothing_change(
     images = {record.key: record.path for record in splits[split]}
     queries = [_read_query(entry, images) for entry in captions]
     incomplete = [f"number {n}" for n, query in enumerate(queries) if query is None]
-    findings.add(f"{name} queries without caption or id skipped", incomplete)
+    findings.add(f"{name} queries without caption or id skipped", incomplete, wrong=True)
     kept = tuple(query for query in queries if query is not None)
     if not gallery or not kept:
         raise DatasetError(f"{path} must have queries and gallery images, got {len(kept)} and {len(gallery)}")
