@@ -69,5 +69,5 @@ def _detector() -> Any:
     import cv2
 
     detector = cv2.HOGDescriptor()
-    detector.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
+    detector.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
     return detector
