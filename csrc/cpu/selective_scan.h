@@ -79,7 +79,7 @@ struct Scan {
     // Gradients of A are summed by part, C N numbers each, and those of B and C by task, 2 L N numbers each: as many
     // parts as make the fewest numbers.
     const double parts = std::sqrt(2.0 * kTasks * s.batch * s.length / std::max<int64_t>(s.channels, 1));
-    s.batch_parts = std::clamp<int64_t>(parts, 1, std::clamp<int64_t>(s.batch, 1, kTasks));
+    s.batch_parts = std::clamp<int64_t>(parts, 1, std::max<int64_t>(s.batch, 1));
     s.tasks_per_group = std::clamp<int64_t>(kTasks / (s.batch_parts * s.groups), 1, s.blocks);
     return s;
   }
