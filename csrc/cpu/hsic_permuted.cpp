@@ -8,6 +8,8 @@
 namespace bdam {
 namespace {
 
+constexpr int64_t kLine = 16, kAhead = 4 * kLine;  // floats of a cache line, and of K's rows that are asked for early
+
 // The sum over i in `rows` and every j of K_ij L_p(i)p(j), where `columns` are L's at p(i). Rows of L come in any order,
 // but whole vectors of one are read; those of K are transposed to meet them, which costs less than to gather L.
 float product(const float* K, const float* columns, const int32_t* permutation, const int32_t* rows, int64_t n) {
@@ -15,7 +17,12 @@ float product(const float* K, const float* columns, const int32_t* permutation, 
   for (int64_t j = 0; j < n; j += kLanes) {
     vf tile[kLanes];
 #pragma GCC unroll 16
-    for (int k = 0; k < kLanes; ++k) tile[k] = load(K + rows[k] * n + j);
+    for (int k = 0; k < kLanes; ++k) {
+      const float* row = K + rows[k] * n + j;
+      tile[k] = load(row);
+      // So many rows in any order are more streams than the hardware foresees.
+      if (j % kLine == 0) __builtin_prefetch(row + kAhead);
+    }
     transpose(tile);
 #pragma GCC unroll 16
     for (int k = 0; k < kLanes; ++k) sums[k & 1] += tile[k] * load(columns + permutation[j + k] * int64_t{kLanes});

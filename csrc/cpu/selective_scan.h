@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <type_traits>
 #include <vector>
 
@@ -28,9 +29,28 @@ struct Shape {
   int64_t group_channels, blocks;  // of a group: its channels, and its blocks of kLanes channels
   int64_t state_blocks, padded;    // blocks of NB states, and the states that they hold
   int64_t tasks_per_group;         // a task is a range of one group's blocks in one batch element
+  int64_t batch_parts;             // ranges of batch elements, whose tasks follow each other
 
   int64_t tasks() const { return batch * groups * tasks_per_group; }
+  int64_t all_blocks() const { return groups * blocks; }
+  // Of one of all blocks.
+  int64_t first_channel(int64_t block) const { return block / blocks * group_channels + block % blocks * kLanes; }
+  int lanes(int64_t block) const {
+    return static_cast<int>(std::min<int64_t>(kLanes, group_channels - block % blocks * kLanes));
+  }
 };
+
+// Calls body(part of the batch, task) for every task.
+template <class Body>
+void for_tasks(int threads, const Shape& s, const Body& body) {
+  const int64_t of_element = s.groups * s.tasks_per_group;
+  parallel_for(threads, s.batch_parts * of_element, [&](int64_t index) {
+    const int64_t part = index / of_element;
+    for (int64_t b = part * s.batch / s.batch_parts; b < (part + 1) * s.batch / s.batch_parts; ++b) {
+      body(part, b * of_element + index % of_element);
+    }
+  });
+}
 
 // B or C of one group, (B, N, L), as (B, G, N, L).
 inline Tensor with_groups(Tensor t) {
@@ -56,7 +76,11 @@ struct Scan {
     s.blocks = (s.group_channels + kLanes - 1) / kLanes;
     s.state_blocks = (s.states + nb - 1) / nb;
     s.padded = s.state_blocks * nb;
-    s.tasks_per_group = std::clamp<int64_t>(kTasks / (s.batch * s.groups), 1, s.blocks);
+    // Gradients of A are summed by part, C N numbers each, and those of B and C by task, 2 L N numbers each: as many
+    // parts as make the fewest numbers.
+    const double parts = std::sqrt(2.0 * kTasks * s.batch * s.length / std::max<int64_t>(s.channels, 1));
+    s.batch_parts = std::clamp<int64_t>(parts, 1, std::max<int64_t>(s.batch, 1));
+    s.tasks_per_group = std::clamp<int64_t>(kTasks / (s.batch_parts * s.groups), 1, s.blocks);
     return s;
   }
 
@@ -122,12 +146,10 @@ struct Coefficients {
 
 // Decay rates A' of all lane blocks, [group][block][state][lane].
 inline Buffer load_rates(const Tensor& A, const Shape& s) {
-  Buffer rates(s.groups * s.blocks * s.padded * kLanes);
-  for (int64_t i = 0; i < s.groups * s.blocks; ++i) {
-    const int64_t within = i % s.blocks * kLanes, channel = i / s.blocks * s.group_channels + within;
-    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, s.group_channels - within));
+  Buffer rates(s.all_blocks() * s.padded * kLanes);
+  for (int64_t i = 0; i < s.all_blocks(); ++i) {
     float* to = rates.data() + i * s.padded * kLanes;
-    load_states(A, channel * A.stride[0], A.stride[0], A.stride[1], lanes, s, to);
+    load_states(A, s.first_channel(i) * A.stride[0], A.stride[0], A.stride[1], s.lanes(i), s, to);
     for (int64_t j = 0; j < s.padded * kLanes; ++j) to[j] *= kLog2e;
   }
   return rates;
@@ -152,7 +174,7 @@ struct Task {
   Coefficients<NB, kConstB> B;
   Coefficients<NB, kConstC> C;
 
-  int64_t channel = 0;  // first channel of the lane block
+  int64_t block = 0, channel = 0;  // of all lane blocks, and its first channel
   int lanes = 0;
   const float* rates = nullptr;
   vf bias = {}, D = {};
@@ -172,9 +194,10 @@ struct Task {
   void for_each_block(const Body& body) {
     const int64_t part = index % s.tasks_per_group;
     for (int64_t i = part * s.blocks / s.tasks_per_group; i < (part + 1) * s.blocks / s.tasks_per_group; ++i) {
-      channel = group * s.group_channels + i * kLanes;
-      lanes = static_cast<int>(std::min<int64_t>(kLanes, s.group_channels - i * kLanes));
-      rates = all_rates.data() + (group * s.blocks + i) * s.padded * kLanes;
+      block = group * s.blocks + i;
+      channel = s.first_channel(block);
+      lanes = s.lanes(block);
+      rates = all_rates.data() + block * s.padded * kLanes;
       bias = load_channels(scan.delta_bias);
       D = load_channels(scan.D);
       if (kConstB) B.load_block(scan.B, channel, lanes, s);
@@ -214,8 +237,9 @@ struct Task {
     load_tile(delta, channel, time, lanes, steps, chunk.delta);
     for (int t = 0; t < steps; ++t) {
       const vf x = load(chunk.delta + t * kLanes) + bias;
-      store(chunk.delta + t * kLanes, scan.delta_softplus ? softplus(x) : x);
-      if (kSlope) store(chunk.slope + t * kLanes, scan.delta_softplus ? sigmoid(x) : splat(1.0f));
+      vf slope = splat(1.0f);
+      store(chunk.delta + t * kLanes, scan.delta_softplus ? softplus(x, slope) : x);
+      if (kSlope) store(chunk.slope + t * kLanes, slope);
     }
   }
 

@@ -12,11 +12,11 @@ struct Gradients {
   Tensor out, last_state, u, delta, z, initial_state;
 };
 
-// Sums of gradients that several tasks share; added up in task order afterwards.
+// Sums of gradients that several tasks share; added up in order afterwards.
 struct Partials {
-  Buffer B, C;           // [task][time][padded state]; of constant B and C [batch][channel][state]
-  Buffer A;              // [batch][channel][state]
-  Buffer D, delta_bias;  // [batch][channel]
+  Buffer B, C;           // [task][time][padded state]; of constant B and C as of A
+  Buffer A;              // [part of the batch][block][state][lane]
+  Buffer D, delta_bias;  // [part of the batch][block][lane]
 };
 
 // Adds the sums over lanes of rows[0], ..., rows[NB - 1] to to[0], ..., to[NB - 1].
@@ -39,11 +39,13 @@ struct Backward {
   Task<NB, kConstB, kConstC>& task;
   const Gradients& grads;
   Partials& partials;
+  const int64_t part;  // of the batch
   const Shape& s = task.s;
   const Chunk& chunk = task.chunk;
 
   Buffer starts;                              // h at every chunk's start, [chunk][state][lane]
-  Buffer carry, sum_A, sum_B, sum_C;          // [state][lane]; carry is dh decay of the step after
+  Buffer carry;                               // dh decay of the step after; [state][lane]
+  float *sum_A = nullptr, *sum_B = nullptr, *sum_C = nullptr;  // [state][lane]
   Buffer h = Buffer((kChunk + 1) * NB * kLanes), decay = Buffer(kChunk * NB * kLanes);  // [time][i][lane]
   alignas(64) float g[kChunk * kLanes], y[kChunk * kLanes];  // dL/dy and y; [time][lane]
   alignas(64) float dh_B[kChunk * kLanes], dh_A[kChunk * kLanes];  // sums over states
@@ -96,7 +98,7 @@ struct Backward {
 #pragma GCC unroll 16
       for (int i = 0; i < NB; ++i) rows[i] = grad * load(after + i * kLanes);
       if constexpr (kConstC) {
-        for (int i = 0; i < NB; ++i) accumulate(sum_C.data() + (n + i) * kLanes, rows[i]);
+        for (int i = 0; i < NB; ++i) accumulate(sum_C + (n + i) * kLanes, rows[i]);
       } else {
         add_row_sums<NB>(rows, partials.C.data() + shared + t * s.padded);
       }
@@ -114,14 +116,14 @@ struct Backward {
       accumulate(dh_B + t * kLanes, sum_B_t);
       accumulate(dh_A + t * kLanes, sum_A_t);
       if constexpr (kConstB) {
-        for (int i = 0; i < NB; ++i) accumulate(sum_B.data() + (n + i) * kLanes, rows[i]);
+        for (int i = 0; i < NB; ++i) accumulate(sum_B + (n + i) * kLanes, rows[i]);
       } else {
         add_row_sums<NB>(rows, partials.B.data() + shared + t * s.padded);
       }
     }
     for (int i = 0; i < NB; ++i) {
       store(carry.data() + (n + i) * kLanes, dh[i]);
-      accumulate(sum_A.data() + (n + i) * kLanes, dA[i]);
+      accumulate(sum_A + (n + i) * kLanes, dA[i]);
     }
   }
 
@@ -133,7 +135,9 @@ struct Backward {
     vf sum_D = {}, sum_bias = {};
     find_starts();
     task.load_state(grads.last_state, carry);
-    for (Buffer* sums : {&sum_A, &sum_B, &sum_C}) sums->assign(s.padded * kLanes, 0.0f);
+    sum_A = of_block(partials.A, s.padded);
+    if (kConstB) sum_B = of_block(partials.B, s.padded);
+    if (kConstC) sum_C = of_block(partials.C, s.padded);
 
     for (int64_t time = (s.length - 1) / kChunk * kChunk; time >= 0; time -= kChunk) {
       const int steps = task.steps_from(time);
@@ -142,8 +146,13 @@ struct Backward {
       load_tile(grad_out, task.channel, time, task.lanes, steps, dout);
       if (task.z) load_tile(task.z, task.channel, time, task.lanes, steps, gate);
       for (int at = 0; at < steps * kLanes; at += kLanes) {
-        const vf x = load(gate + at);
-        store(g + at, task.z ? load(dout + at) * x * sigmoid(x) : load(dout + at));
+        vf dy = load(dout + at);
+        if (task.z) {
+          const vf x = load(gate + at), sx = sigmoid(x);
+          store(gate + at, dy * sx * (1.0f + x * (1.0f - sx)));
+          dy = dy * x * sx;
+        }
+        store(g + at, dy);
         sum_D += load(g + at) * load(chunk.u + at);
         store(y + at, task.D * load(chunk.u + at));
         store(dh_A + at, vf{});
@@ -159,44 +168,39 @@ struct Backward {
         sum_bias += d;
         store(ddelta + at, d);
         store(du + at, task.D * load(g + at) + load(chunk.delta + at) * from_B);
-        const vf x = load(gate + at), sx = sigmoid(x);
-        if (task.z) store(gate + at, load(dout + at) * load(y + at) * sx * (1.0f + x * (1.0f - sx)));
+        if (task.z) store(gate + at, load(gate + at) * load(y + at));
       }
       store_tile(grad_u, task.channel, time, task.lanes, steps, du);
       store_tile(grad_delta, task.channel, time, task.lanes, steps, ddelta);
       if (task.z) store_tile(grad_z, task.channel, time, task.lanes, steps, gate);
     }
-    store_sums(sum_D, sum_bias);
+    accumulate(of_block(partials.D, 1), sum_D);
+    accumulate(of_block(partials.delta_bias, 1), sum_bias);
+    task.store_state(carry, grads.initial_state);
   }
 
-  void store_sums(vf sum_D, vf sum_bias) {
-    const int64_t at = task.batch * s.channels + task.channel;
-    store_states(sum_A.data(), task.lanes, s.states, partials.A.data() + at * s.states, s.states, 1);
-    if (kConstB) store_states(sum_B.data(), task.lanes, s.states, partials.B.data() + at * s.states, s.states, 1);
-    if (kConstC) store_states(sum_C.data(), task.lanes, s.states, partials.C.data() + at * s.states, s.states, 1);
-    store(partials.D.data() + at, sum_D, task.lanes);
-    store(partials.delta_bias.data() + at, sum_bias, task.lanes);
-    task.store_state(carry, grads.initial_state);
+  float* of_block(Buffer& sums, int64_t rows) const {
+    return sums.data() + (part * s.all_blocks() + task.block) * rows * kLanes;
   }
 };
 
-// to[i] = sum over rows of from[row * count + i], in row order.
-void sum_rows(int threads, const Buffer& from, int64_t rows, int64_t count, const Tensor& to) {
+// Adds up what the parts of the batch have for each block, [row][lane], and stores it as (channel, row).
+void sum_parts(int threads, const Shape& s, const Buffer& from, int64_t padded_rows, int64_t rows, const Tensor& to) {
   if (!to) return;
-  constexpr int64_t kPiece = 1024;
-  parallel_for(threads, (count + kPiece - 1) / kPiece, [&](int64_t piece) {
-    const int64_t first = piece * kPiece, n = std::min(kPiece, count - first);
-    float totals[kPiece] = {};
-    for (int64_t row = 0; row < rows; ++row) {
-      for (int64_t i = 0; i < n; ++i) totals[i] += from[row * count + first + i];
+  const int64_t count = padded_rows * kLanes;
+  parallel_for(threads, s.all_blocks(), [&](int64_t block) {
+    Buffer total(count);
+    for (int64_t part = 0; part < s.batch_parts; ++part) {
+      const float* sums = from.data() + (part * s.all_blocks() + block) * count;
+      for (int64_t i = 0; i < count; ++i) total[i] += sums[i];
     }
-    std::copy_n(totals, n, to.as<float>() + first);
+    store_states(total.data(), s.lanes(block), rows, to.as<float>() + s.first_channel(block) * rows, rows, 1);
   });
 }
 
 // Adds up the gradient of B or C.
 void sum_coefficients(int threads, const Scan& scan, const Shape& s, const Buffer& partial, const Tensor& to) {
-  if (to.dims == 2) return sum_rows(threads, partial, s.batch, s.channels * s.states, to);
+  if (to.dims == 2) return sum_parts(threads, s, partial, s.padded, s.states, to);
   parallel_for(threads, s.batch * s.groups, [&](int64_t group) {
     const Matrix m = scan.group_matrix(to, group / s.groups, group % s.groups);
     const float* first = partial.data() + group * s.tasks_per_group * s.length * s.padded;
@@ -228,17 +232,18 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
   dispatch(scan, [&](auto nb, auto const_B, auto const_C) {
     const Shape s = scan.shape(nb);
     const Buffer rates = load_rates(A, s);
-    const int64_t variable = s.tasks() * s.length * s.padded, constant = s.batch * s.channels * s.states;
+    const int64_t lanes = s.batch_parts * s.all_blocks() * kLanes;
+    const int64_t variable = s.tasks() * s.length * s.padded, constant = lanes * s.padded;
     Partials partials{Buffer(const_B ? constant : variable), Buffer(const_C ? constant : variable), Buffer(constant),
-                      Buffer(s.batch * s.channels), Buffer(s.batch * s.channels)};
-    parallel_for(threads, s.tasks(), [&](int64_t index) {
+                      Buffer(lanes), Buffer(lanes)};
+    for_tasks(threads, s, [&](int64_t part, int64_t index) {
       Task<nb, const_B, const_C> task(scan, s, rates, index);
-      Backward<nb, const_B, const_C> backward{task, grads, partials};
+      Backward<nb, const_B, const_C> backward{task, grads, partials, part};
       task.for_each_block([&] { backward.run_block(); });
     });
-    sum_rows(threads, partials.A, s.batch, s.channels * s.states, grad_A);
-    sum_rows(threads, partials.D, s.batch, s.channels, grad_D);
-    sum_rows(threads, partials.delta_bias, s.batch, s.channels, grad_delta_bias);
+    sum_parts(threads, s, partials.A, s.padded, s.states, grad_A);
+    sum_parts(threads, s, partials.D, 1, 1, grad_D);
+    sum_parts(threads, s, partials.delta_bias, 1, 1, grad_delta_bias);
     sum_coefficients(threads, scan, s, partials.B, with_groups(grad_B));
     sum_coefficients(threads, scan, s, partials.C, with_groups(grad_C));
   });

@@ -51,7 +51,7 @@ void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& 
   dispatch(scan, [&](auto nb, auto const_B, auto const_C) {
     const Shape s = scan.shape(nb);
     const Buffer rates = load_rates(A, s);
-    parallel_for(threads, s.tasks(), [&](int64_t index) {
+    for_tasks(threads, s, [&](int64_t, int64_t index) {
       Task<nb, const_B, const_C> task(scan, s, rates, index);
       Buffer h;
       task.for_each_block([&] { forward(task, out, last_state, h); });

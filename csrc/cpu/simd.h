@@ -268,9 +268,11 @@ inline vf expm1(vf x) {
 
 inline vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
 
-// log(1 + e^x), relative error below 1e-6: max(x, 0) + log1p(e^-|x|), log1p(t) = 2 atanh(t / (2 + t)).
-inline vf softplus(vf x) {
+// log(1 + e^x), relative error below 1e-6: max(x, 0) + log1p(e^-|x|), log1p(t) = 2 atanh(t / (2 + t)); and its slope, which
+// is sigmoid(x).
+inline vf softplus(vf x, vf& slope) {
   const vf t = exp(-abs(x));
+  slope = (x > 0.0f ? splat(1.0f) : t) / (1.0f + t);
   const vf s = t / (2.0f + t);
   const vf q = s * s;
   vf p = splat(0.28157779574394226f);

@@ -99,6 +99,13 @@ def test_states_and_channels(backend: str, sizes: tuple[int, int]) -> None:
     check(make_inputs(2, channels, 6 if is_interpreted(backend) else 37, states), require(backend))
 
 
+@pytest.mark.parametrize("constant", ["", "B C"])
+@pytest.mark.parametrize("batch", [2, 20])
+def test_few_steps_of_many_channels(batch: int, constant: str) -> None:
+    """Gradients that elements of a batch share are summed by parts of it: here by one and by two."""
+    check(make_inputs(batch, 301, 2, 5, constant=constant), require("cpu"))
+
+
 @every(GPU_BACKENDS, states=[63, 64, 65, 200, 256], in_interpreter={"states": [63, 65, 256]})
 def test_many_states(backend: str, states: int) -> None:
     check(make_inputs(1, 6, 6 if is_interpreted(backend) else 35, states), require(backend))

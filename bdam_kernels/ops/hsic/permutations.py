@@ -14,7 +14,9 @@ from bdam_kernels import dispatch
 from bdam_kernels.ops.hsic.gaussian import kernels
 
 _GATHERED = 2**22
-"""Elements that torch gathers at once."""
+"""Elements of Gram matrices that torch gathers at once."""
+_CACHED = 2**17
+"""Features that are gathered at once: they fit in L2."""
 
 
 def identity_and_draws(count: int, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
@@ -55,8 +57,9 @@ def _by_the_kernel(K: Tensor, L: Tensor, permutations: Tensor) -> Tensor:
 
 def permuted_norms(x: Tensor, y: Tensor, permutations: Tensor) -> Tensor:
     """|x^T y_p|^2 for each permutation p, (B,): `permuted_products` of x x^T and y y^T from features alone."""
-    blocks = permutations.split(max(_GATHERED // max(y.numel(), 1), 1))
-    return torch.cat([(x.mT @ y[p]).square().sum((1, 2)) for p in blocks])
+    blocks = permutations.split(max(_CACHED // max(y.numel(), 1), 1))
+    permuted = (y.index_select(0, p.flatten()).unflatten(0, p.shape) for p in blocks)
+    return torch.cat([(x.mT @ y_p).square().sum((1, 2)) for y_p in permuted])
 
 
 def p_value(statistics: Tensor, rounding: float) -> float:
