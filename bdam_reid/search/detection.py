@@ -68,6 +68,6 @@ def _detector() -> Any:
     check_detector()
     import cv2
 
-    detector = cv2.HOGDescriptor()
+    detector: Any = cv2.HOGDescriptor()
     detector.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
     return detector
