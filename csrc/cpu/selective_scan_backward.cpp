@@ -49,6 +49,7 @@ struct Backward {
   Buffer h = Buffer((kChunk + 1) * NB * kLanes), decay = Buffer(kChunk * NB * kLanes);  // [time][i][lane]
   alignas(64) float g[kChunk * kLanes], y[kChunk * kLanes];  // dL/dy and y; [time][lane]
   alignas(64) float dh_B[kChunk * kLanes], dh_A[kChunk * kLanes];  // sums over states
+  alignas(64) float nothing[NB * kLanes] = {};  // the state before a reset
 
   void find_starts() {
     const int64_t row = s.padded * kLanes, chunks = (s.length + kChunk - 1) / kChunk;
@@ -93,7 +94,8 @@ struct Backward {
       const vf dt = load(chunk.delta + t * kLanes), drive = dt * load(chunk.u + t * kLanes);
       const vf grad = load(g + t * kLanes);
       const float *b = task.B.row(s.padded, time + t, n), *c = task.C.row(s.padded, time + t, n);
-      const float *before = h.data() + t * NB * kLanes, *after = before + NB * kLanes;
+      const bool reset = task.is_reset(time + t);  // Then nothing comes over, be it infinite.
+      const float *after = h.data() + (t + 1) * NB * kLanes, *before = reset ? nothing : after - NB * kLanes;
       vf rows[NB];
 #pragma GCC unroll 16
       for (int i = 0; i < NB; ++i) rows[i] = grad * load(after + i * kLanes);
@@ -113,6 +115,7 @@ struct Backward {
         sum_A_t += q * load(rate + i * kLanes);
         dA[i] += dt * q;
       }
+      if (reset) std::fill_n(dh, NB, vf{});
       accumulate(dh_B + t * kLanes, sum_B_t);
       accumulate(dh_A + t * kLanes, sum_A_t);
       if constexpr (kConstB) {

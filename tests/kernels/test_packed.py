@@ -176,7 +176,7 @@ def test_nothing_comes_over_from_a_sequence_that_is_not_finite(function: Functio
         assert out[0, :, :5].isfinite().all() and out[0, :, 6:].isfinite().all() and not out[0, :, 5].isfinite().any()
 
 
-@pytest.mark.parametrize("backend", ["reference", "cuda"])
+@pytest.mark.parametrize("backend", ["reference", "cpu", "cuda", "triton"])
 @pytest.mark.parametrize(("row", "step", "sequence"), [(0, 10, slice(6, 20)), (2, 40, slice(34, 44))])
 def test_no_gradient_comes_over_from_a_sequence_that_is_not_finite(
     backend: str, row: int, step: int, sequence: slice, monkeypatch: pytest.MonkeyPatch

@@ -214,10 +214,10 @@ def advance(state, dt, drive, B, rate, reset, PACKED: tl.constexpr):
 
 
 @device
-def span_of(dt, resets, PACKED: tl.constexpr):
-    """The sum of a group's step sizes, infinite if there is a reset, through which nothing comes."""
-    total = tl.sum(dt, 1)
-    return tl.where(tl.sum(resets, 1) > 0, float("inf"), total) if PACKED else total
+def add_span(total, dt, resets, PACKED: tl.constexpr):
+    """A sum of step sizes with those of a group, infinite from a reset on, through which nothing comes, be it NaN."""
+    grown = total + tl.sum(dt, 1)
+    return tl.where((tl.sum(resets, 1) > 0) | (total == float("inf")), float("inf"), grown) if PACKED else grown
 
 
 @device

@@ -25,6 +25,7 @@ from bdam_kernels.ops.selective_scan.triton_device import (
     HAS_INITIAL_STATE,
     HAS_Z,
     add_group,
+    add_span,
     advance,
     channel_stream,
     clock_of,
@@ -38,7 +39,6 @@ from bdam_kernels.ops.selective_scan.triton_device import (
     locate,
     reset_stream,
     sigmoid,
-    span_of,
     state_stream,
     step_sizes,
     steps_of,
@@ -83,7 +83,7 @@ def selective_scan_states_kernel(
         Bs = columns(load_group(B_stream, step, clock))
         news = load_group(reset_row, step, clock) if PACKED else dt
         starts = columns(news)
-        total += span_of(dt, news, PACKED)
+        total = add_span(total, dt, news, PACKED)
         for i in tl.static_range(GROUP):
             h = advance(h, dts[i], drives[i], Bs[i][:, None] + constant, rate, starts[i], PACKED)
     row = batch * segments + segment
@@ -178,7 +178,7 @@ def selective_scan_adjoints_kernel(
         Cs = columns(load_group(C_stream, step, clock))
         news = load_group(reset_row, step, clock) if PACKED else dt
         starts = columns(news)
-        total += span_of(dt, news, PACKED)
+        total = add_span(total, dt, news, PACKED)
         for i in tl.static_range(GROUP - 1, -1, -1):
             adjoint = carry + (Cs[i][:, None] + constant) * gs[i][None, :]
             carry = forget(starts[i], tl.exp2(rate * dts[i][None, :]) * adjoint, PACKED)
@@ -302,7 +302,7 @@ def selective_scan_backward_kernel(
                 B_t, C_t, g_t = Bs[i][:, None] + constant_B, Cs[i][:, None] + constant_C, gs[i][None, :]
                 dh = C_t * g_t + carry
                 carry = forget(starts[i], decays[i] * dh, PACKED)
-                drift = carry * befores[i]
+                drift = forget(starts[i], carry * befores[i], PACKED)
                 grad_A += dts[i][None, :] * drift
                 grad_B, grad_C = drives[i][None, :] * dh, h * g_t
                 if CONSTANT:
