@@ -37,10 +37,12 @@ def describe() -> dict[str, Any]:
 
 
 def file_name() -> str:
-    """The name of this machine's results file: the device and, of processors, the cores in use."""
-    name = describe()["device"]
+    """The name of this machine's results file: the device and, of processors, whose names say little, the instruction
+    set and the cores in use."""
+    here = describe()
+    name = here["device"]
     if not torch.cuda.is_available():
-        name += f" {torch.get_num_threads()} cores"
+        name += f" {here['instruction_set']} {here['threads']} cores"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".json"
 
 

@@ -230,7 +230,8 @@ def search_section() -> list[str]:
 
 
 def claims_table(results: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
-    rows = [[claim.text, claim.measured, "yes" if claim.holds else "**no**"] for claim in claims(results, runs)]
+    verdicts = {True: "yes", False: "**no**", None: "cannot be told"}
+    rows = [[claim.text, claim.measured, verdicts[claim.holds]] for claim in claims(results, runs)]
     return table(["the drafts claim", "measured here", "holds"], rows)
 
 

@@ -118,6 +118,8 @@ def test_training_and_evaluation(
     config = demo() if preset == "demo" else paper()
     if small:
         config = one_layer_of(config)
+    # One precision on all machines, in which the backends may be held against each other.
+    config = replace(config, engine=replace(config.engine, mixed_precision="no"))
     accelerator = make_accelerator(config.engine)
     test = first_images(dataset.protocols["test"], images)
     runs = {}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from bdam_reid.captions import whole
 from bdam_reid.methods.text_tower import TextTower
+from bdam_reid.methods.unit import unit
 
 
 class Reader(Protocol):
@@ -42,4 +42,4 @@ class WholeTextTower(TextTower):
         ids, mask = tokens
         has_any = mask.any(dim=1, keepdim=True)
         # Attention to no token at all would be NaN, which stays so if it is multiplied by zero.
-        return has_any * F.normalize(self.network.encode_text(ids, mask | ~has_any), dim=1)
+        return has_any * unit(self.network.encode_text(ids, mask | ~has_any))

@@ -16,7 +16,7 @@ from benchmarks import conftest, machine, report
 from benchmarks.compare import changes
 from benchmarks.efficiency import figures as drawings
 from benchmarks.efficiency.figures import SUFFIXES, drawn_from, growth_numbers
-from benchmarks.efficiency.study import QUANTITIES, Curve, crossings, growth, scores
+from benchmarks.efficiency.study import QUANTITIES, Curve, claims, crossings, growth, scores
 from benchmarks.machine import contradictions
 from benchmarks.measure import Budget, error, figures, in_turns, peak_memory
 from benchmarks.results import FOLDER, add_entry, devices, load, ratio, summary
@@ -169,6 +169,33 @@ def test_only_figures_of_one_machine_share_a_file() -> None:
     assert contradictions({}, here) == contradictions(results(cpu=2.0), here) == {}
     assert contradictions({**here, "threads": 4}, here) == {"threads": (4, 2)}
     assert contradictions(results(cpu=1.0), {**here, "versions": {"torch": "2"}}) == {"torch": ("1", "2")}
+
+
+def test_files_of_machines_whose_processors_have_one_name_and_differ_in_more_have_names_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cpu = {"device": "AMD EPYC", "threads": 2}
+    names = []
+    for isa in ("avx2", "avx512_bf16"):
+        monkeypatch.setattr(machine, "describe", lambda isa=isa: {**cpu, "instruction_set": isa})
+        names.append(machine.file_name())
+    assert names == ["amd-epyc-avx2-2-cores.json", "amd-epyc-avx512-bf16-2-cores.json"]
+
+
+def test_a_claim_on_accuracies_that_so_few_seeds_cannot_tell_is_left_open() -> None:
+    def verdicts(mamba: float) -> list[bool | None]:
+        runs = [
+            {"setting": kind, "seed": seed, "metrics": found(first + seed)}
+            for kind, first in (("mamba", mamba), ("transformer", 30.0), ("simple", 30.0))
+            for seed in range(3)
+        ]
+        return [claim.holds for claim in claims(report.studied(), runs) if "mAP" in claim.measured]
+
+    def found(rate: float) -> dict[str, Any]:
+        return {"protocols": {"test": {"results": {"same": {"map": rate, "r1": rate}}}}}
+
+    assert [verdicts(mamba) for mamba in (31.0, 40.0, 20.0)] == [[None, None], [True, True], [False, False]]
 
 
 def test_the_command_compares(tmp_path: Path) -> None:

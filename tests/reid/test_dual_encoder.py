@@ -38,6 +38,7 @@ from bdam_reid.methods.dual_encoder import method as dual_encoder
 from bdam_reid.methods.dual_encoder.config import DualEncoderConfig
 from bdam_reid.methods.dual_encoder.method import DualEncoder, identity_loss, matching_loss
 from bdam_reid.methods.method import Method
+from bdam_reid.methods.unit import unit
 from bdam_reid.search.exporter import export_run
 
 SMALL = """
@@ -98,6 +99,14 @@ def test_it_is_searched_with_by_whole_sentences(run: Path, dataset: Dataset) -> 
     with torch.no_grad():
         whole = F.normalize(method.encode_text(*method.tokenize([sentence])), dim=1)[0]
     assert [hit.image for hit in hits] == (gallery @ whole).argsort(descending=True, stable=True)[:3].tolist()
+
+
+def test_vectors_that_were_computed_in_half_precision_are_of_unit_length() -> None:
+    features = torch.linspace(-1, 2, 300).reshape(3, 100)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+        vectors = unit(features.to(dtype))
+        assert vectors.dtype == (dtype if dtype == torch.float64 else torch.float32)
+        close(vectors.norm(dim=1).float(), torch.ones(3))
 
 
 def test_it_is_searched_with_by_an_image_too(run: Path, dataset: Dataset) -> None:

@@ -7,7 +7,6 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bdam_reid.config import DataConfig
 from bdam_reid.encoders.base import Encoded
@@ -22,6 +21,7 @@ from bdam_reid.methods.bdam.fusion import Fusion
 from bdam_reid.methods.bdam.matcher import Matcher
 from bdam_reid.methods.bdam.pooling import PositionalDecoupling
 from bdam_reid.methods.preparation import IMAGE, TEXT, architecture
+from bdam_reid.methods.unit import unit
 from bdam_reid.processes import gather
 
 
@@ -126,8 +126,8 @@ class Network(nn.Module):
             gate=parts.gate,
             patches=patches,
             tokens=parts.tokens,
-            identity_embedding=F.normalize(self.identity_projection(parts.identity), dim=-1),
-            clothing_embedding=F.normalize(self.clothing_projection(parts.pooled_clothing), dim=-1),
+            identity_embedding=unit(self.identity_projection(parts.identity)),
+            clothing_embedding=unit(self.clothing_projection(parts.pooled_clothing)),
         )
 
     def encode_text(
@@ -143,8 +143,8 @@ class Network(nn.Module):
             identity_mask=identity_mask,
             clothing_tokens=clothing_tokens,
             clothing_mask=clothing_mask,
-            identity_embedding=F.normalize(identity, dim=-1),
-            clothing_embedding=F.normalize(clothing, dim=-1),
+            identity_embedding=unit(identity),
+            clothing_embedding=unit(clothing),
         )
 
     def _read_text(self, ids: Tensor, mask: Tensor, attention: AttentionPooling | None) -> Encoded:

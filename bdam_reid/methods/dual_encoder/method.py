@@ -28,6 +28,7 @@ from bdam_reid.methods.optim import main_stage, parameter_groups, published_para
 from bdam_reid.methods.persons import read_persons, write_persons
 from bdam_reid.methods.preparation import IMAGE, TEXT, architecture, tokenize_of, words_left_out
 from bdam_reid.methods.preparation import prepare as prepare_encoders
+from bdam_reid.methods.unit import unit
 from bdam_reid.methods.whole_text_tower import WholeTextTower
 from bdam_reid.processes import gather
 
@@ -132,7 +133,7 @@ class DualEncoder(Method):
 
     def embed_images(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> unit vectors (B, E)."""
-        return F.normalize(self.encode_image(images), dim=1)
+        return unit(self.encode_image(images))
 
     def embed_queries(self, queries: Sequence[Query]) -> Tensor:
         """Queries with a text, read as a whole, or an image -> unit vectors (B, E). Raises: ImageError too."""
@@ -143,7 +144,7 @@ class DualEncoder(Method):
         device, embedded = next(self.parameters()).device, []
         if texts:
             read = self.encode_text(*(x.to(device) for x in self.tokenize(texts)))
-            embedded.append(F.normalize(read, dim=1))
+            embedded.append(unit(read))
         if paths:
             images = torch.stack([load_image(path, self.image_size) for path in paths])
             embedded.append(self.embed_images(images.to(device)))

@@ -23,6 +23,7 @@ from bdam_reid.methods.mosaic.tower import ExpertTower
 from bdam_reid.methods.optim import main_stage, parameter_groups
 from bdam_reid.methods.persons import read_persons, write_persons
 from bdam_reid.methods.preparation import IMAGE, architecture
+from bdam_reid.methods.unit import unit
 from bdam_reid.processes import gather
 
 
@@ -114,7 +115,7 @@ class Mosaic(Method):
 
     def finish(self, features: Tensor) -> Tensor:
         """Features of the tower (B, E) -> embeddings (B, E)."""
-        return F.normalize(self.neck(features), dim=1)
+        return unit(self.neck(features))
 
     def strip(self) -> None:
         """Drop the classifier."""

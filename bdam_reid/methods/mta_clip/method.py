@@ -48,6 +48,7 @@ from bdam_reid.methods.mta_clip.start import take_over
 from bdam_reid.methods.mta_clip.tower import Features, ImageTower
 from bdam_reid.methods.preparation import IMAGE, TEXT, TOKENIZER, architecture, pretrained_tokenizer, tokenize_of
 from bdam_reid.methods.schedules import warm_up_and_anneal, warm_up_and_step
+from bdam_reid.methods.unit import full_precision, unit
 from bdam_reid.methods.whole_text_tower import WholeTextTower
 from bdam_reid.processes import gather
 
@@ -317,7 +318,7 @@ class MTAClip(Method):
         if told:
             texts = [query.text for query in queries if query.text is not None]
             features = self.encode_text(*(x.to(self.device) for x in self.tokenize(texts)))
-            embedded[told] = F.normalize(features, dim=1).to(embedded)
+            embedded[told] = unit(features).to(embedded)
         return embedded
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -333,14 +334,9 @@ class MTAClip(Method):
         self.prompts = self.heads = None
 
 
-def full_precision(x: Tensor) -> Tensor:
-    """What is in half precision as float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def joined(features: Features) -> Tensor:
     """Both features as unit vectors side by side, at unit length, (B, D + E)."""
-    return torch.cat([F.normalize(feature, dim=1) for feature in features], dim=1) * 0.5**0.5
+    return torch.cat([unit(feature) for feature in features], dim=1) * 0.5**0.5
 
 
 def prepare(config: MTAClipConfig, dataset: Dataset, folder: Path) -> None:
