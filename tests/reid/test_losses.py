@@ -32,7 +32,7 @@ from bdam_reid.methods.bdam.losses import (
     unweighted_losses,
     weighted_losses,
 )
-from bdam_reid.methods.bdam.network import ImageFeatures, TextFeatures, full_precision
+from bdam_reid.methods.bdam.network import ImageFeatures, TextFeatures, all_in_full_precision
 
 TAU, MARGIN = 0.07, 0.3
 
@@ -512,11 +512,11 @@ def test_ablated_losses_are_left_out() -> None:
 def test_half_precision_becomes_float32_and_nothing_else_does() -> None:
     image, text, _ = features(torch.bfloat16)
     for part in (image, text):
-        for before, after in zip(part, full_precision(part), strict=True):
+        for before, after in zip(part, all_in_full_precision(part), strict=True):
             assert after.dtype == (torch.float32 if before.dtype == torch.bfloat16 else before.dtype)
             assert torch.equal(after, before.to(after.dtype))
     double = features(torch.float64, gate=False)[0]
-    assert all(after is before for before, after in zip(double, full_precision(double), strict=True))
+    assert all(after is before for before, after in zip(double, all_in_full_precision(double), strict=True))
 
 
 def test_total_loss_is_the_weighted_sum_and_the_gate() -> None:

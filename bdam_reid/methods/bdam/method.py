@@ -22,7 +22,7 @@ from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.gates import gate_weights
 from bdam_reid.methods.bdam.gradnorm import GradNorm, gradient_shares
 from bdam_reid.methods.bdam.losses import Temperatures, task_names, total_loss, unweighted_losses, weighted_losses
-from bdam_reid.methods.bdam.network import ImageFeatures, Network, TextFeatures, full_precision, of_all
+from bdam_reid.methods.bdam.network import ImageFeatures, Network, TextFeatures, all_in_full_precision, of_all
 from bdam_reid.methods.bdam.reranking import (
     Gallery,
     Matching,
@@ -142,7 +142,7 @@ class BDAM(Network, Method):
         image, text, fused, fusion_weights = in_parts(self.features, batch, self.micro_batches or 1)
         with torch.autocast(batch.images.device.type, enabled=False):
             # Once for all losses: their gradients add up in float32.
-            image, text = of_all(full_precision(image)), of_all(full_precision(text))
+            image, text = of_all(all_in_full_precision(image)), of_all(all_in_full_precision(text))
             fused = None if fused is None else gather(fused.to(image.identity.dtype))
             fusion_weights = None if fusion_weights is None else gather(fusion_weights)
             who = shown(batch)
@@ -185,7 +185,7 @@ class BDAM(Network, Method):
     def _match(self, text: TextFeatures, batch: Questions, gallery: Gallery) -> Matching:
         assert self.matcher is not None
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            scores = base_scores(full_precision(text), batch, gallery, self.default_weights())
+            scores = base_scores(all_in_full_precision(text), batch, gallery, self.default_weights())
             best = find_best(scores, self.reranks, batch, gallery)
             temperature = torch.as_tensor(self.temperatures["info"]).detach()
         patches = gallery.patches[best.images.to(gallery.patches.device)].to(self.device, text.identity.dtype)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from bdam_reid.config import DataConfig
@@ -21,7 +20,7 @@ from bdam_reid.methods.bdam.fusion import Fusion
 from bdam_reid.methods.bdam.matcher import Matcher
 from bdam_reid.methods.bdam.pooling import PositionalDecoupling
 from bdam_reid.methods.preparation import IMAGE, TEXT, architecture
-from bdam_reid.methods.unit import unit
+from bdam_reid.methods.unit import full_precision, unit
 from bdam_reid.processes import gather
 
 
@@ -184,11 +183,10 @@ def _decoupling(width: int, config: DecouplingConfig, grids: Grids) -> Decouplin
     return Decoupling(width, config) if config.pooling == "mean" else PositionalDecoupling(width, config, grids)
 
 
-def full_precision(features: Features) -> Features:
+def all_in_full_precision(features: Features) -> Features:
     """Features with what is in half precision as float32."""
-    halves = (torch.float16, torch.bfloat16)
     values = features._asdict().items()
-    return features._replace(**{name: x.float() for name, x in values if x is not None and x.dtype in halves})
+    return features._replace(**{name: full_precision(x) for name, x in values if x is not None})
 
 
 def of_all(features: Features) -> Features:
