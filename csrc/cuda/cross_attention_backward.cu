@@ -1,3 +1,4 @@
+#include "cross_attention_groups.cuh"
 #include "cross_attention_walk.cuh"
 
 namespace bdam {
@@ -139,17 +140,15 @@ void run_backward(Backward p, int64_t stream) {
 void cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                               const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
                               const Tensor& out_a, const Tensor& out_b, const Tensor& logs_a, const Tensor& logs_b,
-                              const Tensor& grad_out_a, const Tensor& grad_out_b, const Tensor& grad_q_a,
-                              const Tensor& grad_k_a, const Tensor& grad_v_a, const Tensor& grad_q_b,
-                              const Tensor& grad_k_b, const Tensor& grad_v_b, double scale, int64_t threshold,
-                              int64_t seed, int64_t stream) {
+                              const Tensor& grad_out_a, const Tensor& grad_out_b, const Tensor& deltas_a,
+                              const Tensor& deltas_b, const Tensor& grad_q_a, const Tensor& grad_k_a,
+                              const Tensor& grad_v_a, const Tensor& grad_q_b, const Tensor& grad_k_b,
+                              const Tensor& grad_v_b, double scale, int64_t threshold, int64_t seed, int64_t stream) {
   using namespace attention;
   const Call call = call_of({q_a, q_b}, {k_a, k_b}, {v_a, v_b}, {mask_a, mask_b}, scale, threshold, seed);
-  run_backward({{call, {logs_a, logs_b}, {out_a, out_b}, {grad_out_a, grad_out_b}},
-                {grad_q_a, grad_q_b},
-                {grad_k_a, grad_k_b},
-                {grad_v_a, grad_v_b}},
-               stream);
+  const Walk walk{call, {logs_a, logs_b}, {out_a, out_b}, {grad_out_a, grad_out_b}, {}, {deltas_a, deltas_b}};
+  const Backward p{walk, {grad_q_a, grad_q_b}, {grad_k_a, grad_k_b}, {grad_v_a, grad_v_b}};
+  groups::take(call) ? groups::backward(p, stream) : run_backward(p, stream);
 }
 
 }  // namespace bdam

@@ -1,6 +1,7 @@
 #include <algorithm>
 
-#include "cross_attention.cuh"
+#include "cross_attention_groups.cuh"
+#include "cross_attention_softmax.cuh"
 
 namespace bdam {
 namespace attention {
@@ -33,33 +34,6 @@ struct Arrays {
                                                                                                       : kMaxWarps;
   static constexpr int kWarps = kRoomFor < kWanted ? kRoomFor : kWanted, kBlocks = kWhole ? (M::D > 32 ? 3 : 2) : 1;
   static_assert(kWarps >= 4);
-};
-
-// The softmax of two rows of a warp's tile, row lane / 4 and 8 below, over what keys it has seen.
-struct Softmax {
-  float largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
-
-  // Makes weights of scores, whose largest in this lane are given. shrink: what earlier weights are to be multiplied
-  // by.
-  template <int kTiles>
-  BDAM_DEVICE void add(Tile (&s)[kTiles], int tiles, float (&here)[2], float (&shrink)[2]) {
-    float origin[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float now = row_max(here[half]);
-      // -inf, where no key is seen yet, can be subtracted from nothing.
-      origin[half] = now == -INFINITY ? 0.0f : now;
-      shrink[half] = exp2(largest[half] - origin[half]);
-      largest[half] = now;
-      total[half] *= shrink[half];
-    }
-    each_tile<kTiles>(tiles, [&](int j) {
-      each_element(s[j], [&](float& x, int half, int) {
-        x = exp2(x - origin[half]);
-        total[half] += x;
-      });
-    });
-  }
 };
 
 // Scores of a warp's queries; returns in `largest` the largest of this lane and of what it was.
@@ -153,19 +127,7 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
     }
     if (first >= queries) continue;
 
-    float factor[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float total = row_sum(softmax.total[half]);
-      // NaN counts as a key; the largest score does not know of it.
-      const bool has_key = total != 0;
-      factor[half] = call.keep_scale / (has_key ? total : 1.0f);
-      const int query = first + (lane_index() >> 2) + 8 * half;
-      if (p.logs[of] && (lane_index() & 3) == 0 && query < queries) {
-        place.row_numbers(p.logs[of])[query] = has_key ? softmax.largest[half] + log2(total) : INFINITY;
-      }
-    }
-    if (p.out[0]) store_rows(out, factor, place.rows<Type>(p.out[of]), first);
+    store_softmax<Type>(p, place, softmax, out, first);
   }
 }
 
@@ -198,6 +160,7 @@ void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor&
             {out_a, out_b},
             {logs_a, logs_b},
             0};
+  if (out_a && groups::take(p.call)) return groups::forward(p.call, p.out, p.logs, stream);
   with_matrix(q_a.dtype, q_a.size[3], [&](auto* m) {
     using M = std::remove_pointer_t<decltype(m)>;
     if constexpr (kHasWhole<M>) {

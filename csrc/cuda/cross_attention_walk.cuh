@@ -47,6 +47,42 @@ struct Plan {
   static_assert(streamed(kWarps) <= kSharedFloats);
 };
 
+// The part of one of the four lanes that share a row in the product of an output with its gradient.
+template <class M>
+BDAM_DEVICE float part_of_delta(const GlobalRows<typename M::Type>& outs, const GlobalRows<typename M::Type>& grads,
+                                int row) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int piece = 0; piece < M::kPieces; piece += 4) {
+    const int mine = piece + (lane_index() & 3);
+    if (mine >= M::kPieces) break;
+    const Words a = outs.load(row, mine), b = grads.load(row, mine);
+#pragma unroll
+    for (int i = 0; i < 16 / M::kBytes; ++i) {
+      sum += element<typename M::Type>(a, i) * element<typename M::Type>(b, i);
+    }
+  }
+  return sum;
+}
+
+// Those of `rows` rows from `first` on, into shared memory; several at once, whose loads then wait together.
+template <class M>
+BDAM_DEVICE void store_deltas(const GlobalRows<typename M::Type>& outs, const GlobalRows<typename M::Type>& grads,
+                              int first, int rows, const Shared& to, int threads) {
+  constexpr int kAtOnce = 4;
+  const int step = threads / 4;
+  for (int row = thread_index() / 4; row < rows; row += kAtOnce * step) {
+    float parts[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) parts[i] = part_of_delta<M>(outs, grads, first + row + i * step);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const float delta = row_sum(parts[i]);
+      if ((lane_index() & 3) == 0 && row + i * step < rows) to.store(row + i * step, delta);
+    }
+  }
+}
+
 // A block's arrays in shared memory, and what fills them.
 template <class M>
 struct Block {
@@ -114,25 +150,9 @@ struct Block {
     if (!pooled()) {
       const auto grad_rows = here.rows<Type>(p.grad_out[here.direction]);
       grad.fetch(grad_rows, first, rows, thread_index(), threads);
-      store_deltas(here.rows<Type>(p.out[here.direction]), grad_rows, first, rows);
+      store_deltas<M>(here.rows<Type>(p.out[here.direction]), grad_rows, first, rows, deltas, threads);
     } else if (p.deltas[0]) {
       here.load_numbers(p.deltas[here.direction], first, rows, 0.0f, deltas, threads);
-    }
-  }
-
-  // The product of each output with its gradient; four lanes a row.
-  BDAM_DEVICE void store_deltas(const GlobalRows<Type>& outs, const GlobalRows<Type>& grads, int first,
-                                int rows) const {
-    const int t = lane_index() & 3;
-    for (int row = thread_index() / 4; row < rows; row += threads / 4) {
-      float sum = 0.0f;
-      for (int piece = t; piece < M::kPieces; piece += 4) {
-        const Words a = outs.load(first + row, piece), b = grads.load(first + row, piece);
-#pragma unroll
-        for (int i = 0; i < 16 / M::kBytes; ++i) sum += element<Type>(a, i) * element<Type>(b, i);
-      }
-      sum = row_sum(sum);
-      if (t == 0) deltas.store(row, sum);
     }
   }
 

@@ -74,12 +74,13 @@ void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor&
                              const Tensor& out_a, const Tensor& out_b, const Tensor& logs_a, const Tensor& logs_b,
                              double scale, int64_t threshold, int64_t seed, int64_t stream);
 
+// deltas: workspace.
 void cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
                               const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
                               const Tensor& out_a, const Tensor& out_b, const Tensor& logs_a, const Tensor& logs_b,
-                              const Tensor& grad_out_a, const Tensor& grad_out_b, const Tensor& grad_q_a,
-                              const Tensor& grad_k_a, const Tensor& grad_v_a, const Tensor& grad_q_b,
-                              const Tensor& grad_k_b, const Tensor& grad_v_b, double scale, int64_t threshold,
-                              int64_t seed, int64_t stream);
+                              const Tensor& grad_out_a, const Tensor& grad_out_b, const Tensor& deltas_a,
+                              const Tensor& deltas_b, const Tensor& grad_q_a, const Tensor& grad_k_a,
+                              const Tensor& grad_v_a, const Tensor& grad_q_b, const Tensor& grad_k_b,
+                              const Tensor& grad_v_b, double scale, int64_t threshold, int64_t seed, int64_t stream);
 
 }  // namespace bdam

@@ -53,6 +53,9 @@ BDAM_DEVICE void grid_barrier() { cooperative_groups::this_grid().sync(); }
 // The value of the lane whose index differs in the bits of mask. All 32 lanes take part; memory is not ordered by it.
 BDAM_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
+// The value of lane 0, of which the compiler then knows that all lanes have it.
+BDAM_DEVICE int of_first_lane(int value) { return __shfl_sync(0xffffffffu, value, 0); }
+
 // Bit l is whether the predicate of lane l holds. All 32 lanes take part.
 BDAM_DEVICE uint32_t ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
 
@@ -147,10 +150,11 @@ class Shared {
     return x;
   }
 
- private:
   BDAM_DEVICE uint32_t address(int i) const { return static_cast<uint32_t>(__cvta_generic_to_shared(data_ + i)); }
+
+ private:
   BDAM_DEVICE static float* memory() {
-    extern __shared__ float4 bdam_shared_memory[];
+    extern __shared__ __align__(1024) float4 bdam_shared_memory[];
     return reinterpret_cast<float*>(bdam_shared_memory);
   }
   float* data_;
@@ -183,6 +187,8 @@ int attribute() {
   });
 }
 inline int multiprocessors() { return attribute<cudaDevAttrMultiProcessorCount>(); }
+// Whether it has wgmma, which Hopper alone has.
+inline bool has_warpgroups() { return attribute<cudaDevAttrComputeCapabilityMajor>() == 9; }
 // Floats of shared memory that a block may have.
 inline int64_t shared_floats_of_device() {
   return attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>() / static_cast<int64_t>(sizeof(float));

@@ -16,7 +16,7 @@
 namespace bdam::host {
 namespace {
 
-constexpr int kWarp = 32;
+constexpr int kWarp = 32, kGroup = 4 * kWarp;
 constexpr size_t kStackBytes = 256 * 1024;
 
 // When something happened, counted in barriers of the block and of a warp.
@@ -31,7 +31,7 @@ struct Touched {
   Moment written, read;
 };
 
-enum class Wait { none, barrier, grid_barrier, warp_barrier, shuffle, meeting, done };
+enum class Wait { none, barrier, grid_barrier, warp_barrier, shuffle, meeting, products, done };
 
 // What a thread has under way to 4 floats of shared memory.
 struct Copy {
@@ -55,6 +55,7 @@ struct Fiber {
   void* brought = nullptr;
   void (*all)(void* const (&lanes)[kWarp]) = nullptr;
   std::vector<Copy> copies;
+  std::vector<GroupProduct> products;
 };
 
 struct Block {
@@ -146,6 +147,7 @@ void fail(const std::string& what) {
 void start(int thread) {
   Fiber& fiber = block->fibers[thread];
   fiber.copies.clear();
+  fiber.products.clear();
   fiber.context.started = false;
   ucontext_t& context = fiber.context.start;
   getcontext(&context);
@@ -204,6 +206,7 @@ std::string where(const Fiber& fiber) {
   const char* what = at_barrier                         ? "barrier"
                      : fiber.wait == Wait::grid_barrier ? "barrier of the grid"
                      : fiber.wait == Wait::shuffle      ? "shuffle"
+                     : fiber.wait == Wait::products     ? "wait for products"
                                                         : "warp's instruction";
   return std::string("waits at the ") + what + " of line " + std::to_string(fiber.line);
 }
@@ -237,6 +240,11 @@ void run_block(int threads) {
     if (all_wait(0, threads, Wait::barrier)) {
       moved = true;
       resume_all(threads);
+    }
+    for (int first = 0; first + kGroup <= threads && block->error.empty(); first += kGroup) {
+      if (!all_wait(first, first + kGroup, Wait::products)) continue;
+      moved = true;
+      for (int i = 0; i < kGroup && block->error.empty(); ++i) to_fiber(first + i);
     }
     for (int first = 0; first < threads && block->error.empty(); first += kWarp) {
       while (block->error.empty() && warp_meets(first)) {
@@ -316,6 +324,57 @@ void on_write(int i, Touched& t) {
   t.written = now();
 }
 
+// An element of permuted rows of 64 in shared memory.
+float element_of_rows(const GroupProduct& product, int from, int row, int column) {
+  if (from % 256) fail("misaligned: rows of a product at float " + std::to_string(from));
+  const int at = from + row * 32 + column / 2, piece = (at / 4 ^ at / 32) % 8;
+  const int reader = block->current;
+  block->current = reader / kGroup * kGroup + at % kGroup;
+  const float* word = shared(0, static_cast<int>(block->memory.size()), at / 32 * 32 + piece * 4 + at % 4, 1, false);
+  block->current = reader;
+  uint16_t halves[2];
+  std::memcpy(halves, word, sizeof halves);
+  return product.value(halves[column % 2]);
+}
+
+bool same_product(const GroupProduct& a, const GroupProduct& b) {
+  return a.columns == b.columns && a.over_rows == b.over_rows && a.left_at == b.left_at && a.right_at == b.right_at &&
+         a.step == b.step;
+}
+
+void multiply_group(int first, size_t index) {
+  const GroupProduct& product = block->fibers[first].products[index];
+  std::vector<float> a(64 * 16), b(16 * product.columns);
+  for (int i = 0; i < 64 * 16; ++i) {
+    if (product.left_at >= 0) a[i] = element_of_rows(product, product.left_at, i / 16, product.step * 16 + i % 16);
+  }
+  for (int i = 0; i < 16 * product.columns; ++i) {
+    const int k = i / product.columns, n = i % product.columns;
+    b[i] = product.over_rows ? element_of_rows(product, product.right_at, k, n)
+                             : element_of_rows(product, product.right_at, n, product.step * 16 + k);
+  }
+  for (int thread = 0; thread < kGroup; ++thread) {
+    const GroupProduct& of_thread = block->fibers[first + thread].products[index];
+    if (!same_product(product, of_thread)) fail("divergence: threads of a group multiply differently");
+    const int warp_row = thread / kWarp * 16, lane = thread % kWarp;
+    for (int i = 0; i < 8 && product.left_at < 0; ++i) {
+      // Word i / 2: of row lane / 4, 8 below, and 8 columns on the same.
+      const int row = warp_row + lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+      a[row * 16 + column] = product.value(static_cast<uint16_t>(of_thread.left[i / 2] >> (16 * (i % 2))));
+    }
+  }
+  for (int thread = 0; thread < kGroup; ++thread) {
+    const GroupProduct& of_thread = block->fibers[first + thread].products[index];
+    const int lane = thread % kWarp;
+    for (int i = 0; i < product.columns / 2; ++i) {
+      const int row = thread / kWarp * 16 + lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+      float sum = of_thread.adds ? of_thread.c[i] : 0.0f;
+      for (int k = 0; k < 16; ++k) sum += a[row * 16 + k] * b[k * product.columns + column];
+      of_thread.c[i] = sum;
+    }
+  }
+}
+
 }  // namespace
 
 int thread_index() { return block->current; }
@@ -342,6 +401,23 @@ void meet_in_warp(void* mine, void (*all)(void* const (&lanes)[kWarp]), int line
   fiber.brought = mine;
   fiber.all = all;
   to_scheduler();
+}
+
+void add_group_product(const GroupProduct& product) { block->fibers[block->current].products.push_back(product); }
+
+void wait_for_group_products() {
+  meet(Wait::products, 0);  // what is waited for tells places apart
+  to_scheduler();
+  // The group's first thread goes on first.
+  const int first = block->current;
+  if (first % kGroup) return;
+  for (int thread = 1; thread < kGroup; ++thread) {
+    if (block->fibers[first + thread].products.size() != block->fibers[first].products.size()) {
+      fail("divergence: threads of a group wait for different products");
+    }
+  }
+  for (size_t i = 0; i < block->fibers[first].products.size(); ++i) multiply_group(first, i);
+  for (int thread = 0; thread < kGroup; ++thread) block->fibers[first + thread].products.clear();
 }
 
 float shuffle_xor(float value, int mask, int line) {

@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 
@@ -37,6 +38,22 @@ float* shared(int offset, int count, int i, int width, bool write);
 // nobody may touch them. from: null copies zeros.
 void copy_async(int offset, int count, int i, const void* from);
 void wait_for_copies();
+// A product of 64 rows on the left, 16 for each of a warpgroup's 4 warps, as wgmma has them, contracted over 16 elements of
+// 16 bits: rows in shared memory begin at floats that are multiples of 256, are 32 floats long, and their pieces of 4
+// floats are permuted.
+struct GroupProduct {
+  float* c;     // of this lane
+  int columns;  // of c
+  bool adds;
+  bool over_rows;     // of the right operand, 16 rows of 64; else it is as many rows as c has columns
+  int left_at;        // its first row, or -1 where it is in registers
+  int right_at, step;  // step: which 16 elements of the rows
+  uint32_t left[4];
+  float (*value)(uint16_t);
+};
+// For the warpgroup's next wait_for_group_products, at which all of its threads meet, with the same products.
+void add_group_product(const GroupProduct& product);
+void wait_for_group_products();
 // Runs body once for every thread of every block, with all blocks there at once if `together`. Throws
 // std::runtime_error for what is wrong with the kernel.
 void run(int64_t blocks, int threads, int shared_floats, bool together, const std::function<void()>& body);
@@ -61,6 +78,13 @@ inline void barrier(int line = __builtin_LINE()) { host::barrier(line); }
 inline void warp_barrier(int line = __builtin_LINE()) { host::warp_barrier(line); }
 inline float shuffle_xor(float value, int mask, int line = __builtin_LINE()) {
   return host::shuffle_xor(value, mask, line);
+}
+inline int of_first_lane(int value, int line = __builtin_LINE()) {
+  const auto spread = [](void* const(&lanes)[32]) {
+    for (void* lane : lanes) *static_cast<int*>(lane) = *static_cast<int*>(lanes[0]);
+  };
+  host::meet_in_warp(&value, spread, line);
+  return value;
 }
 
 inline uint32_t ballot(bool predicate, int line = __builtin_LINE()) {
@@ -146,6 +170,7 @@ class Shared {
   void store(int i, Vec<K> value) const {
     std::memcpy(host::shared(offset_, count_, i, K, true), value.v, sizeof value.v);
   }
+  int offset() const { return offset_; }
   void copy_async(int i, const void* from, bool exists) const {
     host::copy_async(offset_, count_, i, exists ? from : nullptr);
   }
@@ -161,7 +186,12 @@ class Shared {
   int offset_, count_;
 };
 
-inline int64_t shared_floats_of_device() { return 227 * 256; }  // as an H100
+// As an H100, but for its warpgroups where BDAM_CUDA_HOST_WARPGROUPS says 0: older chips have none.
+inline int64_t shared_floats_of_device() { return 227 * 256; }
+inline bool has_warpgroups() {
+  const char* said = std::getenv("BDAM_CUDA_HOST_WARPGROUPS");
+  return said == nullptr || said[0] != '0';
+}
 
 template <class Parameters>
 void launch(void (*kernel)(const Parameters), int64_t blocks, int threads, int shared_floats,

@@ -27,6 +27,32 @@ def test_blocks_with_several_rounds(backend: str) -> None:
     check(bidirectional_cross_attention, make_inputs(1, 700, 65, 5, 32, torch.bfloat16), require(backend))
 
 
+@pytest.mark.parametrize("warpgroups", ["1", "0"], ids=["Hopper", "older"])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "masked"),
+    [
+        ((1, 2, 196, 77, 64), torch.bfloat16, True),
+        ((1, 20, 65, 113, 40), torch.bfloat16, False),
+        ((1, 1, 290, 49, 64), torch.float16, True),
+    ],
+    ids=["resident", "rounds", "streamed"],
+)
+def test_warpgroups(
+    shape: tuple[int, int, int, int, int],
+    dtype: torch.dtype,
+    masked: bool,
+    warpgroups: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CUDA's kernels for Hopper, and on the host also those that older chips have in their place."""
+    backend = require("cuda")
+    if warpgroups == "0" and device_of(backend).type == "cuda":
+        pytest.skip("a GPU has its own kernels")
+    monkeypatch.setenv("BDAM_CUDA_HOST_WARPGROUPS", warpgroups)
+    masks = {f"key_padding_mask_{name}": padding(1, length) for name, length in zip("ab", shape[2:4], strict=True)}
+    check(bidirectional_cross_attention, make_inputs(*shape, dtype), backend, **(masks if masked else {}))
+
+
 @FORCED
 @DTYPES
 @pytest.mark.parametrize("queries", [15, 16])

@@ -81,7 +81,8 @@ def backward(
         rows = Streams(*[_with_whole_rows(t) for t in inputs])
         out_rows, grad_rows = (Pair(*[_with_whole_rows(t) for t in pair]) for pair in (outs, grad_outs))
         written = Streams(*[_whole_rows_like(t) for t in grads])
-        launch(module.cross_attention_backward, rows, masks, out_rows, logs, grad_rows, written, options)
+        deltas = Pair(*[torch.empty_like(t) for t in logs])
+        launch(module.cross_attention_backward, rows, masks, out_rows, logs, grad_rows, deltas, written, options)
         _copy_back(written, grads)
 
 

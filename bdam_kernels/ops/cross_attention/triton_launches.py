@@ -181,10 +181,10 @@ def cross_attention_forward(
 
 
 def cross_attention_backward(
-    inputs: Streams, masks: Masks, outs: Pair, logs: Pair, grad_outs: Pair, grads: Streams, options: Options
-) -> None:
+    inputs: Streams, masks: Masks, outs: Pair, logs: Pair, grad_outs: Pair, deltas: Pair, grads: Streams,
+    options: Options,
+) -> None:  # fmt: skip
     """Two launches: the gradients of queries, which leave deltas to those of keys and values."""
-    deltas = Pair(*[torch.empty_like(t) for t in logs])
     shared: Any = {"logs": logs, "grad_outs": grad_outs, "deltas": deltas, "grads": grads}
     _backward_query(inputs, masks, options, outs=outs, **shared).run()
     _backward_key(inputs, masks, options, **shared).run()
