@@ -135,6 +135,11 @@ def have_unit_strides(*tensors: Tensor) -> bool:
     return not _REASONS["cpu"] and not torch.compiler.is_compiling() and cpu().have_unit_strides(*tensors)
 
 
+def have_whole_rows(*tensors: Tensor) -> bool:
+    """Whether rows of their last dimension are known at once to start at multiples of 16 bytes, and to be as wide."""
+    return not _REASONS["cpu"] and not torch.compiler.is_compiling() and cpu().have_whole_rows(*tensors)
+
+
 def backends() -> dict[str, str]:
     """Every backend, with "" if it runs here, else the reason why not, as a sentence."""
     return dict(_REASONS)

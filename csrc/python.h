@@ -214,6 +214,19 @@ inline PyObject* have_unit_strides(PyObject*, PyObject* const* objects, Py_ssize
   Py_RETURN_TRUE;
 }
 
+// Whether rows of the last dimension start at multiples of 16 bytes in all of these plain tensors, and are as wide.
+inline PyObject* have_whole_rows(PyObject*, PyObject* const* objects, Py_ssize_t count) noexcept {
+  DlTensor t;
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    if (!view_plain(objects[i], t) || !has_unit_stride(t)) Py_RETURN_FALSE;
+    const int64_t bytes = t.type_bits / 8;
+    int64_t apart = reinterpret_cast<int64_t>(t.data) + static_cast<int64_t>(t.byte_offset) | t.size[t.dims - 1] * bytes;
+    for (int dim = 0; dim + 1 < t.dims; ++dim) apart |= t.size[dim] > 1 ? t.stride[dim] * bytes : 0;
+    if (apart % 16) Py_RETURN_FALSE;
+  }
+  Py_RETURN_TRUE;
+}
+
 // Finds torch's interface when a module is imported; -1 with Python's error set if there is none.
 inline int find_torch(DlDevice device) {
   device_of_kernels = device;

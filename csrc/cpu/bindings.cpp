@@ -9,6 +9,7 @@ PyMethodDef functions[] = {
     BDAM_FUNCTION(best_isa),
     bdam::python::of_objects("kinds", &bdam::python::kinds),
     bdam::python::of_objects("have_unit_strides", &bdam::python::have_unit_strides),
+    bdam::python::of_objects("have_whole_rows", &bdam::python::have_whole_rows),
     BDAM_FUNCTION(selective_scan_forward),
     BDAM_FUNCTION(selective_scan_backward),
     BDAM_FUNCTION(causal_conv1d_forward),

@@ -58,8 +58,8 @@ def forward(
     """Fills outs and, unless they are None, logs (B, H, L)."""
     module = gpu_module(backend, "cross_attention.triton_launches")
     with on_device_of(outs.a):
-        rows = Streams(*[_with_whole_rows(t) for t in inputs])
-        written = Pair(*[_whole_rows_like(t) for t in outs])
+        rows = Streams(*_with_whole_rows(inputs))
+        written = Pair(*_whole_rows_like(outs))
         launch(module.cross_attention_forward, rows, masks, written, logs, options)
         _copy_back(written, outs)
 
@@ -78,9 +78,9 @@ def backward(
     """Fills grads."""
     module = gpu_module(backend, "cross_attention.triton_launches")
     with on_device_of(outs.a):
-        rows = Streams(*[_with_whole_rows(t) for t in inputs])
-        out_rows, grad_rows = (Pair(*[_with_whole_rows(t) for t in pair]) for pair in (outs, grad_outs))
-        written = Streams(*[_whole_rows_like(t) for t in grads])
+        rows = Streams(*_with_whole_rows(inputs))
+        out_rows, grad_rows = Pair(*_with_whole_rows(outs)), Pair(*_with_whole_rows(grad_outs))
+        written = Streams(*_whole_rows_like(grads))
         deltas = Pair(*[torch.empty_like(t) for t in logs])
         launch(module.cross_attention_backward, rows, masks, out_rows, logs, grad_rows, deltas, written, options)
         _copy_back(written, grads)
@@ -92,7 +92,7 @@ def pooled_forward(
     """Fills pooled, key_weights and logs."""
     module = gpu_module(backend, "cross_attention.triton_pooled_launches")
     with on_device_of(pooled.a):
-        rows = Streams(*[_with_whole_rows(t) for t in inputs])
+        rows = Streams(*_with_whole_rows(inputs))
         written = Pair(*[_of_width(t, rows.q_a.shape[3]) for t in pooled])
         launch(module.pooled_cross_attention_forward, rows, masks, written, key_weights, logs, options)
         _copy_back(written, pooled)
@@ -112,10 +112,10 @@ def pooled_backward(
     """Fills grads."""
     module = gpu_module(backend, "cross_attention.triton_pooled_launches")
     with on_device_of(grads.q_a):
-        rows = Streams(*[_with_whole_rows(t) for t in inputs])
-        grad_rows = Pair(*[_with_whole_rows(t.contiguous()) for t in grad_pooled])
+        rows = Streams(*_with_whole_rows(inputs))
+        grad_rows = Pair(*_with_whole_rows([t.contiguous() for t in grad_pooled]))
         key_grads, deltas = (Pair(*[torch.empty_like(t) for t in pair]) for pair in (key_weights, logs))
-        written = Streams(*[_whole_rows_like(t) for t in grads])
+        written = Streams(*_whole_rows_like(grads))
         launch(
             module.pooled_cross_attention_backward,
             rows, masks, key_weights, logs, grad_rows, key_grads, deltas, written, options,
@@ -130,8 +130,10 @@ def _is_whole(tensor: Tensor) -> bool:
     return tensor.stride(-1) == 1 and not any(n % 16 for n in (tensor.data_ptr(), *bytes_apart))
 
 
-def _with_whole_rows(tensor: Tensor) -> Tensor:
-    return tensor if _is_whole(tensor) else _padded(tensor)
+def _with_whole_rows(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    if dispatch.have_whole_rows(*tensors):
+        return tensors
+    return [t if _is_whole(t) else _padded(t) for t in tensors]
 
 
 def _padded(tensor: Tensor) -> Tensor:
@@ -139,10 +141,12 @@ def _padded(tensor: Tensor) -> Tensor:
     return torch.nn.functional.pad(tensor, (0, -tensor.shape[-1] % vector)).contiguous()
 
 
-def _whole_rows_like(tensor: Tensor) -> Tensor:
-    """The tensor itself, or an empty wider one in (B, L, H, d) memory for `_copy_back`."""
-    if _is_whole(tensor):
-        return tensor
+def _whole_rows_like(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The tensors themselves, or for some an empty wider one in (B, L, H, d) memory for `_copy_back`."""
+    return tensors if dispatch.have_whole_rows(*tensors) else [t if _is_whole(t) else _wider(t) for t in tensors]
+
+
+def _wider(tensor: Tensor) -> Tensor:
     batch, heads, length, width = tensor.shape
     vector = 16 // tensor.element_size()
     return tensor.new_empty(batch, length, heads, width + -width % vector).transpose(1, 2)
