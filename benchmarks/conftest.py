@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,13 @@ BUDGET = Budget(seconds=0.1, fewest=5) if ON_GPU else Budget()
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--small", action="store_true", help="every benchmark once, at small size, for correctness")
     parser.addoption("--results", type=Path, help="file that takes the figures of each benchmark as soon as it has run")
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Training makes the whole process deterministic."""
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

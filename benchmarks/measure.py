@@ -51,9 +51,9 @@ def _listed(outputs: Outputs) -> list[Tensor]:
 
 
 def _outer_gradient(output: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(output.numel())
+    generator = torch.Generator(output.device).manual_seed(output.numel())
     # Rounded for all alike: the oracle's are the same numbers as those of the dtype under test.
-    return torch.randn(output.shape, generator=generator).bfloat16().to(output.device, output.dtype)
+    return torch.randn(output.shape, device=output.device, generator=generator).bfloat16().to(output.dtype)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ def test_preset_step_gpu(contest: Callable[..., None], small: bool, tmp_path: Pa
     if small:
         config = one_layer_of(config)
     config = replace(config, engine=replace(config.engine, mixed_precision="bf16"))
-    dataset = drawn(tmp_path / "set")
+    # As few as a batch is of, besides those of the other splits.
+    dataset = drawn(tmp_path / "set", config.data.identities_per_batch + 6)
     operators: dict[str, Operators] = {"ours": nullcontext, "PyTorch's operators": on_pytorch}
     runs = {
         name: Step(*trainer_of(config, tmp_path / str(number), dataset), operators=chosen)

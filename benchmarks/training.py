@@ -53,9 +53,9 @@ class Run:
         return [loss, torch.cat(gradients)]
 
 
-def drawn(folder: Path) -> Dataset:
-    """A set of 64 persons."""
-    write_synthetic(folder, 64, 0)
+def drawn(folder: Path, persons: int) -> Dataset:
+    """A set of so many persons in all three splits."""
+    write_synthetic(folder, persons, 0)
     return load_dataset(folder)
 
 
