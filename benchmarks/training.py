@@ -55,7 +55,7 @@ class Run:
 
 def drawn(folder: Path, persons: int) -> Dataset:
     """A set of so many persons in all three splits."""
-    write_synthetic(folder, persons, 0)
+    write_synthetic(folder, persons, 0, processes=1)
     return load_dataset(folder)
 
 
