@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not (ON_GPU or build.stands_in_for_a_gpu()), rea
 
 KINDS = {
     "ours": r"bdam::|^cross_attention_|^hsic_",
-    "attention": r"sdpa|fmha|flash|dot_do_o",
+    "attention": r"sdpa|fmha|flash|dot_do_o|convert_dq",
     "matrix products": r"nvjet|gemm|cutlass|cublas|splitK|conv",
     "optimizer": r"[aA]dam|multi_tensor",
     "norms": r"[lL]ayer_?[nN]orm|GammaBeta",
