@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,21 @@ from benchmarks.measure import (
 from benchmarks.results import MODES, OURS, add_entry, load, summary
 from tests.cuda_host import build
 
+KERNELS_KEPT = 12
+"""Of a step, those that take longest."""
 BUDGET = Budget(seconds=0.1, fewest=5) if ON_GPU else Budget()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--small", action="store_true", help="every benchmark once, at small size, for correctness")
     parser.addoption("--results", type=Path, help="file that takes the figures of each benchmark as soon as it has run")
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Training makes the whole process deterministic."""
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture
@@ -65,6 +75,7 @@ def contest(benchmark: Any, request: pytest.FixtureRequest, small: bool) -> Call
     expected: gives what a training step returns (forward returns the first of it); None where there is nothing to
         compare.
     facts: by contender, what else is kept of it.
+    graphs: whether steps can be captured in CUDA graphs, which must not wait for the GPU.
     labels: "op" and "size"; "peer", the contender that a user would take instead, and the "target" of the ratio to it.
     """
 
@@ -75,6 +86,7 @@ def contest(benchmark: Any, request: pytest.FixtureRequest, small: bool) -> Call
         expected: Callable[[], Sequence[Tensor]] | None = None,
         facts: Mapping[str, Mapping[str, float]] | None = None,
         modes: Sequence[str] = tuple(MODES),
+        graphs: bool = True,
         **labels: Any,
     ) -> None:
         kept: dict[str, dict[str, Any]] = {name: dict((facts or {}).get(name, {})) for name in contenders}
@@ -103,7 +115,7 @@ def contest(benchmark: Any, request: pytest.FixtureRequest, small: bool) -> Call
                 if not worst <= bound:
                     faults[f"{name}, {mode}"] = f"error {worst:.3g}, expected at most {bound:.3g}"
             if ON_GPU:
-                _on_the_device(steps, kept, mode, attempt)
+                _on_the_device(steps, kept, mode, attempt, graphs)
         entry = {"op": labels.pop("op"), "size": labels.pop("size"), **labels, "contenders": kept}
         benchmark.extra_info.update(entry)
         _keep(request.config, {"name": request.node.name, **entry})
@@ -141,14 +153,21 @@ def _weigh(step: Step, expected: Sequence[Tensor] | None) -> dict[str, float]:
 
 
 def _on_the_device(
-    steps: Mapping[str, Step], kept: Mapping[str, dict[str, Any]], mode: str, attempt: Callable[..., Any]
+    steps: Mapping[str, Step],
+    kept: Mapping[str, dict[str, Any]],
+    mode: str,
+    attempt: Callable[..., Any],
+    graphs: bool,
 ) -> None:
     """What steps take without what the host spends on them: replays of their graphs, and each of their kernels."""
-    replays = {name: attempt(name, f"{mode} in a graph", lambda s=step: captured(s)) for name, step in steps.items()}
+    captures = steps if graphs else {}
+    replays = {name: attempt(name, f"{mode} in a graph", lambda s=step: captured(s)) for name, step in captures.items()}
     for name, times in in_turns({n: r for n, r in replays.items() if r is not None}, BUDGET).items():
         kept[name][mode]["graph_ms"] = figures(times)["ms"]
     for name, step in steps.items():
-        kept[name][mode]["kernels_us"] = attempt(name, f"{mode} under the profiler", lambda s=step: kernel_times(s))
+        if kernels := attempt(name, f"{mode} under the profiler", lambda s=step: kernel_times(s)):
+            kept[name][mode]["device_ms"] = figures([sum(kernels.values()) / 1e3])["ms"]
+            kept[name][mode]["kernels_us"] = dict(islice(kernels.items(), KERNELS_KEPT))
 
 
 def _keep(config: pytest.Config, entry: dict[str, Any]) -> None:

@@ -51,9 +51,9 @@ def _listed(outputs: Outputs) -> list[Tensor]:
 
 
 def _outer_gradient(output: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(output.numel())
+    generator = torch.Generator(output.device).manual_seed(output.numel())
     # Rounded for all alike: the oracle's are the same numbers as those of the dtype under test.
-    return torch.randn(output.shape, generator=generator).bfloat16().to(output.device, output.dtype)
+    return torch.randn(output.shape, device=output.device, generator=generator).bfloat16().to(output.dtype)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def captured(step: Step) -> Callable[[], None]:
 
 
 def kernel_times(step: Step, calls: int = 3) -> dict[str, float]:
-    """Microseconds that a step spends in each kernel, by name, the longest first."""
+    """Microseconds that a step spends in each kernel, by name, the longest first; those of one long name together."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(calls):
             step()
@@ -132,7 +132,7 @@ def kernel_times(step: Step, calls: int = 3) -> dict[str, float]:
     totals: dict[str, float] = defaultdict(float)
     for row in profiler.key_averages():
         totals[row.key[:100]] += row.self_device_time_total / calls
-    return {name: _rounded(us) for name, us in sorted(totals.items(), key=lambda item: -item[1])[:12] if us > 0}
+    return {name: _rounded(us) for name, us in sorted(totals.items(), key=lambda item: -item[1]) if us > 0}
 
 
 def peak_memory(step: Step) -> tuple[list[Tensor], float]:

@@ -91,6 +91,12 @@ def textbook_rbf_hsic(x: Tensor, y: Tensor, sigma: float) -> Tensor:
     return _trace(K, L)
 
 
+def centred_alignment(x: Tensor, y: Tensor) -> Tensor:
+    """HSIC over the root of that of each with itself, from Gram matrices of centred rows."""
+    K, L = (t @ t.T for t in (x - x.mean(0), y - y.mean(0)))
+    return (K * L).sum() / (K.square().sum() * L.square().sum()).sqrt()
+
+
 def keops_rbf_hsic(x: Tensor, y: Tensor, sigma: float) -> Tensor:
     """The same from KeOps' reductions over lazy N x N matrices: <K, L> and the row sums of both."""
     from pykeops.torch import LazyTensor

@@ -1,7 +1,11 @@
-"""The results files: `results/<device>.json`, and those of runs that train."""
+"""The results files: `results/<device>.json`, and those of runs that train.
+
+`python -m benchmarks.results FILE`: how ours stands in each benchmark of a file, in a line.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -99,3 +103,35 @@ def summary(entry: Entry) -> Iterator[str]:
             wanted = f", target {target(entry, key)}x" if times_the_peer and target(entry, key) else ""
             if times:
                 yield f"{title(entry)}, {words}{how}: {times}{stands}{wanted}"
+
+
+def standing(entry: Entry) -> str:
+    """Milliseconds of the best of ours and of the best peer with their ratio, forward and with backward, each as called
+    and in a graph; "!" where more is wanted. Without a peer, the times of all. And who failed."""
+    cells = []
+    for mode in MODES:
+        rows = figures(entry, mode)
+        for key in TIMES:
+            ours, peer, times = best_of_ours(entry, mode, key), best_peer(entry, mode, key), ratio(entry, mode, key)
+            wanted = target(entry, key) if mode == "train" else None
+            if ours and peer and times:
+                missed = "!" if wanted and times < wanted else ""
+                cells.append(f"{rows[ours][key]:.3g}/{rows[peer][key]:.3g} {times:.2f}x{missed}")
+            else:
+                cells.append("/".join(f"{row[key]:.3g}" for row in rows.values() if key in row) or "-")
+    failed = (name for name, row in entry["contenders"].items() if any(key.startswith("failed") for key in row))
+    what = title(entry).replace("bidirectional_", "").replace(", bf16", "").replace(", N = 16", "")
+    return f"{what[:56]:56} " + " ".join(f"{cell:>18}" for cell in cells) + "".join(f" FAILED: {x}" for x in failed)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description="How ours stands in a file.")
+    parser.add_argument("file", type=Path)
+    print(f"{'ms, ours/best peer':56} {'forward':>18} {'in a graph':>18} {'with backward':>18} {'in a graph':>18}")
+    for entry in load(parser.parse_args(arguments).file)["results"]:
+        print(standing(entry))
+
+
+if __name__ == "__main__":
+    main()

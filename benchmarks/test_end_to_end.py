@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,62 +16,29 @@ from torch.nn import functional as F
 
 from bdam_kernels import use_backend
 from bdam_reid.config import Config
-from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.records import Dataset, Protocol, Query, Record
-from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
-from bdam_reid.engine.environment import make_accelerator
-from bdam_reid.engine.trainer import Trainer, make_method
 from bdam_reid.evaluation.ranking import Embedder, Ranking
-from bdam_reid.evaluation.validation import validator
-from bdam_reid.methods.bdam.batches import Batch
-from bdam_reid.methods.bdam.config import BDAMConfig
 from bdam_reid.methods.bdam.presets import demo, paper_icme
-from bdam_reid.synthetic.writer import write_synthetic
-from benchmarks.measure import Contender, error
+from benchmarks.measure import Contender
+from benchmarks.training import Operators, Run, difference, drawn, one_layer_of, trainer_of, with_random_weights
 
 Contest = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    root = tmp_path_factory.mktemp("people")
-    write_synthetic(root / "set", 64, 0)
-    return load_dataset(root / "set")
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """Training makes the whole process deterministic."""
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def forced(name: str) -> AbstractContextManager[None]:
-    """Every operator on one backend; "cpu" leaves the choice to them, which is the best that runs."""
-    return nullcontext() if name == "cpu" else use_backend(name)
+    return drawn(tmp_path_factory.mktemp("people") / "set", 64)
 
 
 @dataclass(frozen=True)
-class Run:
-    """A trainer that takes all its steps on one batch, with one backend."""
+class Evaluated(Run):
+    """A run that is evaluated, too."""
 
-    trainer: Trainer
-    batch: Batch
     test: Protocol
-    backend: str
-    module: None = None
-
-    def train(self) -> list[Tensor]:
-        """A step with its update of the weights: the loss and the gradients, as one vector."""
-        torch.manual_seed(0)
-        with forced(self.backend):
-            scalars = self.trainer.step(self.batch)
-        gradients = [p.grad.flatten() for p in self.trainer.method.parameters() if p.grad is not None]
-        return [torch.tensor(scalars["loss/total"]), torch.cat(gradients)]
 
     def forward(self) -> list[Tensor]:
         """Every caption of some test images against these images."""
-        with forced(self.backend):
+        with self.operators():
             ranking = Embedder(self.trainer.method, self.trainer.accelerator.device).rank(self.test)
         return list(ranking.similarity().values())
 
@@ -79,29 +46,8 @@ class Run:
 def paper() -> Config:
     """The conference draft's model on four images; its encoders have the papers' sizes, but random weights."""
     config = paper_icme()
-    sizes = {"width": 768, "layers": 12, "heads": 12}
     data = replace(config.data, identities_per_batch=2, images_per_identity=2)
-    return replace(
-        config,
-        data=data,
-        method=replace(bdam(config), image=ImageEncoderConfig(**sizes), text=TextEncoderConfig(**sizes)),
-    )
-
-
-def one_layer_of(config: Config) -> Config:
-    method = bdam(config)
-    image, text = (replace(encoder, width=12, layers=1, heads=3) for encoder in (method.image, method.text))
-    decoupling = replace(method.decoupling, self_layers=1, cross_layers=1, heads=3, width=0)
-    return replace(
-        config,
-        data=replace(config.data, identities_per_batch=2, images_per_identity=2, image_height=32, image_width=32),
-        method=replace(method, image=image, text=text, decoupling=decoupling),
-    )
-
-
-def bdam(config: Config) -> BDAMConfig:
-    assert isinstance(config.method, BDAMConfig)
-    return config.method
+    return with_random_weights(replace(config, data=data))
 
 
 def first_images(protocol: Protocol, count: int) -> Protocol:
@@ -120,24 +66,19 @@ def test_training_and_evaluation(
         config = one_layer_of(config)
     # One precision on all machines, in which the backends may be held against each other.
     config = replace(config, engine=replace(config.engine, mixed_precision="no"))
-    accelerator = make_accelerator(config.engine)
     test = first_images(dataset.protocols["test"], images)
-    runs = {}
-    for name in ("cpu", "reference"):
-        folder = tmp_path / name
-        folder.mkdir()
-        method = make_method(config, folder, dataset)
-        validate = validator(dataset, accelerator.device, "no", allow_missing=False)
-        trainer = Trainer(config, folder, method, dataset, accelerator, validate)
-        batch = next(trainer.stage.batches.batches(0))
-        runs[name] = Run(trainer, batch, test, name)
+    # "cpu" leaves the choice to the operators, which is the best that runs.
+    operators: dict[str, Operators] = {"cpu": nullcontext, "reference": lambda: use_backend("reference")}
+    runs = {
+        name: Evaluated(*trainer_of(config, tmp_path / name, dataset), operators=chosen, test=test)
+        for name, chosen in operators.items()
+    }
     # One step each from the same weights: those after it are compared no more, as rounding errors grow.
     errors = {}
-    for mode in ("forward", "train"):
-        results = {name: getattr(run, mode)() for name, run in runs.items()}
-        errors[f"{mode}_error"] = float(f"{error(results['cpu'], results['reference']):.4g}")
+    for mode, function in (("forward", Evaluated.forward), ("train", Evaluated.loss_and_gradients)):
+        errors[f"{mode}_error"] = difference(*(function(run) for run in runs.values()))
         assert errors[f"{mode}_error"] <= torch.finfo(torch.float32).eps ** 0.5
-    size = f"evaluation of {images} images, step of {len(batch.images)}"
+    size = f"evaluation of {images} images, step of {len(runs['cpu'].batch.images)}"
     contest(runs, facts={"cpu": errors}, op=f"{preset} preset", size=size, peer="reference")
 
 

@@ -225,6 +225,31 @@ def test_hsic_rbf_gpu(contest: Contest, shrink: Shrink) -> None:
     )  # fmt: skip
 
 
+class Midpoint(torch.autograd.Function):
+    """(x + y) / 2 by one kernel each way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        return torch.lerp(x, y, 0.5)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        half = gradient / 2
+        return half, half
+
+
+def test_autograd_gpu(contest: Contest, shrink: Shrink) -> None:
+    """What the host spends on any operator with a backward in Python: the floor of what small shapes take eagerly."""
+    functions: dict[str, Function] = {
+        "an autograd.Function": Midpoint.apply,  # type: ignore[dict-item]
+        "PyTorch's own operator": lambda x, y: torch.lerp(x, y, 0.5),
+    }
+    compete(
+        contest, functions, list(tensor(2, *shrink((64, 768)), dtype=torch.float32).unbind()),
+        op="the least operator", size="one kernel each way of two inputs",
+    )  # fmt: skip
+
+
 def test_mamba_layer_gpu(contest: Contest, shrink: Shrink) -> None:
     x = tensor(*shrink((128, 264)), 256).requires_grad_()
     layers: dict[str, torch.nn.Module] = {"ours": Mamba(256, device=DEVICE)}

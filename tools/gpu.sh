@@ -8,7 +8,9 @@
 #   results.json   the figures of every benchmark, written after each
 #   log.txt        what the parts print
 #   *.xml          what the tests say, for machines
+#   counters.csv   what the profiler counts in each kernel
 #   built.tgz      the CUDA module and Triton's compiled kernels, for a later run: unpack it here
+# With GPU_SECONDS=N all parts together take no longer: those that would begin later are left out, as if out of time.
 # With BDAM_CUDA_HOST=1 and TRITON_INTERPRET=1 it rehearses without a GPU, at smallest size.
 set -u
 cd "$(dirname "$0")/.."
@@ -19,12 +21,13 @@ PYTHON=${PYTHON:-python3}
 CMAKE_BUILD=build/gpu
 OPS="cross_attention pooled_cross_attention selective_scan hsic causal_conv1d"
 DTYPES="bf16 f32"
-TESTS=$(echo tests/kernels/test_{gpu,smoke,transforms,selective_scan,cross_attention,cross_attention_forms}.py \
-  tests/kernels/test_{pooled_cross_attention,hsic_gpu,causal_conv1d}.py)
+TESTS=$(echo tests/kernels/test_{gpu,packed,selective_scan,hsic_gpu,transforms,cross_attention}.py \
+  tests/kernels/test_{cross_attention_forms,pooled_cross_attention,causal_conv1d}.py)
+END=$((SECONDS + ${GPU_SECONDS:-1000000}))
 PARALLEL="-n 12 --timeout=120"
 REHEARSAL=${BDAM_CUDA_HOST:+--small}
 if [ -n "$REHEARSAL" ]; then
-  OPS="cross_attention selective_scan hsic" DTYPES="f32" TESTS="tests/kernels/test_gpu.py" PARALLEL=""
+  OPS="selective_scan hsic" DTYPES="f32" TESTS="tests/kernels/test_gpu.py" PARALLEL=""
 fi
 export TRITON_CACHE_DIR=$PWD/build/triton PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export BDAM_REQUIRE=triton,cuda
@@ -32,11 +35,14 @@ mkdir -p "$OUT" build
 
 # part NAME SECONDS COMMAND...
 part() {
-  local name=$1 limit=$2 begin=$SECONDS status
+  local name=$1 limit=$2 begin=$SECONDS status=124
   shift 2
+  [ "$limit" -le "$((END - SECONDS))" ] || limit=$((END - SECONDS))
   echo "=== $name" >>"$OUT/log.txt"
-  timeout --kill-after=5 "$limit" "$@" >>"$OUT/log.txt" 2>&1
-  status=$?
+  if [ "$limit" -gt 0 ]; then
+    timeout --kill-after=5 "$limit" "$@" >>"$OUT/log.txt" 2>&1
+    status=$?
+  fi
   printf '%s\t%s\t%s\n' "$name" "$status" "$((SECONDS - begin))" >>"$OUT/steps.tsv"
 }
 
@@ -59,7 +65,7 @@ compile_cuda() {
   fi
   part "configure" 30 cmake -S csrc -B "$CMAKE_BUILD" -G Ninja -DCMAKE_BUILD_TYPE=Release \
     -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$PWD/bdam_kernels" -DPython_EXECUTABLE="$("$PYTHON" -c 'import sys; print(sys.executable)')"
-  part "build" 240 cmake --build "$CMAKE_BUILD" --target _cuda
+  part "build" 150 cmake --build "$CMAKE_BUILD" --target _cuda
   part "the CUDA module is there" 5 bash -c 'ls bdam_kernels/_cuda*.so'
 }
 
@@ -81,42 +87,53 @@ step_build() {
 }
 
 step_smoke() {
+  case " $STEPS " in *" build "*) ;; *) smoke triton ;; esac
   smoke cuda
   wait
 }
 
-step_bench() {
-  local op
-  part "device" 20 nvidia-smi
-  for op in attention selective_scan hsic mamba_layer "decoding or causal_conv1d"; do
-    pytest "bench $op" 120 benchmarks/test_gpu.py $REHEARSAL -k "$op" --results="$OUT/results.json"
-  done
+bench() { # NAME SECONDS FILE
+  pytest "bench $1" "$2" "benchmarks/$3" $REHEARSAL -k "$1" --results="$OUT/results.json"
 }
 
-step_tests() {
-  pytest "tests" 300 -vv $PARALLEL --junitxml="$OUT/tests.xml" $TESTS -k "cuda or triton or gpu or mamba or many_rows"
+step_bench() { # what matters most first
+  part "device" 20 nvidia-smi
+  bench selective_scan 80 test_gpu.py
+  bench "hsic or autograd" 80 test_gpu.py
+  bench mamba_layer 40 test_gpu.py
+  bench preset_step 80 test_step_gpu.py
+  bench attention 90 test_gpu.py
+  bench "decoding or causal_conv1d" 50 test_gpu.py
+}
+
+step_tests() { # Triton compiles for long: CUDA's are not to wait for it
+  pytest "tests cuda" 200 -vv $PARALLEL --junitxml="$OUT/cuda.xml" $TESTS \
+    -k "(cuda or gpu or mamba or many_rows) and not triton"
+  pytest "tests triton" 200 -vv $PARALLEL --junitxml="$OUT/triton.xml" $TESTS -k "triton"
 }
 
 step_sanitize() {
-  local op tool
-  for op in cross_attention selective_scan hsic; do
+  local op tool test
+  for op in selective_scan hsic cross_attention packed; do
+    test="tests/kernels/test_smoke.py::test_smoke[$op-cuda-bf16]"
+    [ "$op" != packed ] || test="tests/kernels/test_packed.py::test_scan_of_many_segments[reverse-cuda]"
     for tool in memcheck racecheck; do
-      part_beside part "$tool $op" 90 compute-sanitizer --tool "$tool" "$PYTHON" -m pytest -q -p no:cacheprovider \
-        "tests/kernels/test_smoke.py::test_smoke[$op-cuda-bf16]"
+      part_beside part "$tool $op" 100 compute-sanitizer --error-exitcode 9 --tool "$tool" "$PYTHON" -m pytest -q \
+        -p no:cacheprovider "$test"
     done
   done
   wait
 }
 
 step_counters() {
-  local case
-  for case in test_cross_attention_gpu[128-12-196-64] test_selective_scan_gpu[64-512-197]; do
-    part "counters $case" 60 ncu --clock-control none --section SpeedOfLight --section Occupancy \
-      --section WarpStateStats --kernel-name regex:'scan|attention' --launch-count 12 \
-      "$PYTHON" -m pytest -q -p no:cacheprovider "benchmarks/test_gpu.py::$case"
-  done
+  part "counters" 90 ncu --clock-control none --csv --log-file "$OUT/counters.csv" \
+    --section SpeedOfLight --section Occupancy --section WarpStateStats --section SchedulerStats \
+    --section LaunchStats --section InstructionStats --section MemoryWorkloadAnalysis \
+    --kernel-name-base demangled --kernel-name regex:bdam "$PYTHON" -m benchmarks.once
 }
 
 for step in $STEPS; do "step_$step"; done
 tar czf "$OUT/built.tgz" bdam_kernels/_cuda*.so build/triton 2>/dev/null
+grep -hE "^(FAILED|ERROR) |ERROR SUMMARY: [1-9]" "$OUT/log.txt" | sort -u | cut -c1-180 | head -n 30
+[ ! -f "$OUT/results.json" ] || "$PYTHON" -m benchmarks.results "$OUT/results.json"
 column -t -s "$(printf '\t')" "$OUT/steps.tsv" 2>/dev/null || cat "$OUT/steps.tsv"

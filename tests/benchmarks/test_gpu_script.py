@@ -53,7 +53,7 @@ def test_every_other_part_leaves_its_figures(tmp_path: Path) -> None:
     assert parts.pop("bench decoding or causal_conv1d") == 3 and "a part that fails" in log
     # Only a GPU has these.
     tools = [name for name in parts if name.split()[0] in ("device", "memcheck", "racecheck", "counters")]
-    assert len(tools) == 9
+    assert len(tools) == 10
     failed = {name: status for name, status in parts.items() if status and name not in tools}
     assert not failed, log
     rows = {entry["name"]: entry for entry in json.loads((out / "results.json").read_text())["results"]}
@@ -61,6 +61,8 @@ def test_every_other_part_leaves_its_figures(tmp_path: Path) -> None:
         ("test_selective_scan_gpu[64-512-197]", {"cuda", "triton"}),
         ("test_cross_attention_gpu[128-12-196-64]", {"cuda", "triton"}),
         ("test_hsic_gpu[64]", {"cuda"}),
+        ("test_autograd_gpu", {"an autograd.Function"}),
+        ("test_preset_step_gpu", {"ours"}),
     ):
         assert ours <= {contender for contender, row in rows[name]["contenders"].items() if "train" in row}
     assert not [name for name in rows if "mamba_layer" in name or "decoding" in name]
