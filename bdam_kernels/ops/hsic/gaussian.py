@@ -34,7 +34,7 @@ from bdam_kernels.ops.arguments import cast, empty_contiguous, unit_stride
 from bdam_kernels.ops.hsic import reference
 from bdam_kernels.ops.hsic.algebra import apart, centre, divisors, full_precision
 
-_TILE = 2**22
+_TILE = 2**23
 """Elements of both Gaussian kernel matrices that torch computes at once."""
 
 _MEDIAN_ROWS = 1024
@@ -172,7 +172,8 @@ def _backward_stripes(x: Tensor, y: Tensor, kernels: Tensor, factors: Tensor, te
             weights = (of_rows[:, rows] + of_columns).addcmul_(own, grams)
             weights[0].addcmul_(of_other, grams[1])
             weights[1].addcmul_(of_other, grams[0])
-            weights.mul_(grams + levels)
+            # In place, unless these products are to be differentiated themselves.
+            weights.mul_(grams + levels if torch.is_grad_enabled() else grams.add_(levels))
             # A row's own weight cancels: the better if it is not there.
             weights.diagonal(rows.start, 1, 2).zero_()
             sums.append(weights.sum(2))
