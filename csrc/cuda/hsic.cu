@@ -1,9 +1,9 @@
 // Linear HSIC of few samples: the value in one launch, both gradients in another. The blocks of the first go together
 // through three phases, with a barrier of the whole grid between two: centre the features; multiply tiles of both Gram
 // matrices, of which half is computed, over parts of their columns; add the parts up. The second multiplies the Gram
-// matrices by the features. Every sum has a fixed order. What costs time with few rows is waiting: for memory, so that a
-// thread asks for all that it needs before it uses any of it, and for the grid, so that few rows have no phase of their
-// own to be centred.
+// matrices by the features. Every sum has a fixed order. What costs time with few rows is waiting: for memory, so that
+// a thread asks for all that it needs before it uses any of it, and for the grid, so that few rows have no phase of
+// their own to be centred.
 #include <stdexcept>
 #include <string>
 
