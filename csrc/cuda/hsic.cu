@@ -325,12 +325,12 @@ void hsic_linear_backward(const Tensor& grad, const Tensor& saved, const Tensor&
   plan.inputs[1].gradient = grad_y;
   plan.grad = grad.as<const float>();
   plan.choose_estimator(factor, p, q, unbiased);
-  const auto start = [&](auto kernel, int width) {
-    const int units = plan.gradient_units(0, width) + plan.gradient_units(1, width);
-    launch(kernel, units, kThreads, kProductFloats, plan, stream);
-  };
-  plan.wide(multiprocessors()) ? start(hsic_linear_gradient_kernel<kWideTile>, kWideTile)
-                               : start(hsic_linear_gradient_kernel<kTile>, kTile);
+  const int width = plan.gradient_width(multiprocessors());
+  const auto kernel = width == kWideTile ? hsic_linear_gradient_kernel<kWideTile>
+                      : width == kTile   ? hsic_linear_gradient_kernel<kTile>
+                                         : hsic_linear_gradient_kernel<kNarrowTile>;
+  const int units = plan.gradient_units(0, width) + plan.gradient_units(1, width);
+  launch(kernel, units, kThreads, kProductFloats, plan, stream);
 }
 
 }  // namespace bdam

@@ -10,7 +10,7 @@ namespace bdam::hsic {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kTile = 64;                           // rows and columns of a product's tile
-constexpr int kWideTile = 96;                       // columns of the gradient's, where that is faster
+constexpr int kWideTile = 96, kNarrowTile = 32;     // columns of the gradient's, where that is faster
 constexpr int kStep = 64;                           // what a product contracts at once
 constexpr int kOperandFloats = 64 * 72;             // of shared memory, for a step of an operand
 constexpr int kWideFloats = 64 * 104;               // and of a wide one
@@ -82,12 +82,13 @@ struct Plan {
     per_q = static_cast<float>(1.0 / q);
     unbiased = unbiased_;
   }
-  // Whether wide tiles of the gradients leave less to the multiprocessor that has most.
-  bool wide(int multiprocessors) const {
+  // Columns of the tiles of the gradients that leave least to the multiprocessor that has most.
+  int gradient_width(int multiprocessors) const {
     const auto most = [&](int width) {
       return ceil_divide<int>(gradient_units(0, width) + gradient_units(1, width), multiprocessors) * width;
     };
-    return most(kWideTile) < most(kTile);
+    const int other = most(kNarrowTile) < most(kWideTile) ? kNarrowTile : kWideTile;
+    return most(other) < most(kTile) ? other : kTile;
   }
   // Puts what the gradients are made of into an array, which must have the right length.
   void place_saved(const Tensor& array) {
