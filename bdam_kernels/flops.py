@@ -111,10 +111,15 @@ def _hsic_backward(grad: Shape, x_weights: Shape, y_weights: Shape, x: Shape, y:
     return 2 * x[0] ** 2 * (x[1] + y[1])
 
 
-@register_flop_formula(torch.ops.bdam.hsic_linear)
-def _hsic_linear(x: Shape, y: Shape, *_: Any, **__: Any) -> int:
-    """Both Gram matrices, their inner product, and both gradients."""
-    return 2 * x[0] ** 2 * (2 * (x[1] + y[1]) + 1)
+@register_flop_formula(torch.ops.bdam.hsic_linear_forward)
+def _hsic_linear_forward(x: Shape, y: Shape, *_: Any, **__: Any) -> int:
+    """Both Gram matrices and their inner product."""
+    return 2 * x[0] ** 2 * (x[1] + y[1] + 1)
+
+
+@register_flop_formula(torch.ops.bdam.hsic_linear_backward)
+def _hsic_linear_backward(grad: Shape, saved: Shape, x: Shape, y: Shape, *_: Any, **__: Any) -> int:
+    return 2 * x[0] ** 2 * (x[1] + y[1])
 
 
 @register_flop_formula(torch.ops.bdam.hsic_gaussian_forward)

@@ -1,8 +1,9 @@
-// Linear HSIC of few samples in one launch: value and both gradients. The blocks go together through four phases, with
-// a barrier of the whole grid between two: centre the features; multiply tiles of both Gram matrices, of which half is
-// computed, over parts of their columns; add the parts up; multiply the gradients. Every sum has a fixed order. What
-// costs time with few rows is waiting: for memory, so that a thread asks for all that it needs before it uses any of
-// it, and for the grid, so that few rows have no phase of their own to be centred.
+// Linear HSIC of few samples: the value in one launch, both gradients in another. The blocks of the first go together
+// through three phases, with a barrier of the whole grid between two: centre the features; multiply tiles of both Gram
+// matrices, of which half is computed, over parts of their columns; add the parts up. The second multiplies the Gram
+// matrices by the features. Every sum has a fixed order. What costs time with few rows is waiting: for memory, so that
+// a thread asks for all that it needs before it uses any of it, and for the grid, so that few rows have no phase of
+// their own to be centred.
 #include <stdexcept>
 #include <string>
 
@@ -189,7 +190,7 @@ struct Totals {
   BDAM_DEVICE float value(const Plan& plan) const {
     float sum = products;
     if (plan.unbiased) sum += squares[0] * squares[1] * plan.per_q - 2.0f * plan.per_p * of_squares;
-    return 0.5f * plan.factor * sum;
+    return plan.factor * sum;
   }
 };
 
@@ -230,11 +231,16 @@ BDAM_DEVICE void gradient(const Plan& plan, const Input& in, const Input& other,
       }
     }
   }
-  product.for_each_pair([&](int row, int column, float first, float second) {
-    const int i = row_tile * kTile + row, j = column_tile * kWidth + column;
-    float* to = in.gradient + static_cast<int64_t>(i) * in.width + j;
-    if (i < plan.rows && j < in.width) to[0] = plan.factor * first;
-    if (i < plan.rows && j + 1 < in.width) to[1] = plan.factor * second;
+  const float scale = plan.factor * *plan.grad;
+  with_type(in.gradient.dtype, [&](auto type) {
+    using Type = decltype(type);
+    auto* to = in.gradient.as<typename Type::Bits>();
+    product.for_each_pair([&](int row, int column, float first, float second) {
+      const int i = row_tile * kTile + row, j = column_tile * kWidth + column;
+      const int64_t at = static_cast<int64_t>(i) * in.width + j;
+      if (i < plan.rows && j < in.width) to[at] = Type::bits(scale * first);
+      if (i < plan.rows && j + 1 < in.width) to[at + 1] = Type::bits(scale * second);
+    });
   });
 }
 
@@ -247,12 +253,14 @@ BDAM_DEVICE void share(int of_x, int of_y, Visit visit) {
   }
 }
 
-// All tiles of both gradients. traces: of the Gram matrices.
-template <int kWidth>
-BDAM_DEVICE void gradients(const Plan& plan, const float (&traces)[2]) {
-  share(plan.gradient_units(0, kWidth), plan.gradient_units(1, kWidth), [&](int which, int unit) {
-    gradient<kWidth>(plan, plan.inputs[which], plan.inputs[1 - which], unit, which ? traces[0] : traces[1]);
-  });
+// Whether this block is the last one that comes here, and so sees what all others wrote before. All threads get the
+// answer.
+BDAM_DEVICE bool comes_last(uint32_t* counter) {
+  const Shared answer(kProductFloats, 1);
+  barrier();
+  if (thread_index() == 0) answer.store(0, take_ticket(counter) == static_cast<uint32_t>(grid_size() - 1));
+  barrier();
+  return answer.load(0);
 }
 
 BDAM_KERNEL(kThreads, 2) hsic_linear_kernel(BDAM_PARAMETER Plan plan) {
@@ -263,49 +271,66 @@ BDAM_KERNEL(kThreads, 2) hsic_linear_kernel(BDAM_PARAMETER Plan plan) {
   }
   share(x.parts * plan.gram_tiles, y.parts * plan.gram_tiles,
         [&](int which, int unit) { gram(plan, plan.inputs[which], unit); });
+  if (block_index() == 0 && thread_index() == 0) *plan.counter = 0;
   grid_barrier();
   for (int unit = block_index() + thread_index() / 32 * grid_size(); unit < plan.padded * plan.sums;
        unit += kWarps * grid_size()) {
     add_row(plan, unit);
   }
-  grid_barrier();
-  const bool last = block_index() == grid_size() - 1;  // with the least to do
-  float traces[2] = {};
-  if (plan.unbiased || last) {
-    const Totals totals(plan);
-    for (int i = 0; i < 2; ++i) traces[i] = totals.squares[i];
-    if (last && thread_index() == 0) *plan.value = totals.value(plan);
-  }
-  plan.wide ? gradients<kWideTile>(plan, traces) : gradients<kTile>(plan, traces);
+  if (!comes_last(plan.counter)) return;
+  barrier();
+  const Totals totals(plan);
+  if (thread_index()) return;
+  *plan.value = totals.value(plan);
+  for (int i = 0; i < 2; ++i) plan.traces[i] = totals.squares[i];
+}
+
+// A block for each tile of the gradients.
+template <int kWidth>
+BDAM_KERNEL(kThreads, 2) hsic_linear_gradient_kernel(BDAM_PARAMETER Plan plan) {
+  const int of_x = plan.gradient_units(0, kWidth), which = block_index() >= of_x;
+  gradient<kWidth>(plan, plan.inputs[which], plan.inputs[1 - which], block_index() - which * of_x,
+                   plan.unbiased ? plan.traces[1 - which] : 0.0f);
 }
 
 }  // namespace
 }  // namespace hsic
 
 int64_t hsic_linear_workspace(int64_t rows, int64_t x_width, int64_t y_width) {
-  hsic::Plan plan(rows, x_width, y_width);
-  return plan.place(nullptr);
+  return hsic::Plan(rows, x_width, y_width).place_workspace(nullptr);
 }
 
-void hsic_linear(const Tensor& x, const Tensor& y, const Tensor& value, const Tensor& gradients,
-                 const Tensor& workspace, double factor, double p, double q, bool unbiased, int64_t stream) {
+void hsic_linear_forward(const Tensor& x, const Tensor& y, const Tensor& value, const Tensor& saved,
+                         const Tensor& workspace, double factor, double p, double q, bool unbiased, int64_t stream) {
   using namespace hsic;
   if (x.size[0] > kMostRows) {
     throw std::runtime_error("too many rows for one launch: " + std::to_string(x.size[0]));
   }
   Plan plan(x.size[0], x.size[1], y.size[1]);
-  plan.place(workspace.as<float>());
-  plan.choose_tiles(multiprocessors());
+  plan.place_saved(saved);
+  plan.place_workspace(workspace.as<float>());
   plan.inputs[0].features = x;
   plan.inputs[1].features = y;
-  plan.inputs[0].gradient = gradients.as<float>();
-  plan.inputs[1].gradient = gradients.as<float>() + x.size[0] * x.size[1];
   plan.value = value.as<float>();
-  plan.factor = static_cast<float>(factor);
-  plan.per_p = static_cast<float>(1.0 / p);
-  plan.per_q = static_cast<float>(1.0 / q);
-  plan.unbiased = unbiased;
+  plan.choose_estimator(factor, p, q, unbiased);
   launch_together(hsic_linear_kernel, plan.units(), kThreads, kProductFloats + 4 * kWarps, plan, stream);
+}
+
+void hsic_linear_backward(const Tensor& grad, const Tensor& saved, const Tensor& grad_x, const Tensor& grad_y,
+                          double factor, double p, double q, bool unbiased, int64_t stream) {
+  using namespace hsic;
+  Plan plan(grad_x.size[0], grad_x.size[1], grad_y.size[1]);
+  plan.place_saved(saved);
+  plan.inputs[0].gradient = grad_x;
+  plan.inputs[1].gradient = grad_y;
+  plan.grad = grad.as<const float>();
+  plan.choose_estimator(factor, p, q, unbiased);
+  const int width = plan.gradient_width(multiprocessors());
+  const auto kernel = width == kWideTile ? hsic_linear_gradient_kernel<kWideTile>
+                      : width == kTile   ? hsic_linear_gradient_kernel<kTile>
+                                         : hsic_linear_gradient_kernel<kNarrowTile>;
+  const int units = plan.gradient_units(0, width) + plan.gradient_units(1, width);
+  launch(kernel, units, kThreads, kProductFloats, plan, stream);
 }
 
 }  // namespace bdam

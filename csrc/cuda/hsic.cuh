@@ -1,13 +1,16 @@
 // What the phases of hsic.cu share: where everything is, and the product of two tiles.
 #pragma once
 
+#include <stdexcept>
+#include <string>
+
 #include "tensor_core.cuh"
 
 namespace bdam::hsic {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kTile = 64;                           // rows and columns of a product's tile
-constexpr int kWideTile = 96;                       // columns of the gradient's, where that is faster
+constexpr int kWideTile = 96, kNarrowTile = 32;     // columns of the gradient's, where that is faster
 constexpr int kStep = 64;                           // what a product contracts at once
 constexpr int kOperandFloats = 64 * 72;             // of shared memory, for a step of an operand
 constexpr int kWideFloats = 64 * 104;               // and of a wide one
@@ -25,10 +28,23 @@ struct Input {
   int width = 0, padded_width = 0;  // padded to whole tiles
   int parts = 0;                    // of the columns, by which the Gram matrix is computed
   // weights: what the other input's features are multiplied by, transposed. squares: the Gram matrix's diagonal.
-  float *centred = nullptr, *gram = nullptr, *weights = nullptr, *squares = nullptr, *gradient = nullptr;
+  float *centred = nullptr, *gram = nullptr, *weights = nullptr, *squares = nullptr;
+  Tensor gradient;  // contiguous
 
   BDAM_EVERYWHERE int mean_units() const { return padded_width / kMeanColumns; }
   BDAM_EVERYWHERE int column_tiles(int width) const { return ceil_divide<int>(padded_width, width); }
+};
+
+// Hands out an array piece by piece, or counts how long it must be.
+struct Places {
+  float* array;
+  int64_t used = 0;
+
+  float* take(int64_t floats) {
+    float* begin = array ? array + used : nullptr;
+    used += floats;
+    return begin;
+  }
 };
 
 struct Plan {
@@ -38,8 +54,11 @@ struct Plan {
   int part_width;
   int sums;                                    // that a row's products are added up to
   float *products = nullptr, *value = nullptr;
-  float factor = 0.0f, per_p = 0.0f, per_q = 0.0f;  // 2 / r, 1 / p and 1 / q of bdam_kernels/ops/hsic/algebra.py
-  bool unbiased = false, wide = false;  // wide: tiles of the gradient
+  float* traces = nullptr;  // of the Gram matrices
+  uint32_t* counter = nullptr;
+  const float* grad = nullptr;                      // of the value
+  float factor = 0.0f, per_p = 0.0f, per_q = 0.0f;  // 1 / r or 2 / r, 1 / p, 1 / q of bdam_kernels/ops/hsic/algebra.py
+  bool unbiased = false;
 
   Plan(int64_t n, int64_t x_width, int64_t y_width) : rows(static_cast<int>(n)), per_row(1.0f / n) {
     tiles = ceil_divide<int>(n, kTile);
@@ -57,42 +76,51 @@ struct Plan {
       inputs[i].parts = ceil_divide<int>(inputs[i].padded_width, part_width);
     }
   }
-  // Takes the tiles of the gradient that leave less to the multiprocessor that has most.
-  void choose_tiles(int multiprocessors) {
+  void choose_estimator(double factor_, double p, double q, bool unbiased_) {
+    factor = static_cast<float>(factor_);
+    per_p = static_cast<float>(1.0 / p);
+    per_q = static_cast<float>(1.0 / q);
+    unbiased = unbiased_;
+  }
+  // Columns of the tiles of the gradients that leave least to the multiprocessor that has most.
+  int gradient_width(int multiprocessors) const {
     const auto most = [&](int width) {
       return ceil_divide<int>(gradient_units(0, width) + gradient_units(1, width), multiprocessors) * width;
     };
-    wide = most(kWideTile) < most(kTile);
+    const int other = most(kNarrowTile) < most(kWideTile) ? kNarrowTile : kWideTile;
+    return most(other) < most(kTile) ? other : kTile;
   }
-  // Puts the arrays into a workspace, and returns how many floats they take.
-  int64_t place(float* workspace) {
-    int64_t used = 0;
-    const auto take = [&](int64_t floats) {
-      float* begin = workspace ? workspace + used : nullptr;
-      used += floats;
-      return begin;
-    };
-    const int64_t area = static_cast<int64_t>(padded) * padded;
+  // Puts what the gradients are made of into an array, which must have the right length.
+  void place_saved(const Tensor& array) {
+    Places places{array.as<float>()};
     for (Input& in : inputs) {
-      in.centred = take(static_cast<int64_t>(padded) * in.padded_width);
-      in.gram = take(in.parts * area);
-      in.weights = take(area);
-      in.squares = take(padded);
+      in.centred = places.take(static_cast<int64_t>(padded) * in.padded_width);
+      in.weights = places.take(area());
+      in.squares = places.take(padded);
     }
-    products = take(static_cast<int64_t>(padded) * sums);
-    return used;
+    traces = places.take(2);
+    if (places.used != array.size[0]) {
+      throw std::runtime_error("hsic_linear saves " + std::to_string(places.used) + " floats, got room for " +
+                               std::to_string(array.size[0]));
+    }
   }
+  // Puts what the first launch needs into an array, and returns how many floats it takes.
+  int64_t place_workspace(float* array) {
+    Places places{array};
+    for (Input& in : inputs) in.gram = places.take(in.parts * area());
+    products = places.take(static_cast<int64_t>(padded) * sums);
+    counter = reinterpret_cast<uint32_t*>(places.take(1));
+    return places.used;
+  }
+  BDAM_EVERYWHERE int64_t area() const { return static_cast<int64_t>(padded) * padded; }
   // Whether centring is a phase of its own.
   BDAM_EVERYWHERE bool centred_first() const { return tiles > kTogetherTiles; }
   BDAM_EVERYWHERE int gradient_units(int input, int width) const { return tiles * inputs[input].column_tiles(width); }
-  // The most units that a phase has.
+  // The most units that a phase of the first launch has.
   int units() const {
-    int most = 0;
-    const int counts[3] = {centred_first() ? inputs[0].mean_units() + inputs[1].mean_units() : 0,
-                           (inputs[0].parts + inputs[1].parts) * gram_tiles,
-                           gradient_units(0, kTile) + gradient_units(1, kTile)};
-    for (int count : counts) most = count > most ? count : most;
-    return most;
+    const int means = centred_first() ? inputs[0].mean_units() + inputs[1].mean_units() : 0;
+    const int grams = (inputs[0].parts + inputs[1].parts) * gram_tiles;
+    return means > grams ? means : grams;
   }
 };
 

@@ -27,12 +27,16 @@ void pooled_cross_attention_backward(
     const Tensor& grad_q_a, const Tensor& grad_k_a, const Tensor& grad_v_a, const Tensor& grad_q_b,
     const Tensor& grad_k_b, const Tensor& grad_v_b, double scale, int64_t threshold, int64_t seed, int64_t stream);
 
-// Floats of workspace that hsic_linear wants.
+// Floats of workspace that hsic_linear_forward wants.
 int64_t hsic_linear_workspace(int64_t rows, int64_t x_width, int64_t y_width);
 
-// The gradients of x and then of y, in one array.
-void hsic_linear(const Tensor& x, const Tensor& y, const Tensor& value, const Tensor& gradients,
-                 const Tensor& workspace, double factor, double p, double q, bool unbiased, int64_t stream);
+// saved: what backward takes, of as many floats as bdam_kernels/ops/hsic/fused.py says. factor: 1 / r, and in backward
+// 2 / r.
+void hsic_linear_forward(const Tensor& x, const Tensor& y, const Tensor& value, const Tensor& saved,
+                         const Tensor& workspace, double factor, double p, double q, bool unbiased, int64_t stream);
+
+void hsic_linear_backward(const Tensor& grad, const Tensor& saved, const Tensor& grad_x, const Tensor& grad_y,
+                          double factor, double p, double q, bool unbiased, int64_t stream);
 
 // Channels of a block, for calls in which both B and C vary over time, or not, and with packed sequences, or not. rows:
 // channels of all batches.

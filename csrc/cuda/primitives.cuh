@@ -50,6 +50,14 @@ BDAM_DEVICE void warp_barrier() { __syncwarp(); }
 // then be read.
 BDAM_DEVICE void grid_barrier() { cooperative_groups::this_grid().sync(); }
 
+// Adds 1 to a counter and returns what it was. Who comes later sees what this thread, and what had met it at a barrier,
+// wrote before.
+BDAM_DEVICE uint32_t take_ticket(uint32_t* counter) {
+  uint32_t ticket;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(ticket) : "l"(counter) : "memory");
+  return ticket;
+}
+
 // The value of the lane whose index differs in the bits of mask. All 32 lanes take part; memory is not ordered by it.
 BDAM_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 

@@ -72,6 +72,7 @@ inline int thread_index() { return host::thread_index(); }
 inline int block_index() { return host::block_index(); }
 inline int grid_size() { return host::grid_size(); }
 inline void grid_barrier(int line = __builtin_LINE()) { host::grid_barrier(line); }
+inline uint32_t take_ticket(uint32_t* counter) { return (*counter)++; }
 inline int min(int a, int b) { return b < a ? b : a; }
 inline int opaque(int x) { return x; }
 inline void barrier(int line = __builtin_LINE()) { host::barrier(line); }

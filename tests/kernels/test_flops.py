@@ -120,12 +120,15 @@ def test_hsic_with_gaussian_kernels() -> None:
     assert counted(lambda *x: hsic(*x, kernel="rbf", sigma=1.0), (n, width), (n, width)) == expected
 
 
-def test_hsic_in_one_launch() -> None:
+def test_hsic_of_few_samples_in_cuda() -> None:
     n, x_width, y_width = 8, 64, 48
-    formula = flop_registry[torch.ops.bdam.hsic_linear]
-    # Both Gram matrices, their inner product, and both gradients.
-    expected = 2 * (2 * n * n * (x_width + y_width)) + 2 * n * n
-    assert formula(torch.empty(n, x_width), torch.empty(n, y_width), False, "cuda", out_val=torch.empty(())) == expected
+    x, y, scalar = torch.empty(n, x_width), torch.empty(n, y_width), torch.empty(())
+    products = 2 * n * n * (x_width + y_width)
+    forward = flop_registry[torch.ops.bdam.hsic_linear_forward](x, y, False, out_val=(scalar, scalar))
+    # Two Gram matrices and their inner product; two products of N x N weights with features.
+    assert forward == products + 2 * n * n
+    backward = flop_registry[torch.ops.bdam.hsic_linear_backward](scalar, scalar, x, y, False, out_val=(x, y))
+    assert backward == products
 
 
 def test_fusion_at_the_drafts_sizes() -> None:

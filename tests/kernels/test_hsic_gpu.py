@@ -195,7 +195,9 @@ def test_no_features(name: str) -> None:
 def test_operators_keep_their_contracts(name: str) -> None:
     device = device_of(require(name))
     x, y = (t.to(device) for t in features(9, 4, 3))
-    torch.library.opcheck(torch.ops.bdam.hsic_linear.default, (x, y, True))
+    torch.library.opcheck(torch.ops.bdam.hsic_linear_forward.default, (x, y, True))
+    value, saved = torch.ops.bdam.hsic_linear_forward(x, y, True)
+    torch.library.opcheck(torch.ops.bdam.hsic_linear_backward.default, (value, saved, x, y, True))
 
 
 def test_float64_has_no_kernel() -> None:

@@ -1,8 +1,8 @@
-"""Linear HSIC of few samples in CUDA: one launch gives the value and both gradients.
+"""Linear HSIC of few samples in CUDA: one launch gives the value, and one both gradients.
 
-The gradients are kept for backward, which only multiplies them with the gradient of the value, on the device. They are
-outputs of the Function, so that autograd knows where they come from: a gradient of theirs is the Hessian's product with
-it, which is written in plain operations here, and derivatives of any order follow.
+Forward saves the centred features and the weights that backward multiplies them by. The second launch takes the
+gradient of the value into its products, in float32, and rounds once. A backward pass that is to be differentiated
+itself is written in plain operations here, and derivatives of any order follow.
 
 Sums run in a fixed order: results are bit-equal from call to call.
 """
@@ -13,13 +13,18 @@ import torch
 from torch import Tensor
 
 from bdam_kernels import dispatch
-from bdam_kernels.autograd import apply, no_derivatives_of
+from bdam_kernels.autograd import apply, no_derivatives_of, wants_double_backward
 from bdam_kernels.operators import operator
+from bdam_kernels.ops.arguments import empty_contiguous
 from bdam_kernels.ops.gpu import launch, on_device_of
-from bdam_kernels.ops.hsic.algebra import add_present, centre, divisors, full_precision, gram_weights
+from bdam_kernels.ops.hsic.algebra import centre, divisors, full_precision, gram_weights
 
 MOST_ROWS = 512
 """Rows that the kernels take: more are faster on cuBLAS, which the closed forms use."""
+
+
+_TILE = 64
+"""Rows and columns of a tile in csrc/cuda/hsic.cuh."""
 
 
 def reason(x_dtype: torch.dtype, y_dtype: torch.dtype, rows: int) -> str:
@@ -29,29 +34,55 @@ def reason(x_dtype: torch.dtype, y_dtype: torch.dtype, rows: int) -> str:
     return dispatch.dtype_reason(x_dtype, y_dtype)
 
 
-def _empty_results(x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
-    gradients = x.new_empty(x.numel() + y.numel(), dtype=torch.float32)
-    return gradients.new_empty(()), gradients
+def _empty_forward(x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
+    value = x.new_empty((), dtype=torch.float32)
+    return value, value.new_empty(_saved_floats(x.shape[0], x.shape[1], y.shape[1]))
+
+
+def _saved_floats(rows: int, x_width: int, y_width: int) -> int:
+    """Of both inputs, in whole tiles: centred features, weights (N, N) and a diagonal; and two sums."""
+    n = _in_tiles(rows)
+    return n * (_in_tiles(x_width) + _in_tiles(y_width) + 2 * n + 2) + 2
+
+
+def _in_tiles(extent: int) -> int:
+    return (extent + _TILE - 1) // _TILE * _TILE
 
 
 @operator(
-    "hsic_linear(Tensor x, Tensor y, bool unbiased) -> (Tensor value, Tensor gradients)",
-    fake=_empty_results,
+    "hsic_linear_forward(Tensor x, Tensor y, bool unbiased) -> (Tensor value, Tensor saved)",
+    fake=_empty_forward,
 )
-def _linear(x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
-    """The value, and both gradients one after the other, all in float32."""
-    kernels = dispatch.cuda()
+def _forward(x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
+    """The value, and centred features, weights and sums for backward, all in float32."""
     if x.dtype != y.dtype:
         x, y = x.float(), y.float()
-    value, gradients = _empty_results(x, y, unbiased)
-    p, q, r = divisors(len(x), unbiased)
+    value, saved = _empty_forward(x, y, unbiased)
+    kernels, (p, q, r) = dispatch.cuda(), divisors(len(x), unbiased)
     with on_device_of(x):
         workspace = value.new_empty(kernels.hsic_linear_workspace(len(x), x.shape[1], y.shape[1]))
-        launch(kernels.hsic_linear, (x, y, value, gradients, workspace), (2 / r, p, q, unbiased))
-    return value, gradients
+        launch(kernels.hsic_linear_forward, (x, y, value, saved, workspace), (1 / r, p, q, unbiased))
+    return value, saved
 
 
-no_derivatives_of("hsic_linear")
+no_derivatives_of("hsic_linear_forward")
+
+
+def _empty_backward(grad: Tensor, saved: Tensor, x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
+    return empty_contiguous(x), empty_contiguous(y)
+
+
+@operator(
+    "hsic_linear_backward(Tensor grad, Tensor saved, Tensor x, Tensor y, bool unbiased) -> (Tensor, Tensor)",
+    fake=_empty_backward,
+)
+def _backward(grad: Tensor, saved: Tensor, x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of x and y, of which no more than shape and dtype is asked here."""
+    gradients = _empty_backward(grad, saved, x, y, unbiased)
+    p, q, r = divisors(len(x), unbiased)
+    with on_device_of(x):
+        launch(dispatch.cuda().hsic_linear_backward, (grad, saved, *gradients), (2 / r, p, q, unbiased))
+    return gradients
 
 
 class _FusedForm(torch.autograd.Function):
@@ -59,42 +90,30 @@ class _FusedForm(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
-        return _linear(x, y, unbiased)
+        return _forward(x, y, unbiased)
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
         x, y, ctx.unbiased = inputs
         ctx.save_for_backward(x, y, output[1])
-        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[1])
 
     @staticmethod
-    def backward(ctx, grad, grad_gradients):  # type: ignore[no-untyped-def]
-        x, y, gradients = ctx.saved_tensors
-        by_value = None if grad is None else grad * gradients
-        by_gradients = None if grad_gradients is None else _hessian_product(x, y, ctx.unbiased, grad_gradients)
-        total = add_present(by_value, by_gradients)
-        if total is None:
-            return None, None, None
-        return *(g.to(t.dtype) for g, t in zip(_split(total, x, y), (x, y), strict=True)), None
+    def backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+        x, y, saved = ctx.saved_tensors
+        if wants_double_backward():
+            return *_gradients(grad, x, y, ctx.unbiased), None
+        return *_backward(grad, saved, x, y, ctx.unbiased), None
 
 
-def _split(both: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    of_x, of_y = both.split([x.numel(), y.numel()])
-    return of_x.view(x.shape), of_y.view(y.shape)
-
-
-def _hessian_product(x: Tensor, y: Tensor, unbiased: bool, direction: Tensor) -> Tensor:
-    """Derivative of both gradients, 2/r M(L) x and 2/r M(K) y, as (x, y) moves in a direction."""
-    x_step, y_step = (centre(t) for t in _split(direction, x, y))
-    x, y = centre(x.float()), centre(y.float())
-
-    def of_gradient(x: Tensor, x_step: Tensor, y: Tensor, y_step: Tensor) -> Tensor:
-        half = y_step @ y.mT
-        return gram_weights(half + half.mT, unbiased) @ x + gram_weights(y @ y.mT, unbiased) @ x_step
-
+def _gradients(grad: Tensor, x: Tensor, y: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
+    """2/r M(L) x and 2/r M(K) y, times the gradient of the value."""
+    scale = grad * (2 / divisors(len(x), unbiased)[2])
+    wide_x, wide_y = centre(x.float()), centre(y.float())
     with full_precision(x):
-        of_x, of_y = of_gradient(x, x_step, y, y_step), of_gradient(y, y_step, x, x_step)
-    return torch.cat([of_x.flatten(), of_y.flatten()]) * (2 / divisors(len(x), unbiased)[2])
+        grad_x = (scale * gram_weights(wide_y @ wide_y.mT, unbiased)) @ wide_x
+        grad_y = (scale * gram_weights(wide_x @ wide_x.mT, unbiased)) @ wide_y
+    return grad_x.to(x.dtype), grad_y.to(y.dtype)
 
 
 def linear_hsic(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:

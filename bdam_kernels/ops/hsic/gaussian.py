@@ -22,7 +22,7 @@ which is 50 eps where the kernel is a tenth as wide as the median distance, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -34,8 +34,8 @@ from bdam_kernels.ops.arguments import cast, empty_contiguous, unit_stride
 from bdam_kernels.ops.hsic import reference
 from bdam_kernels.ops.hsic.algebra import apart, centre, divisors, full_precision
 
-_TILE = 2**21
-"""Elements of a Gaussian kernel matrix that torch computes at once."""
+_TILE = 2**23
+"""Elements of both Gaussian kernel matrices that torch computes at once."""
 
 _MEDIAN_ROWS = 1024
 """Rows of which the median distance is taken: of more, so many evenly spaced ones."""
@@ -117,47 +117,71 @@ def _exponents(distances: list[Tensor], widths: Tensor) -> Tensor:
 def _stripes(n: int) -> Iterator[slice]:
     if torch.compiler.is_exporting():  # a graph of so many stripes would be for this N only
         return iter([slice(0, n)])
-    rows = max(_TILE // n, 64)
+    rows = max(_TILE // (2 * n), 32)
     return (slice(i, min(i + rows, n)) for i in range(0, n, rows))
 
 
-def _gaussian(x: Tensor, rows: slice, kernel: Tensor) -> Tensor:
-    """K_ij for i in rows and every j, zero on the diagonal, of features with width 1."""
-    _, exponent, level = kernel.unbind()
-    squares = x.square().sum(1)
-    exponents = x[rows] @ x.mT - (squares[rows, None] + squares) / 2
-    gram = level * torch.expm1(exponents - exponent)
-    gram.diagonal(rows.start).zero_()
-    return gram
+def _gaussians(x: Tensor, y: Tensor, kernels: Tensor) -> Callable[[slice], Tensor]:
+    """A function that gives K_ij and L_ij for i in some rows and every j, (2, rows, N), zero on the diagonal, of
+    features with width 1.
+
+    It takes few operations on both at once: on a GPU it is the host that stripes wait for.
+    """
+    squares = torch.stack([t.square().sum(1) for t in (x, y)])
+    # What the exponent of a pair of rows has of either, beside their product.
+    halves = (squares + kernels[:, 1, None]) * -0.5
+    of_rows, of_columns, levels = halves[:, :, None], halves[:, None], kernels[:, 2, None, None]
+    transposed = x.mT, y.mT
+
+    def of(rows: slice) -> Tensor:
+        exponents = of_rows[:, rows] + of_columns
+        exponents[0].addmm_(x[rows], transposed[0])
+        exponents[1].addmm_(y[rows], transposed[1])
+        grams = levels * exponents.expm1_()
+        grams.diagonal(rows.start, 1, 2).zero_()
+        return grams
+
+    return of
 
 
 def _forward_stripes(x: Tensor, y: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
     """As `_forward`, of features with width 1."""
-    products, sums = [], []
+    squares, crosses, sums = [], [], []
+    grams_of = _gaussians(x, y, kernels)
     with full_precision(x):
         for rows in _stripes(x.shape[0]):
-            K, L = _gaussian(x, rows, kernels[0]), _gaussian(y, rows, kernels[1])
-            products.append(torch.stack([m.sum(1) for m in (K * K, K * L, L * L)]))
-            sums.append(torch.stack([m.sum(1) for m in (K, L)]))
-    return torch.cat(products, 1), torch.cat(sums, 1)
+            grams = grams_of(rows)
+            sums.append(grams.sum(2))
+            crosses.append((grams[0] * grams[1]).sum(1))
+            squares.append((grams * grams).sum(2))
+            del grams  # before the next ones
+    of_x, of_y = torch.cat(squares, 1)
+    return torch.stack([of_x, torch.cat(crosses), of_y]), torch.cat(sums, 1)
 
 
 def _backward_stripes(x: Tensor, y: Tensor, kernels: Tensor, factors: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
-    """As `_backward`, of features with width 1, and without the division by it."""
-
-    def gradient(x: Tensor, rows: slice, own: Tensor, weights: Tensor, terms: Tensor, level: Tensor) -> Tensor:
-        weights = (weights + (terms[rows, None] + terms)) * (own + level)
-        # A row's own weight cancels: the better if it is not there.
-        weights.diagonal(rows.start).zero_()
-        return weights @ x - weights.sum(1, keepdim=True) * x[rows]
-
-    grads_x, grads_y = [], []
+    """As `_backward`, of features with width 1 and symmetric factors, and without the division by the width."""
+    # Of the terms, which are batched wherever anything is.
+    grad_x, grad_y = terms.new_empty(x.shape), terms.new_empty(y.shape)
+    grams_of, sums = _gaussians(x, y, kernels), []
+    own, of_other, levels = factors.diagonal()[:, None, None], factors[0, 1], kernels[:, 2, None, None]
+    of_rows, of_columns = terms[:, :, None], terms[:, None]
     with full_precision(x):
         for rows in _stripes(x.shape[0]):
-            K, L = _gaussian(x, rows, kernels[0]), _gaussian(y, rows, kernels[1])
-            grads_x.append(gradient(x, rows, K, factors[0, 0] * K + factors[0, 1] * L, terms[0], kernels[0, 2]))
-            grads_y.append(gradient(y, rows, L, factors[1, 0] * K + factors[1, 1] * L, terms[1], kernels[1, 2]))
-    return torch.cat(grads_x), torch.cat(grads_y)
+            grams = grams_of(rows)
+            weights = (of_rows[:, rows] + of_columns).addcmul_(own, grams)
+            weights[0].addcmul_(of_other, grams[1])
+            weights[1].addcmul_(of_other, grams[0])
+            # In place, unless these products are to be differentiated themselves.
+            weights.mul_(grams + levels if torch.is_grad_enabled() else grams.add_(levels))
+            # A row's own weight cancels: the better if it is not there.
+            weights.diagonal(rows.start, 1, 2).zero_()
+            sums.append(weights.sum(2))
+            grad_x[rows].addmm_(weights[0], x, beta=0)
+            grad_y[rows].addmm_(weights[1], y, beta=0)
+            del grams, weights  # before the next ones
+    of_x, of_y = torch.cat(sums, 1)[:, :, None]
+    return grad_x.addcmul_(of_x, x, value=-1), grad_y.addcmul_(of_y, y, value=-1)
 
 
 def _diagonals(kernels: Tensor) -> Tensor:
