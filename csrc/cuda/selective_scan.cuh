@@ -25,10 +25,10 @@ struct Layout {
   static constexpr int kChannels = kWarps * kChannelLanes * KC;            // of a block
   static constexpr int kRow = kChannels + 2;                               // floats from step to step of a tile
   static constexpr int kTileFloats = kTile * kRow;
-  static constexpr bool kInPieces = kChannels * kTile >= 4 * kThreads;     // of four steps or more, if a call allows
   // Blocks that a multiprocessor is to have at once, for which the compiler limits registers: as many as cost no spill
   // for up to 16 states, of which most models have 16. varies: as kVaries of Block.
   static constexpr bool kIsCommon = kStates == 16;
+  static constexpr bool kInPieces = kIsCommon;  // where a call allows: see Order; others would take long to compile
   static constexpr int forward_blocks(bool varies) { return !kIsCommon ? 4 : KC == 1 && varies ? 8 : 6; }
   static constexpr int backward_blocks(bool varies) { return !kIsCommon ? 2 : KC == 2 ? 3 : varies ? 5 : 4; }
   // B or C: of every step, or, constant over time, of every channel.

@@ -120,7 +120,8 @@ struct Walk : Block<L, Arrays<L>, kVaries, kPacked> {
 
   // From the states before a group: its decays, and the states after each of its steps, which are from `first` on in
   // their tile, which is from `shift` on in its chunk.
-  BDAM_DEVICE void walk_group(int shift, int first, const States<L>& start, States<L> (&h)[kGroup], States<L> (&decay)[kGroup]) {
+  BDAM_DEVICE void walk_group(int shift, int first, const States<L>& start, States<L> (&h)[kGroup],
+                              States<L> (&decay)[kGroup]) {
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
       const States<L>& before = i ? h[i - 1] : start;
@@ -176,8 +177,9 @@ struct Walk : Block<L, Arrays<L>, kVaries, kPacked> {
   }
 
   // One step back. Leaves its sums over the lane's states in from_B, from_A and y, and over its channels in `shared`.
-  BDAM_DEVICE void step_back(int shift, int step, const States<L>& before, const States<L>& after, const States<L>& decay,
-                             float* from_B, float* from_A, float* y, float (&shared)[2 * KS]) {
+  BDAM_DEVICE void step_back(int shift, int step, const States<L>& before, const States<L>& after,
+                             const States<L>& decay, float* from_B, float* from_A, float* y,
+                             float (&shared)[2 * KS]) {
     const int at = (shift + step) * L::kRow + lane.channel;
     const Vec<KC> d = delta_tile.template load<KC>(at), x = u_tile.template load<KC>(at);
     const Vec<KC> g = grad_tile.template load<KC>(step * L::kRow + lane.channel);

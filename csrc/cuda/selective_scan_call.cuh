@@ -7,6 +7,9 @@
 
 namespace bdam::scan {
 
+// Twice the blocks of two channels a lane that there must be for every multiprocessor, for a lane to have two.
+constexpr int kTwiceWideBlocks = 5;
+
 // Runs launch(Layout) with the smallest layout that has room for the states. With one channel a lane unless B and C
 // vary over time, as its states then differ from channel to channel; and of up to 16 states, unless blocks of twice as
 // many channels are enough for all multiprocessors. rows: channels of all batches. Packed sequences have fewer layouts,
@@ -20,7 +23,7 @@ void with_layout(int64_t states, int64_t rows, Launch launch) {
   }
   if (states <= 16) {
     using Wide = Layout<4, 4, KC>;
-    if (2 * rows < 5 * multiprocessors() * Wide::kChannels) return launch(Layout<4, 4, 1>());
+    if (2 * rows < kTwiceWideBlocks * multiprocessors() * Wide::kChannels) return launch(Layout<4, 4, 1>());
     return launch(Wide());
   }
   if (states <= 64) return launch(Layout<16, 4, KC>());

@@ -8,8 +8,8 @@ namespace bdam::scan {
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
 constexpr int kTile = 16;  // steps in shared memory at once
 
-// Which elements neighbouring threads have: neighbouring rows, neighbouring steps, or pieces of several steps each, which
-// one load or two bring; for those, rows must be dense and begin at multiples of 16 bytes.
+// Which elements neighbouring threads have: neighbouring rows, neighbouring steps, or pieces of several steps each,
+// which one load or two bring; for pieces, rows must be dense and begin at multiples of 16 bytes.
 enum class Order { kRows, kSteps, kPieces };
 constexpr int kPieceSteps = 8;  // at most
 
