@@ -51,10 +51,20 @@ BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(
     if (block.B_varies()) block.template fetch_coefficients<Type>(call.B, time, next_B);
     if (kOutput && block.C_varies()) block.template fetch_coefficients<Type>(call.C, time, next_C);
   };
+  const auto store_coefficients = [&](auto access, const Tensor& t, int time, const auto& next, const Shared& tile) {
+    using Type = typename decltype(access)::Type;
+    if constexpr (kCoefficientsAhead) {
+      block.template store_coefficients<Type>(t, next, tile);
+    } else {
+      Fetched<L::kStates> now;
+      block.template fetch_coefficients<Type>(t, time, now);
+      block.template store_coefficients<Type>(t, now, tile);
+    }
+  };
   const auto fetch_next = [&](auto access, int time) {
     block.template fetch<decltype(access)>(call.u, time, next_u);
     block.template fetch<decltype(access)>(call.delta, time, next_delta);
-    if (kCoefficientsAhead) fetch_coefficients(access, time);
+    if constexpr (kCoefficientsAhead) fetch_coefficients(access, time);
   };
   with_access<L>(call, call.u, [&](auto access) { fetch_next(access, place.begin); });
   for (int time = place.begin; time < place.end; time += kTile) {
@@ -62,10 +72,8 @@ BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(
     barrier();
     with_access<L>(call, call.u, [&](auto access) {
       using Access = decltype(access);
-      using Type = typename Access::Type;
-      if (!kCoefficientsAhead) fetch_coefficients(access, time);
-      if (block.B_varies()) block.template store_coefficients<Type>(call.B, next_B, block.B_tile);
-      if (kOutput && block.C_varies()) block.template store_coefficients<Type>(call.C, next_C, block.C_tile);
+      if (block.B_varies()) store_coefficients(access, call.B, time, next_B, block.B_tile);
+      if (kOutput && block.C_varies()) store_coefficients(access, call.C, time, next_C, block.C_tile);
       block.template store_delta<Access>(next_delta, time, 0);
       block.template store_u<Access>(next_u, 0);
       if (kOutput && call.z) block.template fetch<Access>(call.z, time, gate);
