@@ -9,11 +9,10 @@
 
 #include "primitives.cuh"
 #include "reduce.cuh"
+#include "selective_scan_tiles.cuh"
 
 namespace bdam::scan {
 
-constexpr int kWarps = 4, kThreads = 32 * kWarps;
-constexpr int kTile = 16;   // steps in shared memory at once
 constexpr int kGroup = 4;   // steps whose sums over states are reduced together
 constexpr int kChunk = 32;  // steps between saved states: CHUNK of bdam_kernels/ops/selective_scan/plan.py
 
@@ -29,6 +28,7 @@ struct Layout {
   // Blocks that a multiprocessor is to have at once, for which the compiler limits registers: as many as cost no spill
   // for up to 16 states, of which most models have 16. varies: as kVaries of Block.
   static constexpr bool kIsCommon = kStates == 16;
+  static constexpr bool kInPieces = kIsCommon;  // where a call allows: see Order; others would take long to compile
   static constexpr int forward_blocks(bool varies) { return !kIsCommon ? 4 : KC == 1 && varies ? 8 : 6; }
   static constexpr int backward_blocks(bool varies) { return !kIsCommon ? 2 : KC == 2 ? 3 : varies ? 5 : 4; }
   // B or C: of every step, or, constant over time, of every channel.
@@ -42,24 +42,9 @@ struct Layout {
 struct Call {
   Tensor u, delta, A, B, C, D, z, delta_bias, initial_state, resets;
   bool delta_softplus = false, B_varies = true, C_varies = true;
+  bool in_pieces = false;  // all tensors (B, D, L) can be accessed so: see Order
   int groups = 1, blocks = 0, segments = 1;  // groups of channels; blocks of a group; segments of time
   int segment_steps = 0;
-};
-
-// Rows (channels or states) by steps, of one batch, from the first row of the block on.
-struct Matrix {
-  char* data;
-  int64_t row_stride, step_stride;
-
-  BDAM_DEVICE Matrix(const Tensor& t, int64_t offset, int64_t rows, int64_t steps)
-      : data(static_cast<char*>(t.data) + offset * (t.dtype == DType::f32 ? 4 : 2)),
-        row_stride(rows),
-        step_stride(steps) {}
-  BDAM_DEVICE int64_t offset(int row, int step) const { return row * row_stride + step * step_stride; }
-  template <class Type>
-  BDAM_DEVICE typename Type::Bits* at(int row, int step) const {
-    return reinterpret_cast<typename Type::Bits*>(data) + offset(row, step);
-  }
 };
 
 // Where a block works.
@@ -107,66 +92,26 @@ struct Lane {
   }
 };
 
-// A thread's elements of a tile of kRows rows by kTile steps. Neighbouring threads have neighbouring rows or steps,
-// whichever are neighbours in memory.
-template <int kRows, bool kRowsFast>
-struct Elements {
-  static_assert(!kRowsFast || kRows <= kThreads);
-  static constexpr int kCount = (kRows * kTile + kThreads - 1) / kThreads;
-  static constexpr int kRowIncrement = kRowsFast ? 0 : kThreads / kTile;
-  static constexpr int kStepIncrement = kRowsFast ? kThreads / kRows : 0;
-  const int thread = opaque(thread_index());
-  const int row = kRowsFast ? thread % kRows : thread / kTile, step = kRowsFast ? thread / kRows : thread % kTile;
-
-  // visit(i, row, step) for each of them.
-  template <class Visit>
-  BDAM_DEVICE void each(Visit visit) const {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const int r = row + i * kRowIncrement, s = step + i * kStepIncrement;
-      if (kRows * kTile >= kThreads || (r < kRows && s < kTile)) visit(i, r, s);
-    }
-  }
-  // visit(i, row, step, address) with the address of each in a matrix of the type, whose first step is `time`.
-  template <class Type, class Visit>
-  BDAM_DEVICE void each_in(const Matrix& m, int time, Visit visit) const {
-    auto* address = m.template at<Type>(row, time + step);
-    const int64_t increment = m.offset(kRowIncrement, kStepIncrement);
-    each([&](int i, int r, int s) {
-      visit(i, r, s, address);
-      address += increment;
-    });
-  }
-};
-
-// How the matrices of channels by time are accessed.
-template <class Type_, bool kRowsFast_>
-struct Access {
-  using Type = Type_;
-  static constexpr bool kRowsFast = kRowsFast_;
-};
-
 // A thread's elements of a block's tile of channels by time.
 template <class L, class Access>
-using ChannelElements = Elements<L::kChannels, Access::kRowsFast>;
+using ChannelElements = Elements<L::kChannels, Access::kOrder>;
 
-// use(Access) for a tensor (B, D, L): once for a whole tile, which then has no branch on dtype or strides.
-template <class Use>
-BDAM_DEVICE void with_access(const Tensor& t, Use use) {
+// use(Access) for the tensors (B, D, L) of a call, of which t is one: once for a whole tile, which then has no branch
+// on dtype or strides.
+template <class L, class Use>
+BDAM_DEVICE void with_access(const Call& call, const Tensor& t, Use use) {
   with_type(t.dtype, [&](auto type) {
+    using Type = decltype(type);
+    if constexpr (L::kInPieces) {
+      if (call.in_pieces) return use(Access<Type, Order::kPieces>());
+    }
     if (t.stride[1] == 1) {
-      use(Access<decltype(type), true>());
+      use(Access<Type, Order::kRows>());
     } else {
-      use(Access<decltype(type), false>());
+      use(Access<Type, Order::kSteps>());
     }
   });
 }
-
-// A thread's part of a tile on its way from memory: bits, so that nothing waits for them before they are used.
-template <int kRows>
-struct Fetched {
-  uint32_t bits[Elements<kRows, false>::kCount];
-};
 
 // log(1 + e^x), relative error about 1e-7: max(x, 0) + log(1 + e), e = e^-|x|, by log(1 + e) = 2 atanh(e / (2 + e)).
 BDAM_DEVICE float softplus(float x) {
@@ -266,7 +211,7 @@ struct Block {
   const Call& call;
   const Place<L> place;
   const Lane<L> lane;
-  const Shared u_tile{Arrays::kU, L::kTileFloats}, delta_tile{Arrays::kDelta, L::kTileFloats};
+  const Shared u_tile{Arrays::kU, Arrays::kSteps * L::kRow}, delta_tile{Arrays::kDelta, Arrays::kSteps * L::kRow};
   const Shared B_tile{Arrays::kB, L::kMatrixFloats}, C_tile{Arrays::kC, L::kMatrixFloats};
   const Shared D{Arrays::kD, L::kChannels}, bias{Arrays::kBias, L::kChannels};
   States<L> rates;
@@ -301,40 +246,74 @@ struct Block {
   // Zero beyond the last channel and step.
   template <class Access>
   BDAM_DEVICE void fetch(const Tensor& t, int time, Fetched<L::kChannels>& to) const {
-    ChannelElements<L, Access>().template each_in<typename Access::Type>(
-        place.over_time(t), time,
-        [&](int i, int c, int s, auto* from) { to.bits[i] = exists(c, time + s) ? *from : 0; });
+    const ChannelElements<L, Access> elements;
+    if constexpr (Access::kOrder == Order::kPieces) {
+      to.template load_piece<typename Access::Type>(place.over_time(t), elements.row, time + elements.step,
+                                                    exists(elements.row, time + elements.step));
+    } else {
+      elements.template each_in<typename Access::Type>(
+          place.over_time(t), time,
+          [&](int i, int c, int s, auto* from) { to.bits[i] = exists(c, time + s) ? *from : 0; });
+    }
   }
+  // Writes value(i, channel, step) for this thread's elements of the tile.
+  template <class Access, class Value>
+  BDAM_DEVICE void write(const Tensor& t, int time, Value value) const {
+    using Type = typename Access::Type;
+    const ChannelElements<L, Access> elements;
+    if constexpr (Access::kOrder == Order::kPieces) {
+      Fetched<L::kChannels> from;
+      elements.each([&](int i, int c, int s) { from.template set<Access>(i, Type::bits(value(i, c, s))); });
+      if (exists(elements.row, time + elements.step)) {
+        from.template store_piece<Type>(place.over_time(t), elements.row, time + elements.step);
+      }
+    } else {
+      elements.template each_in<Type>(place.over_time(t), time, [&](int i, int c, int s, auto* to) {
+        const auto bits = Type::bits(value(i, c, s));
+        if (exists(c, time + s)) *to = bits;
+      });
+    }
+  }
+  // first: where the tile's first step is in the array.
   template <class Access>
-  BDAM_DEVICE void store_u(const Fetched<L::kChannels>& from) const {
+  BDAM_DEVICE void store_u(const Fetched<L::kChannels>& from, int first) const {
     ChannelElements<L, Access>().each([&](int i, int c, int s) {
-      u_tile.store(s * L::kRow + c, Access::Type::value(from.bits[i]));
+      u_tile.store((first + s) * L::kRow + c, from.template value<Access>(i));
     });
   }
   // The step sizes: with bias and softplus, and zero where there is no such step or channel, which leaves states as
   // they are.
   template <class Access>
-  BDAM_DEVICE void store_delta(const Fetched<L::kChannels>& from, int time) const {
+  BDAM_DEVICE void store_delta(const Fetched<L::kChannels>& from, int time, int first) const {
     ChannelElements<L, Access>().each([&](int i, int c, int s) {
-      const float x = Access::Type::value(from.bits[i]) + bias.load(c), soft = softplus(x);
-      delta_tile.store(s * L::kRow + c, exists(c, time + s) ? (call.delta_softplus ? soft : x) : 0.0f);
+      const float x = from.template value<Access>(i) + bias.load(c), soft = softplus(x);
+      delta_tile.store((first + s) * L::kRow + c, exists(c, time + s) ? (call.delta_softplus ? soft : x) : 0.0f);
     });
   }
 
-  // A tile of B or C, transposed: kStates floats a step, zero beyond the last state and step.
-  template <class Type>
-  BDAM_DEVICE void load_coefficients(const Tensor& t, int time, const Shared& to) const {
-    const Matrix m = place.coefficients(t, true);
-    const auto load = [&](auto elements) {
-      elements.template each_in<Type>(m, time, [&](int, int n, int s, auto* from) {
-        const bool exists = n < static_cast<int>(t.size[2]) && time + s < place.end;
-        to.store(s * L::kStates + n, exists ? Type::value(*from) : 0.0f);
-      });
-    };
+  // use(elements) with a thread's elements of a tile of B or C.
+  template <class Use>
+  BDAM_DEVICE static void with_elements(const Tensor& t, Use use) {
     if constexpr (L::kStates <= kThreads) {
-      if (t.stride[2] == 1) return load(Elements<L::kStates, true>());
+      if (t.stride[2] == 1) return use(Elements<L::kStates, Order::kRows>());
     }
-    load(Elements<L::kStates, false>());
+    use(Elements<L::kStates, Order::kSteps>());
+  }
+  // A tile of B or C, zero beyond the last state and step.
+  template <class Type>
+  BDAM_DEVICE void fetch_coefficients(const Tensor& t, int time, Fetched<L::kStates>& bits) const {
+    with_elements(t, [&](auto elements) {
+      elements.template each_in<Type>(place.coefficients(t, true), time, [&](int i, int n, int s, auto* from) {
+        bits.bits[i] = n < static_cast<int>(t.size[2]) && time + s < place.end ? *from : 0;
+      });
+    });
+  }
+  // Transposed: kStates floats a step.
+  template <class Type>
+  BDAM_DEVICE void store_coefficients(const Tensor& t, const Fetched<L::kStates>& bits, const Shared& to) const {
+    with_elements(t, [&](auto elements) {
+      elements.each([&](int i, int n, int s) { to.store(s * L::kStates + n, Type::value(bits.bits[i])); });
+    });
   }
   // B or C constant over time: kStates floats a channel.
   BDAM_DEVICE void load_constant(const Tensor& t, const Shared& to) const {

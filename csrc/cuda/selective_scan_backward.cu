@@ -31,12 +31,18 @@ BDAM_KERNEL(kThreads, L::forward_blocks(false)) selective_scan_adjoints_kernel(B
   float steps[KC] = {};
   uint32_t all_resets = 0;
   for (int time = (place.end - 1) / kTile * kTile; time >= place.begin; time -= kTile) {
-    barrier();
-    with_access(p.call.delta, [&](auto access) {
+    with_access<L>(p.call, p.call.delta, [&](auto access) {
       using Access = decltype(access);
-      if (walk.C_varies()) walk.template load_coefficients<typename Access::Type>(p.call.C, time, walk.C_tile);
-      walk.template load_delta<Access>(time);
-      walk.template load_grad<Access>(time);
+      using Type = typename Access::Type;
+      Fetched<L::kChannels> delta, grad, z;
+      Fetched<L::kStates> C;
+      walk.template fetch<Access>(p.call.delta, time, delta);
+      walk.template fetch_grad<Access>(time, grad, z);
+      if (walk.C_varies()) walk.template fetch_coefficients<Type>(p.call.C, time, C);
+      barrier();
+      walk.template store_delta<Access>(delta, time, 0);
+      walk.template store_grad<Access>(grad, z);
+      if (walk.C_varies()) walk.template store_coefficients<Type>(p.call.C, C, walk.C_tile);
     });
     const uint32_t resets = walk.resets_from(time);
     all_resets |= resets;
@@ -157,6 +163,7 @@ void selective_scan_adjoints(const Tensor& delta, const Tensor& A, const Tensor&
   p.call = call_of({none, delta, A, none, C, none, z, delta_bias, none, resets}, delta_softplus, reverse,
                    adjoints.size[1]);
   p.grad_out = reversed(grad_out, reverse);
+  p.call.in_pieces &= in_pieces(p.grad_out);
   p.adjoints = adjoints;
   p.step_sums = step_sums;
   resets ? start_adjoints<true>(p, stream) : start_adjoints<false>(p, stream);
@@ -177,6 +184,7 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
              reversed(grad_u, reverse), reversed(grad_delta, reverse), reversed(grad_z, reverse),
              states_of(grad_initial_state), partial_A, reversed(partial_B, reverse && B.dims == 4),
              reversed(partial_C, reverse && C.dims == 4), partial_D, partial_bias, static_cast<int>(first_block), 0};
+  for (const Tensor* t : {&p.grad_out, &p.grad_u, &p.grad_delta, &p.grad_z}) p.call.in_pieces &= in_pieces(*t);
   // (B, groups * window, N, L) where they vary over time.
   if (C.dims == 4) p.window = static_cast<int>(partial_C.size[1]) / p.call.groups;
   if (B.dims == 4) p.window = static_cast<int>(partial_B.size[1]) / p.call.groups;

@@ -7,6 +7,9 @@
 
 namespace bdam::scan {
 
+// Twice the blocks of two channels a lane that there must be for every multiprocessor, for a lane to have two.
+constexpr int kTwiceWideBlocks = 5;
+
 // Runs launch(Layout) with the smallest layout that has room for the states. With one channel a lane unless B and C
 // vary over time, as its states then differ from channel to channel; and of up to 16 states, unless blocks of twice as
 // many channels are enough for all multiprocessors. rows: channels of all batches. Packed sequences have fewer layouts,
@@ -20,7 +23,7 @@ void with_layout(int64_t states, int64_t rows, Launch launch) {
   }
   if (states <= 16) {
     using Wide = Layout<4, 4, KC>;
-    if (2 * rows < 5 * multiprocessors() * Wide::kChannels) return launch(Layout<4, 4, 1>());
+    if (2 * rows < kTwiceWideBlocks * multiprocessors() * Wide::kChannels) return launch(Layout<4, 4, 1>());
     return launch(Wide());
   }
   if (states <= 64) return launch(Layout<16, 4, KC>());
@@ -63,6 +66,15 @@ inline Tensor with_four_axes(Tensor t, int at) {
 // (B, D, N) as (B, 1, D, N).
 inline Tensor states_of(const Tensor& t) { return with_four_axes(t, 1); }
 
+// Whether a tensor (B, D, L), as its calls see it, can be accessed in pieces; one that is absent need not be.
+inline bool in_pieces(const Tensor& t) {
+  if (!t) return true;
+  const int64_t bytes = t.dtype == DType::f32 ? 4 : 2, last = t.stride[2] < 0 ? (t.size[2] - 1) * bytes : 0;
+  const int64_t begins = static_cast<int64_t>(reinterpret_cast<uintptr_t>(t.data)) - last;
+  const bool is_dense = t.stride[2] == 1 || t.stride[2] == -1;
+  return is_dense && t.size[2] % kPieceSteps == 0 && (begins | t.stride[0] * bytes | t.stride[1] * bytes) % 16 == 0;
+}
+
 inline Call call_of(Call call, bool delta_softplus, bool reverse, int64_t segments) {
   call.B_varies = call.B.dims != 2;
   call.C_varies = call.C.dims != 2;
@@ -77,6 +89,7 @@ inline Call call_of(Call call, bool delta_softplus, bool reverse, int64_t segmen
   call.B = with_four_axes(reversed(call.B, reverse && call.B_varies), 0);
   call.C = with_four_axes(reversed(call.C, reverse && call.C_varies), 0);
   call.initial_state = states_of(call.initial_state);
+  call.in_pieces = in_pieces(call.u) && in_pieces(call.delta) && in_pieces(call.z);
   return call;
 }
 

@@ -14,6 +14,7 @@ struct Forward {
 // Where the arrays of a block begin in shared memory.
 template <class L>
 struct Arrays {
+  static constexpr int kSteps = kTile;  // of u and delta
   static constexpr int kU = 0, kDelta = L::kTileFloats, kY = 2 * L::kTileFloats, kB = 3 * L::kTileFloats;
   static constexpr int kC = kB + L::kMatrixFloats, kD = kC + L::kMatrixFloats, kBias = kD + L::kChannels;
   static constexpr int kFloats = kBias + L::kChannels;
@@ -24,6 +25,7 @@ struct Arrays {
 template <class L, bool kVaries, bool kPacked, bool kOutput>
 BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(BDAM_PARAMETER Forward p) {
   constexpr int KC = L::KC, KS = L::KS;
+  constexpr bool kCoefficientsAhead = L::kStates <= 64;  // more would take too many registers
   const Call& call = p.call;
   const Place<L> place(call, call.blocks, 0);
   const Block<L, Arrays<L>, kVaries, kPacked> block(call, place);
@@ -41,23 +43,39 @@ BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(
   float steps[KC] = {};
   uint32_t all_resets = 0;
 
+  // What the next tile needs, and the gate of this one, is on its way while a tile is walked.
   Fetched<L::kChannels> next_u, next_delta, gate;
+  Fetched<L::kStates> next_B, next_C;
+  const auto fetch_coefficients = [&](auto access, int time) {
+    using Type = typename decltype(access)::Type;
+    if (block.B_varies()) block.template fetch_coefficients<Type>(call.B, time, next_B);
+    if (kOutput && block.C_varies()) block.template fetch_coefficients<Type>(call.C, time, next_C);
+  };
+  const auto store_coefficients = [&](auto access, const Tensor& t, int time, const auto& next, const Shared& tile) {
+    using Type = typename decltype(access)::Type;
+    if constexpr (kCoefficientsAhead) {
+      block.template store_coefficients<Type>(t, next, tile);
+    } else {
+      Fetched<L::kStates> now;
+      block.template fetch_coefficients<Type>(t, time, now);
+      block.template store_coefficients<Type>(t, now, tile);
+    }
+  };
   const auto fetch_next = [&](auto access, int time) {
     block.template fetch<decltype(access)>(call.u, time, next_u);
     block.template fetch<decltype(access)>(call.delta, time, next_delta);
+    if constexpr (kCoefficientsAhead) fetch_coefficients(access, time);
   };
-  with_access(call.u, [&](auto access) { fetch_next(access, place.begin); });
+  with_access<L>(call, call.u, [&](auto access) { fetch_next(access, place.begin); });
   for (int time = place.begin; time < place.end; time += kTile) {
     if (kOutput && time > 0 && time % kChunk == 0) h.save(p.checkpoints, place, lane, time / kChunk - 1);
     barrier();
-    with_access(call.u, [&](auto access) {
+    with_access<L>(call, call.u, [&](auto access) {
       using Access = decltype(access);
-      using Type = typename Access::Type;
-      if (block.B_varies()) block.template load_coefficients<Type>(call.B, time, block.B_tile);
-      if (kOutput && block.C_varies()) block.template load_coefficients<Type>(call.C, time, block.C_tile);
-      block.template store_delta<Access>(next_delta, time);
-      block.template store_u<Access>(next_u);
-      // These are on their way while the tile is walked.
+      if (block.B_varies()) store_coefficients(access, call.B, time, next_B, block.B_tile);
+      if (kOutput && block.C_varies()) store_coefficients(access, call.C, time, next_C, block.C_tile);
+      block.template store_delta<Access>(next_delta, time, 0);
+      block.template store_u<Access>(next_u, 0);
       if (kOutput && call.z) block.template fetch<Access>(call.z, time, gate);
       if (time + kTile < place.end) fetch_next(access, time + kTile);
     });
@@ -97,18 +115,15 @@ BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(
     }
     if constexpr (kOutput) {
       barrier();
-      with_access(call.u, [&](auto access) {
-        using Type = typename decltype(access)::Type;
-        ChannelElements<L, decltype(access)>().template each_in<Type>(
-            place.over_time(p.out), time, [&](int i, int c, int s, auto* to) {
-              if (!block.exists(c, time + s)) return;
-              float y = y_tile.load(s * L::kRow + c) + block.D.load(c) * block.u_tile.load(s * L::kRow + c);
-              if (call.z) {
-                const float x = Type::value(gate.bits[i]);
-                y *= x * sigmoid(x);
-              }
-              *to = Type::bits(y);
-            });
+      with_access<L>(call, call.u, [&](auto access) {
+        using Access = decltype(access);
+        block.template write<Access>(p.out, time, [&](int i, int c, int s) {
+          const int walked = time + s < place.end ? s : 0;  // a step of which there is a y
+          const float y = y_tile.load(walked * L::kRow + c) + block.D.load(c) * block.u_tile.load(s * L::kRow + c);
+          if (!call.z) return y;
+          const float x = gate.template value<Access>(i);
+          return y * x * sigmoid(x);
+        });
       });
     }
   }
@@ -164,6 +179,7 @@ void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& 
   const int64_t segments = states ? states.size[1] : 1;
   Forward p{call_of({u, delta, A, B, C, D, z, delta_bias, initial_state, resets}, delta_softplus, reverse, segments),
             states, step_sums, reversed(out, reverse), states_of(last_state), checkpoints};
+  p.call.in_pieces &= in_pieces(p.out);
   with_form(B.dims == 4 && C.dims == 4, bool(resets), [&](auto varies, auto packed) {
     start<varies, packed, true>(p, u.size[0], stream);
   });
