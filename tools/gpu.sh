@@ -98,11 +98,11 @@ bench() { # NAME SECONDS FILE
 
 step_bench() { # what matters most first
   part "device" 20 nvidia-smi
+  bench attention 90 test_gpu.py
   bench selective_scan 80 test_gpu.py
   bench "hsic or autograd" 80 test_gpu.py
   bench mamba_layer 40 test_gpu.py
   bench preset_step 80 test_step_gpu.py
-  bench attention 90 test_gpu.py
   bench "decoding or causal_conv1d" 50 test_gpu.py
 }
 
