@@ -4,7 +4,7 @@
 #include <map>
 #include <string>
 
-#include "tensor_core.cuh"
+#include "warpgroup.cuh"
 
 namespace bdam {
 namespace {
@@ -126,6 +126,40 @@ BDAM_KERNEL(kThreads, 1) write_after_write(BDAM_PARAMETER None) {
   if (thread_index() < 2) memory.store(0, 1.0f);
 }
 
+using Rows = Matrix<BF16, 64>;
+constexpr int kRowsFloats = 64 * Rows::kFloats;
+
+// A product of a group's rows with themselves, from float `first` of shared memory on.
+void multiply_group(int first, bool show, bool all) {
+  const Rows rows{Shared(first, kRowsFloats)};
+  for (int i = thread_index(); i < kRowsFloats; i += kGroupThreads) rows.memory.store(i, 0.0f);
+  if (show) show_to_products();
+  barrier();
+  Tile c[1];
+  begin_products();
+  if (all || thread_index() != 3) multiply_rows(c, rows, 0, rows, 0);
+  end_products();
+  wait_for_products(c);
+}
+
+BDAM_KERNEL(kGroupThreads, 1) none_of_a_group(BDAM_PARAMETER None) { multiply_group(256, true, true); }
+BDAM_KERNEL(kGroupThreads, 1) product_not_shown(BDAM_PARAMETER None) { multiply_group(256, false, true); }
+BDAM_KERNEL(kGroupThreads, 1) misaligned_product(BDAM_PARAMETER None) { multiply_group(32, true, true); }
+BDAM_KERNEL(kGroupThreads, 1) divergent_group(BDAM_PARAMETER None) { multiply_group(256, true, false); }
+
+BDAM_KERNEL(kGroupThreads, 1) product_overwritten(BDAM_PARAMETER None) {
+  const Rows rows{Shared(0, kRowsFloats)};
+  for (int i = thread_index(); i < kRowsFloats; i += kGroupThreads) rows.memory.store(i, 0.0f);
+  show_to_products();
+  barrier();
+  Tile c[1];
+  begin_products();
+  multiply_rows(c, rows, 0, rows, 0);
+  end_products();
+  rows.memory.store(thread_index(), 1.0f);
+  wait_for_products(c);
+}
+
 BDAM_KERNEL(kThreads, 1) grid_barriers(BDAM_PARAMETER None) {
   grid_barrier();
   barrier();
@@ -156,13 +190,21 @@ void run(const std::string& name) {
       {"write_after_write", write_after_write},
       {"grid_barriers", grid_barriers},
       {"divergent_blocks", divergent_blocks},
+      {"none_of_a_group", none_of_a_group},
+      {"product_not_shown", product_not_shown},
+      {"misaligned_product", misaligned_product},
+      {"divergent_group", divergent_group},
+      {"product_overwritten", product_overwritten},
   };
   constexpr int kFloats = 4 * kThreads;
   if (name == "divergent_blocks" || name == "grid_barriers") {
     return launch_together(kernels.at(name), 2, kThreads, kFloats, None(), 0);
   }
   if (name == "grid_barrier_alone") return launch(grid_barriers, 2, kThreads, kFloats, None(), 0);
-  launch(kernels.at(name), 2, kThreads, kFloats, None(), 0);
+  const bool of_a_group = name.find("group") != name.npos || name.find("product_") != name.npos ||
+                          name == "misaligned_product";
+  of_a_group ? launch(kernels.at(name), 2, kGroupThreads, 256 + kRowsFloats, None(), 0)
+             : launch(kernels.at(name), 2, kThreads, kFloats, None(), 0);
 }
 
 PyMethodDef functions[] = {BDAM_FUNCTION(run), {}};

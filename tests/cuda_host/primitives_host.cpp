@@ -29,6 +29,7 @@ struct Touched {
   int writer = -1, reader = -1, copier = -1;
   bool several_readers = false, several_warps = false;
   Moment written, read;
+  int64_t write = 0;  // its number in the block
 };
 
 enum class Wait { none, barrier, grid_barrier, warp_barrier, shuffle, meeting, products, done };
@@ -56,6 +57,7 @@ struct Fiber {
   void (*all)(void* const (&lanes)[kWarp]) = nullptr;
   std::vector<Copy> copies;
   std::vector<GroupProduct> products;
+  int64_t shown = 0;  // the block's writes so far, when it last showed its own to products
 };
 
 struct Block {
@@ -68,7 +70,7 @@ struct Block {
   std::vector<int> warp_epochs;
   std::vector<float> memory;
   std::vector<Touched> touched;
-  int64_t index = 0;
+  int64_t index = 0, writes = 0;
   int current = 0, epoch = 0;
   bool started = false;
   std::string error;
@@ -148,6 +150,7 @@ void start(int thread) {
   Fiber& fiber = block->fibers[thread];
   fiber.copies.clear();
   fiber.products.clear();
+  fiber.shown = 0;
   fiber.context.started = false;
   ucontext_t& context = fiber.context.start;
   getcontext(&context);
@@ -261,6 +264,7 @@ void prepare(Block& fresh, int64_t index, int threads, int shared_floats, const 
   fresh.body = &body;
   fresh.index = index;
   fresh.epoch = 0;
+  fresh.writes = 0;
   fresh.started = false;
   fresh.error.clear();
   if (static_cast<int>(fresh.fibers.size()) < threads) fresh.fibers.resize(threads);
@@ -322,16 +326,20 @@ void on_write(int i, Touched& t) {
   if (by_other_warp || by_other_lane) fail_race("writes", i, t.reader, "or another read");
   t.writer = me;
   t.written = now();
+  t.write = ++block->writes;
 }
 
 // An element of permuted rows of 64 in shared memory.
 float element_of_rows(const GroupProduct& product, int from, int row, int column) {
   if (from % 256) fail("misaligned: rows of a product at float " + std::to_string(from));
-  const int at = from + row * 32 + column / 2, piece = (at / 4 ^ at / 32) % 8;
+  const int word_index = from + row * 32 + column / 2, piece = (word_index / 4 ^ word_index / 32) % 8;
+  const int at = word_index / 32 * 32 + piece * 4 + word_index % 4;
   const int reader = block->current;
-  block->current = reader / kGroup * kGroup + at % kGroup;
-  const float* word = shared(0, static_cast<int>(block->memory.size()), at / 32 * 32 + piece * 4 + at % 4, 1, false);
+  block->current = reader / kGroup * kGroup + at % kGroup;  // some thread of the group
+  const float* word = shared(0, static_cast<int>(block->memory.size()), at, 1, false);
   block->current = reader;
+  const Touched& t = block->touched[at];
+  if (t.write > block->fibers[t.writer].shown) fail("race: a product reads what was not shown to products");
   uint16_t halves[2];
   std::memcpy(halves, word, sizeof halves);
   return product.value(halves[column % 2]);
@@ -403,6 +411,8 @@ void meet_in_warp(void* mine, void (*all)(void* const (&lanes)[kWarp]), int line
   to_scheduler();
 }
 
+void show_to_products() { block->fibers[block->current].shown = block->writes; }
+
 void add_group_product(const GroupProduct& product) { block->fibers[block->current].products.push_back(product); }
 
 void wait_for_group_products() {
@@ -454,8 +464,10 @@ void copy_async(int offset, int count, int i, const void* from) {
 void wait_for_copies() {
   for (const Copy& copy : block->fibers[block->current].copies) {
     for (int k = 0; k < 4; ++k) {
-      block->touched[copy.to + k].copier = -1;
-      block->touched[copy.to + k].written = now();
+      Touched& t = block->touched[copy.to + k];
+      t.copier = -1;
+      t.written = now();
+      t.write = ++block->writes;
     }
     float* to = block->memory.data() + copy.to;
     copy.from ? std::memcpy(to, copy.from, 16) : std::memset(to, 0, 16);

@@ -53,6 +53,8 @@ struct GroupProduct {
 };
 // For the warpgroup's next wait_for_group_products, at which all of its threads meet, with the same products.
 void add_group_product(const GroupProduct& product);
+// What this thread wrote to shared memory can be read by products after a barrier; before, they may miss it.
+void show_to_products();
 void wait_for_group_products();
 // Runs body once for every thread of every block, with all blocks there at once if `together`. Throws
 // std::runtime_error for what is wrong with the kernel.

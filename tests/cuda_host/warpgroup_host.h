@@ -8,7 +8,7 @@ namespace bdam {
 
 inline void begin_products() {}
 inline void end_products() {}
-inline void show_to_products() {}
+inline void show_to_products() { host::show_to_products(); }
 
 template <class... Results>
 void wait_for_products(Results&...) {

@@ -13,7 +13,7 @@ def faults() -> ModuleType:
     return build.load(build.build("_faults", [build.HERE / "faults.cu"]), "_faults")
 
 
-@pytest.mark.parametrize("kernel", ["none", "none_on_tensor_cores", "grid_barriers"])
+@pytest.mark.parametrize("kernel", ["none", "none_on_tensor_cores", "none_of_a_group", "grid_barriers"])
 def test_a_kernel_without_fault_passes(faults: ModuleType, kernel: str) -> None:
     faults.run(kernel)
 
@@ -26,6 +26,10 @@ def test_a_kernel_without_fault_passes(faults: ModuleType, kernel: str) -> None:
         ("divergent_shuffle", "divergence: thread 0 waits at the shuffle .*, thread 3 has ended"),
         ("divergent_product", "divergence: thread 0 waits at the warp's instruction .*, thread 3 has ended"),
         ("different_matrices", "divergence: thread 0 waits at the warp's instruction .*, thread 1 waits at the warp's"),
+        ("product_not_shown", "race: a product reads what was not shown to products"),
+        ("misaligned_product", "misaligned: rows of a product at float 32"),
+        ("divergent_group", "divergence: threads of a group wait for different products"),
+        ("product_overwritten", "race: a product reads what was not shown to products"),
         ("copy_not_awaited", "race: it touches float 0 of shared memory, to which thread 0 has a copy under way"),
         ("copy_after_read", "race: it writes float 0 of shared memory, which thread .* read"),
         ("divergent_blocks", "divergence: block 0 waits at the barrier of the grid .*, block 1 has ended"),
