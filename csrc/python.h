@@ -220,7 +220,7 @@ inline PyObject* have_whole_rows(PyObject*, PyObject* const* objects, Py_ssize_t
   for (Py_ssize_t i = 0; i < count; ++i) {
     if (!view_plain(objects[i], t) || !has_unit_stride(t)) Py_RETURN_FALSE;
     const int64_t bytes = t.type_bits / 8;
-    int64_t apart = reinterpret_cast<int64_t>(t.data) + static_cast<int64_t>(t.byte_offset) | t.size[t.dims - 1] * bytes;
+    int64_t apart = (reinterpret_cast<int64_t>(t.data) + static_cast<int64_t>(t.byte_offset)) | t.size[t.dims - 1] * bytes;
     for (int dim = 0; dim + 1 < t.dims; ++dim) apart |= t.size[dim] > 1 ? t.stride[dim] * bytes : 0;
     if (apart % 16) Py_RETURN_FALSE;
   }

@@ -28,7 +28,6 @@ struct Layout {
   // Blocks that a multiprocessor is to have at once, for which the compiler limits registers: as many as cost no spill
   // for up to 16 states, of which most models have 16. varies: as kVaries of Block.
   static constexpr bool kIsCommon = kStates == 16;
-  static constexpr bool kInPieces = kIsCommon;  // where a call allows: see Order; others would take long to compile
   static constexpr int forward_blocks(bool varies) { return !kIsCommon ? 4 : KC == 1 && varies ? 8 : 6; }
   static constexpr int backward_blocks(bool varies) { return !kIsCommon ? 2 : KC == 2 ? 3 : varies ? 5 : 4; }
   // B or C: of every step, or, constant over time, of every channel.
@@ -42,7 +41,6 @@ struct Layout {
 struct Call {
   Tensor u, delta, A, B, C, D, z, delta_bias, initial_state, resets;
   bool delta_softplus = false, B_varies = true, C_varies = true;
-  bool in_pieces = false;  // all tensors (B, D, L) can be accessed so: see Order
   int groups = 1, blocks = 0, segments = 1;  // groups of channels; blocks of a group; segments of time
   int segment_steps = 0;
 };
@@ -96,15 +94,11 @@ struct Lane {
 template <class L, class Access>
 using ChannelElements = Elements<L::kChannels, Access::kOrder>;
 
-// use(Access) for the tensors (B, D, L) of a call, of which t is one: once for a whole tile, which then has no branch
-// on dtype or strides.
-template <class L, class Use>
-BDAM_DEVICE void with_access(const Call& call, const Tensor& t, Use use) {
+// use(Access) for a tensor (B, D, L): once for a whole tile, which then has no branch on dtype or strides.
+template <class Use>
+BDAM_DEVICE void with_access(const Tensor& t, Use use) {
   with_type(t.dtype, [&](auto type) {
     using Type = decltype(type);
-    if constexpr (L::kInPieces) {
-      if (call.in_pieces) return use(Access<Type, Order::kPieces>());
-    }
     if (t.stride[1] == 1) {
       use(Access<Type, Order::kRows>());
     } else {
@@ -246,33 +240,18 @@ struct Block {
   // Zero beyond the last channel and step.
   template <class Access>
   BDAM_DEVICE void fetch(const Tensor& t, int time, Fetched<L::kChannels>& to) const {
-    const ChannelElements<L, Access> elements;
-    if constexpr (Access::kOrder == Order::kPieces) {
-      to.template load_piece<typename Access::Type>(place.over_time(t), elements.row, time + elements.step,
-                                                    exists(elements.row, time + elements.step));
-    } else {
-      elements.template each_in<typename Access::Type>(
-          place.over_time(t), time,
-          [&](int i, int c, int s, auto* from) { to.bits[i] = exists(c, time + s) ? *from : 0; });
-    }
+    ChannelElements<L, Access>().template each_in<typename Access::Type>(
+        place.over_time(t), time,
+        [&](int i, int c, int s, auto* from) { to.bits[i] = exists(c, time + s) ? *from : 0; });
   }
   // Writes value(i, channel, step) for this thread's elements of the tile.
   template <class Access, class Value>
   BDAM_DEVICE void write(const Tensor& t, int time, Value value) const {
     using Type = typename Access::Type;
-    const ChannelElements<L, Access> elements;
-    if constexpr (Access::kOrder == Order::kPieces) {
-      Fetched<L::kChannels> from;
-      elements.each([&](int i, int c, int s) { from.template set<Access>(i, Type::bits(value(i, c, s))); });
-      if (exists(elements.row, time + elements.step)) {
-        from.template store_piece<Type>(place.over_time(t), elements.row, time + elements.step);
-      }
-    } else {
-      elements.template each_in<Type>(place.over_time(t), time, [&](int i, int c, int s, auto* to) {
-        const auto bits = Type::bits(value(i, c, s));
-        if (exists(c, time + s)) *to = bits;
-      });
-    }
+    ChannelElements<L, Access>().template each_in<Type>(place.over_time(t), time, [&](int i, int c, int s, auto* to) {
+      const auto bits = Type::bits(value(i, c, s));
+      if (exists(c, time + s)) *to = bits;
+    });
   }
   // first: where the tile's first step is in the array.
   template <class Access>

@@ -31,7 +31,7 @@ BDAM_KERNEL(kThreads, L::forward_blocks(false)) selective_scan_adjoints_kernel(B
   float steps[KC] = {};
   uint32_t all_resets = 0;
   for (int time = (place.end - 1) / kTile * kTile; time >= place.begin; time -= kTile) {
-    with_access<L>(p.call, p.call.delta, [&](auto access) {
+    with_access(p.call.delta, [&](auto access) {
       using Access = decltype(access);
       using Type = typename Access::Type;
       Fetched<L::kChannels> delta, grad, z;
@@ -163,7 +163,6 @@ void selective_scan_adjoints(const Tensor& delta, const Tensor& A, const Tensor&
   p.call = call_of({none, delta, A, none, C, none, z, delta_bias, none, resets}, delta_softplus, reverse,
                    adjoints.size[1]);
   p.grad_out = reversed(grad_out, reverse);
-  p.call.in_pieces &= in_pieces(p.grad_out);
   p.adjoints = adjoints;
   p.step_sums = step_sums;
   resets ? start_adjoints<true>(p, stream) : start_adjoints<false>(p, stream);
@@ -184,7 +183,6 @@ void selective_scan_backward(const Tensor& u, const Tensor& delta, const Tensor&
              reversed(grad_u, reverse), reversed(grad_delta, reverse), reversed(grad_z, reverse),
              states_of(grad_initial_state), partial_A, reversed(partial_B, reverse && B.dims == 4),
              reversed(partial_C, reverse && C.dims == 4), partial_D, partial_bias, static_cast<int>(first_block), 0};
-  for (const Tensor* t : {&p.grad_out, &p.grad_u, &p.grad_delta, &p.grad_z}) p.call.in_pieces &= in_pieces(*t);
   // (B, groups * window, N, L) where they vary over time.
   if (C.dims == 4) p.window = static_cast<int>(partial_C.size[1]) / p.call.groups;
   if (B.dims == 4) p.window = static_cast<int>(partial_B.size[1]) / p.call.groups;

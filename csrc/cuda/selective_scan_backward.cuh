@@ -88,7 +88,7 @@ struct Walk : Block<L, Arrays<L>, kVaries, kPacked> {
   // What a tile needs: u and delta if it is the chunk's first time there, and with `back` what the way back takes.
   BDAM_DEVICE void load_tiles(int time, bool is_new, bool back) {
     const bool with_B = B_varies(), with_C = back && C_varies();
-    with_access<L>(call, call.delta, [&](auto access) {
+    with_access(call.delta, [&](auto access) {
       using Access = decltype(access);
       using Type = typename Access::Type;
       Fetched<L::kChannels> u, delta, grad, z;
@@ -303,7 +303,7 @@ struct Walk : Block<L, Arrays<L>, kVaries, kPacked> {
   }
 
   BDAM_DEVICE void store_gradients(int time) {
-    with_access<L>(call, call.delta, [&](auto access) {
+    with_access(call.delta, [&](auto access) {
       using Access = decltype(access);
       Fetched<L::kChannels> grad, z;
       if (call.z) fetch_grad<Access>(time, grad, z);  // again, rather than have them occupy registers

@@ -66,15 +66,6 @@ inline Tensor with_four_axes(Tensor t, int at) {
 // (B, D, N) as (B, 1, D, N).
 inline Tensor states_of(const Tensor& t) { return with_four_axes(t, 1); }
 
-// Whether a tensor (B, D, L), as its calls see it, can be accessed in pieces; one that is absent need not be.
-inline bool in_pieces(const Tensor& t) {
-  if (!t) return true;
-  const int64_t bytes = t.dtype == DType::f32 ? 4 : 2, last = t.stride[2] < 0 ? (t.size[2] - 1) * bytes : 0;
-  const int64_t begins = static_cast<int64_t>(reinterpret_cast<uintptr_t>(t.data)) - last;
-  const bool is_dense = t.stride[2] == 1 || t.stride[2] == -1;
-  return is_dense && t.size[2] % kPieceSteps == 0 && (begins | t.stride[0] * bytes | t.stride[1] * bytes) % 16 == 0;
-}
-
 inline Call call_of(Call call, bool delta_softplus, bool reverse, int64_t segments) {
   call.B_varies = call.B.dims != 2;
   call.C_varies = call.C.dims != 2;
@@ -89,7 +80,6 @@ inline Call call_of(Call call, bool delta_softplus, bool reverse, int64_t segmen
   call.B = with_four_axes(reversed(call.B, reverse && call.B_varies), 0);
   call.C = with_four_axes(reversed(call.C, reverse && call.C_varies), 0);
   call.initial_state = states_of(call.initial_state);
-  call.in_pieces = in_pieces(call.u) && in_pieces(call.delta) && in_pieces(call.z);
   return call;
 }
 

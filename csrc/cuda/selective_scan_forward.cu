@@ -66,11 +66,11 @@ BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(
     block.template fetch<decltype(access)>(call.delta, time, next_delta);
     if constexpr (kCoefficientsAhead) fetch_coefficients(access, time);
   };
-  with_access<L>(call, call.u, [&](auto access) { fetch_next(access, place.begin); });
+  with_access(call.u, [&](auto access) { fetch_next(access, place.begin); });
   for (int time = place.begin; time < place.end; time += kTile) {
     if (kOutput && time > 0 && time % kChunk == 0) h.save(p.checkpoints, place, lane, time / kChunk - 1);
     barrier();
-    with_access<L>(call, call.u, [&](auto access) {
+    with_access(call.u, [&](auto access) {
       using Access = decltype(access);
       if (block.B_varies()) store_coefficients(access, call.B, time, next_B, block.B_tile);
       if (kOutput && block.C_varies()) store_coefficients(access, call.C, time, next_C, block.C_tile);
@@ -115,7 +115,7 @@ BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(
     }
     if constexpr (kOutput) {
       barrier();
-      with_access<L>(call, call.u, [&](auto access) {
+      with_access(call.u, [&](auto access) {
         using Access = decltype(access);
         block.template write<Access>(p.out, time, [&](int i, int c, int s) {
           const int walked = time + s < place.end ? s : 0;  // a step of which there is a y
@@ -179,7 +179,6 @@ void selective_scan_forward(const Tensor& u, const Tensor& delta, const Tensor& 
   const int64_t segments = states ? states.size[1] : 1;
   Forward p{call_of({u, delta, A, B, C, D, z, delta_bias, initial_state, resets}, delta_softplus, reverse, segments),
             states, step_sums, reversed(out, reverse), states_of(last_state), checkpoints};
-  p.call.in_pieces &= in_pieces(p.out);
   with_form(B.dims == 4 && C.dims == 4, bool(resets), [&](auto varies, auto packed) {
     start<varies, packed, true>(p, u.size[0], stream);
   });

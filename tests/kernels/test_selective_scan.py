@@ -144,26 +144,6 @@ def test_blocks_of_twice_as_many_channels(backend: str) -> None:
     check(make_inputs(5, 100, 36, 16, dtype=torch.bfloat16), require(backend))
 
 
-@pytest.mark.parametrize("backend", ["cuda"])
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("channels", [40, 130])
-def test_rows_that_begin_at_multiples_of_16_bytes(
-    backend: str, dtype: torch.dtype, reverse: bool, channels: int
-) -> None:
-    """Which are loaded and stored in pieces of several steps, in blocks of few and of many channels."""
-    check(make_inputs(4, channels, 72, 16, dtype=dtype), require(backend), reverse=reverse)
-
-
-@pytest.mark.parametrize("backend", ["cuda"])
-@pytest.mark.parametrize("name", ["u", "delta", "z"])
-def test_one_tensor_begins_elsewhere(backend: str, name: str) -> None:
-    inputs = make_inputs(2, 40, 40, 16, dtype=torch.bfloat16)
-    aligned = inputs[name]
-    inputs[name] = aligned.new_empty(aligned.numel() + 1)[1:].view(aligned.shape).copy_(aligned)
-    check(inputs, require(backend))
-
-
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 @pytest.mark.parametrize("constant", ["", "B"])
 @pytest.mark.parametrize("groups", [1, 2])

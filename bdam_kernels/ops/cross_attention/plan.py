@@ -35,11 +35,11 @@ WIDEST = {"cuda": 192, "triton": 256}
 
 
 def _preference(length: int, width: int, dtype: torch.dtype) -> tuple[str, ...]:
-    """The backends, the better first. Measured on an H200 in bfloat16, forward + backward: of 196 tokens of width 64
-    Triton's kernels take 0.87 and CUDA's 0.92 ms, of 577 2.3 and 4.7; of few tokens both take as long, but CUDA's cost
-    the host less; of width 192 CUDA's take 1.9 and Triton's 3.0 ms.
+    """The backends, the better first. Measured on an H200 in bfloat16, forward + backward in a graph: of 196 tokens of
+    width 64 Triton's kernels take 0.87 and CUDA's 0.65 ms, of 577 2.4 and 2.6; of few tokens Triton's are as quick or
+    quicker, but cost the host twice as much; of width 192 CUDA's take 2.0 and Triton's 3.0 ms.
     """
-    return ("triton", "cuda") if length > 128 and width <= 64 and dtype.itemsize == 2 else ("cuda", "triton")
+    return ("triton", "cuda") if length > 224 and width <= 64 and dtype.itemsize == 2 else ("cuda", "triton")
 
 
 def kernels(dtype: torch.dtype, length: int, width: int) -> dict[str, str]:
