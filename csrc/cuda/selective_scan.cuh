@@ -294,6 +294,12 @@ struct Block {
       elements.each([&](int i, int n, int s) { to.store(s * L::kStates + n, Type::value(bits.bits[i])); });
     });
   }
+  template <class Type>
+  BDAM_DEVICE void load_coefficients(const Tensor& t, int time, const Shared& to) const {
+    Fetched<L::kStates> bits;
+    fetch_coefficients<Type>(t, time, bits);
+    store_coefficients<Type>(t, bits, to);
+  }
   // B or C constant over time: kStates floats a channel.
   BDAM_DEVICE void load_constant(const Tensor& t, const Shared& to) const {
     const Matrix m = place.coefficients(t, false);

@@ -25,7 +25,6 @@ struct Arrays {
 template <class L, bool kVaries, bool kPacked, bool kOutput>
 BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(BDAM_PARAMETER Forward p) {
   constexpr int KC = L::KC, KS = L::KS;
-  constexpr bool kCoefficientsAhead = L::kStates <= 64;  // more would take too many registers
   const Call& call = p.call;
   const Place<L> place(call, call.blocks, 0);
   const Block<L, Arrays<L>, kVaries, kPacked> block(call, place);
@@ -43,28 +42,11 @@ BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(
   float steps[KC] = {};
   uint32_t all_resets = 0;
 
-  // What the next tile needs, and the gate of this one, is on its way while a tile is walked.
+  // These are on their way while a tile is walked.
   Fetched<L::kChannels> next_u, next_delta, gate;
-  Fetched<L::kStates> next_B, next_C;
-  const auto fetch_coefficients = [&](auto access, int time) {
-    using Type = typename decltype(access)::Type;
-    if (block.B_varies()) block.template fetch_coefficients<Type>(call.B, time, next_B);
-    if (kOutput && block.C_varies()) block.template fetch_coefficients<Type>(call.C, time, next_C);
-  };
-  const auto store_coefficients = [&](auto access, const Tensor& t, int time, const auto& next, const Shared& tile) {
-    using Type = typename decltype(access)::Type;
-    if constexpr (kCoefficientsAhead) {
-      block.template store_coefficients<Type>(t, next, tile);
-    } else {
-      Fetched<L::kStates> now;
-      block.template fetch_coefficients<Type>(t, time, now);
-      block.template store_coefficients<Type>(t, now, tile);
-    }
-  };
   const auto fetch_next = [&](auto access, int time) {
     block.template fetch<decltype(access)>(call.u, time, next_u);
     block.template fetch<decltype(access)>(call.delta, time, next_delta);
-    if constexpr (kCoefficientsAhead) fetch_coefficients(access, time);
   };
   with_access(call.u, [&](auto access) { fetch_next(access, place.begin); });
   for (int time = place.begin; time < place.end; time += kTile) {
@@ -72,8 +54,9 @@ BDAM_KERNEL(kThreads, L::forward_blocks(kVaries)) selective_scan_forward_kernel(
     barrier();
     with_access(call.u, [&](auto access) {
       using Access = decltype(access);
-      if (block.B_varies()) store_coefficients(access, call.B, time, next_B, block.B_tile);
-      if (kOutput && block.C_varies()) store_coefficients(access, call.C, time, next_C, block.C_tile);
+      using Type = typename Access::Type;
+      if (block.B_varies()) block.template load_coefficients<Type>(call.B, time, block.B_tile);
+      if (kOutput && block.C_varies()) block.template load_coefficients<Type>(call.C, time, block.C_tile);
       block.template store_delta<Access>(next_delta, time, 0);
       block.template store_u<Access>(next_u, 0);
       if (kOutput && call.z) block.template fetch<Access>(call.z, time, gate);
