@@ -52,5 +52,5 @@ def test_nothing_is_spilled(chip: str, capsys: pytest.CaptureFixture[str]) -> No
     found = resources(program, module)
     with capsys.disabled():
         print_table(f"CUDA kernels for {chip}", found)
-    assert {r.arch for r in found} == {chip}
+    assert {r.arch for r in found} == {chip, "sm_90a"}  # the latter's kernels are Hopper's own
     assert not [r for r in found if r.stack]
