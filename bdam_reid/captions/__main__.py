@@ -105,8 +105,9 @@ def find_styles(options: Styles) -> None:
     print(f"{len(made)} styles of {counted}: {path} and {path.with_suffix('.png').name}")
 
 
-def write_texts(options: Write) -> None:
-    """The subcommand `write`. Raises: ConfigError, DatasetError, OSError; Interrupted after a signal."""
+def write_texts(options: Write) -> int:
+    """The subcommand `write`; 1 if calls were given up. Raises: ConfigError, DatasetError, OSError; Interrupted after a
+    signal."""
     _check_source(options)
     from bdam_reid.captions import store as stores
     from bdam_reid.captions.styles import read_styles
@@ -118,10 +119,10 @@ def write_texts(options: Write) -> None:
     output = options.output or options.root / FILE
     with stores.open_store(options.store or options.root / stores.FILE) as store:
         check_free(output, store)
-        _write(options, records, styles, store, output)
+        return _write(options, records, styles, store, output)
 
 
-def _write(options: Write, records: Sequence[Record], styles: Sequence[Style], store: Store, output: Path) -> None:
+def _write(options: Write, records: Sequence[Record], styles: Sequence[Style], store: Store, output: Path) -> int:
     from bdam_reid.captions.prompts import digest
     from bdam_reid.captions.writing import Writer, jobs_of, missing
     from bdam_reid.engine.checkpoint import write_json
@@ -138,7 +139,7 @@ def _write(options: Write, records: Sequence[Record], styles: Sequence[Style], s
     cost = estimate(jobs, options.attempts).text(None if options.local else options.prices)
     print(f"{len(jobs):,} of {2 * len(records):,} texts to write: {cost}")
     if options.dry_run:
-        return
+        return 0
     interruption = Interruption()
     writer = Writer(store, styles, options.attempts, options.workers, lambda: interruption.came)
     if jobs:
@@ -156,6 +157,9 @@ def _write(options: Write, records: Sequence[Record], styles: Sequence[Style], s
     if writer.error:
         raise writer.error
     interruption.raise_if_any()
+    if writer.unanswered:
+        print(f"{writer.unanswered:,} texts got no answer: give the same command again to ask for them")
+    return min(writer.unanswered, 1)
 
 
 def _check_source(options: Write) -> None:
@@ -237,10 +241,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_ranges(options)
             if isinstance(options, Check):
                 return check_texts(options)
-            if isinstance(options, Styles):
-                find_styles(options)
-            else:
-                write_texts(options)
+            if isinstance(options, Write):
+                return write_texts(options)
+            find_styles(options)
             return 0
 
 

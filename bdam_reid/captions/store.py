@@ -144,7 +144,7 @@ class Store:
 
 @contextmanager
 def open_store(path: Path) -> Iterator[Store]:
-    """The store in a file, which is made if there is none, for one process alone.
+    """The store in a file, which is made if there is none and goes if it stays empty, for one process alone.
 
     Raises: ConfigError if another process has it, or it is damaged; OSError if it cannot be read or written.
     """
@@ -157,4 +157,8 @@ def open_store(path: Path) -> Iterator[Store]:
             raise ConfigError(
                 f"another process writes to {path}: wait for its end or stop it, or give another --store"
             ) from error
-        yield Store(path, raw)
+        try:
+            yield Store(path, raw)
+        finally:
+            if not os.fstat(raw.fileno()).st_size:
+                path.unlink(missing_ok=True)

@@ -70,6 +70,8 @@ class Writer:
         """What was wrong with answers, by kind."""
         self._store, self._prompts = store, digest(styles)
         self._attempts, self._workers, self._asked_to_stop = attempts, workers, stopped
+        self.unanswered = 0
+        """Texts whose calls were given up, which another process would ask for again."""
         self._given_up = 0  # calls in a row
 
     def write(self, jobs: Sequence[Job], model: Model) -> None:
@@ -140,6 +142,7 @@ class Writer:
 
     def _give_up(self, problem: str) -> None:
         self.problems[problem] += 1
+        self.unanswered += 1
         self._given_up += 1
         if self._given_up >= IN_A_ROW:
             self.error = self.error or ModelError(

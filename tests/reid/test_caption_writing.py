@@ -197,9 +197,10 @@ def test_a_call_that_gets_no_answer_is_counted_and_passed_over(
     root: Path, server: CaptionServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.behave = lambda call, before: "400" if call.image == server.calls[0].image else "good"
-    write(root, server, "--workers", "1")
+    assert command.main(arguments(root, server, "--workers", "1")) == 1
     said = capsys.readouterr().out
     assert "2 x status 400" in said and "2 of 20 texts have no answer" in said and len(texts(root)) == IMAGES - 1
+    assert said.endswith("2 texts got no answer: give the same command again to ask for them\n")
 
 
 def test_all_calls_keep_the_pause_that_the_endpoint_asks_for(root: Path, server: CaptionServer) -> None:
@@ -357,7 +358,7 @@ def test_the_cost_is_said_before_the_first_call(
 ) -> None:
     write(root, server, "--dry-run", "--prices.input", "2.5", "--prices.output", "10")
     said = capsys.readouterr().out.splitlines()[-1]
-    assert not server.calls and not (root / TEXTS).exists()
+    assert not server.calls and not (root / TEXTS).exists() and not (root / STORE).exists()
     assert said.startswith("20 of 20 texts to write: 20 calls, at most 60 with all attempts: about ")
     tokens = int(said.split("about ")[1].split()[0].replace(",", ""))
     assert 20 * (255 + 100) < tokens < 20 * (255 + 500) and "1,600 out, $0.0" in said
