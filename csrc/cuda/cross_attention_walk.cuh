@@ -51,12 +51,12 @@ struct Plan {
 template <class M>
 BDAM_DEVICE float part_of_delta(const GlobalRows<typename M::Type>& outs, const GlobalRows<typename M::Type>& grads,
                                 int row) {
+  // Of wide rows one after the other, for want of registers.
+  [[maybe_unused]] constexpr int kUnrolled = M::kPieces <= 8 ? 2 : 1;
   float sum = 0.0f;
-#pragma unroll
-  for (int piece = 0; piece < M::kPieces; piece += 4) {
-    const int mine = piece + (lane_index() & 3);
-    if (mine >= M::kPieces) break;
-    const Words a = outs.load(row, mine), b = grads.load(row, mine);
+#pragma unroll kUnrolled
+  for (int piece = lane_index() & 3; piece < M::kPieces; piece += 4) {
+    const Words a = outs.load(row, piece), b = grads.load(row, piece);
 #pragma unroll
     for (int i = 0; i < 16 / M::kBytes; ++i) {
       sum += element<typename M::Type>(a, i) * element<typename M::Type>(b, i);
@@ -65,11 +65,10 @@ BDAM_DEVICE float part_of_delta(const GlobalRows<typename M::Type>& outs, const 
   return sum;
 }
 
-// Those of `rows` rows from `first` on, into shared memory; several at once, whose loads then wait together.
-template <class M>
+// Those of `rows` rows from `first` on, into shared memory; kAtOnce of them together, whose loads then wait together.
+template <class M, int kAtOnce>
 BDAM_DEVICE void store_deltas(const GlobalRows<typename M::Type>& outs, const GlobalRows<typename M::Type>& grads,
                               int first, int rows, const Shared& to, int threads) {
-  constexpr int kAtOnce = 4;
   const int step = threads / 4;
   for (int row = thread_index() / 4; row < rows; row += kAtOnce * step) {
     float parts[kAtOnce];
@@ -150,7 +149,7 @@ struct Block {
     if (!pooled()) {
       const auto grad_rows = here.rows<Type>(p.grad_out[here.direction]);
       grad.fetch(grad_rows, first, rows, thread_index(), threads);
-      store_deltas<M>(here.rows<Type>(p.out[here.direction]), grad_rows, first, rows, deltas, threads);
+      store_deltas<M, 1>(here.rows<Type>(p.out[here.direction]), grad_rows, first, rows, deltas, threads);
     } else if (p.deltas[0]) {
       here.load_numbers(p.deltas[here.direction], first, rows, 0.0f, deltas, threads);
     }
