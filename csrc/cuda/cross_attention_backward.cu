@@ -28,10 +28,11 @@ struct OfKeys {
     const LeftRows<M> k(block.k, row), v(block.v, row);
 #pragma unroll 1
     for (int query = 0; query < rows; query += kTileRows) {
-      Tile s = product(k, block.q, query), grad;
-      if constexpr (kOfK) grad = product(v, block.grad, query);
+      // Before the products: after them a register would be spilled.
       uint32_t words[2];
       block.words_of_columns(query, row, words);
+      Tile s = product(k, block.q, query), grad;
+      if constexpr (kOfK) grad = product(v, block.grad, query);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int half = i % 4 / 2, at_query = query + column_of(i);

@@ -50,7 +50,7 @@ template <class M>
 BDAM_DEVICE float part_of_delta(const GlobalRows<typename M::Type>& outs, const GlobalRows<typename M::Type>& grads,
                                 int row) {
   float sum = 0.0f;
-#pragma unroll
+#pragma unroll 2
   for (int piece = 0; piece < M::kPieces; piece += 4) {
     const int mine = piece + (lane_index() & 3);
     if (mine >= M::kPieces) break;
