@@ -93,10 +93,10 @@ def _pooled_cross_attention_forward(q_a: Shape, k_a: Shape, v_a: Shape, q_b: Sha
 
 
 @register_flop_formula(torch.ops.bdam.pooled_cross_attention_backward)
-def _pooled_cross_attention_backward(q_a: Shape, k_a: Shape, v_a: Shape, q_b: Shape, *rest: Any, **__: Any) -> int:
+def _pooled_cross_attention_backward(q_a: Shape, k_a: Shape, v_a: Shape, q_b: Shape, *_: Any, **__: Any) -> int:
     """The gradients of q and k in both directions, and the scores where they are not saved; of keys and values, a
     product with the one gradient each."""
-    products = sum((2 if saves else 3) * _product(q_a, q_b) for saves in _saves_weights(q_a, q_b, rest[-1]))
+    products = sum((2 if saves else 3) * _product(q_a, q_b) for saves in _saves_weights(q_a, q_b, "cpu"))
     return products + 3 * (_size(q_a) + _size(q_b))
 
 

@@ -23,7 +23,6 @@ from bdam_kernels import (
     bidirectional_cross_attention,
     causal_conv1d,
     hsic,
-    pooled_bidirectional_cross_attention,
     selective_scan,
 )
 from benchmarks.measure import DEVICE, ON_GPU, Contender, Outputs
@@ -55,8 +54,6 @@ ATTENTIONS = {
     (128, 4, 197, 192): None, (128, 12, 33, 24): None,
 }  # fmt: skip
 """(B, H, L, d), and how many times faster than the best two SDPA calls the best of ours should be."""
-
-POOLED = [(128, 12, 196, 64), (64, 12, 577, 64)]
 
 SDPA = {
     "two SDPA calls, cuDNN": SDPBackend.CUDNN_ATTENTION,
@@ -165,20 +162,6 @@ def test_cross_attention_gpu(contest: Contest, shrink: Shrink, shape: tuple[int,
         contest, our_backends(bidirectional_cross_attention) | peers, list(tensor(6, *shrink(shape)).unbind()),
         op="bidirectional_cross_attention", size=f"(B, H, L, d) = {shape}, bf16", peer="two SDPA calls",
         **targets(ATTENTIONS[shape], ATTENTIONS[shape]),
-    )  # fmt: skip
-
-
-@shapes(POOLED)
-def test_pooled_cross_attention_gpu(contest: Contest, shrink: Shrink, shape: tuple[int, int, int, int]) -> None:
-    def mean_of(attention: Function) -> Function:
-        return lambda *inputs: tuple(out.mean(2) for out in attention(*inputs))
-
-    unpooled = our_backends(bidirectional_cross_attention)
-    peers = {f"the unpooled form and its mean, {name}": mean_of(function) for name, function in unpooled.items()}
-    compete(
-        contest, our_backends(pooled_bidirectional_cross_attention) | peers, list(tensor(6, *shrink(shape)).unbind()),
-        op="pooled_bidirectional_cross_attention", size=f"(B, H, L, d) = {shape}, bf16",
-        peer="the unpooled form and its mean",
     )  # fmt: skip
 
 

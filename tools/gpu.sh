@@ -19,7 +19,7 @@ shift
 STEPS=${*:-build smoke bench tests sanitize counters}
 PYTHON=${PYTHON:-python3}
 CMAKE_BUILD=build/gpu
-OPS="cross_attention pooled_cross_attention selective_scan hsic causal_conv1d"
+OPS="cross_attention selective_scan hsic causal_conv1d"
 DTYPES="bf16 f32"
 TESTS=$(echo tests/kernels/test_{gpu,packed,selective_scan,hsic_gpu,transforms,cross_attention}.py \
   tests/kernels/test_{cross_attention_forms,pooled_cross_attention,causal_conv1d}.py)

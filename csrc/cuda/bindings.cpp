@@ -7,8 +7,6 @@ namespace {
 PyMethodDef functions[] = {
     BDAM_FUNCTION(cross_attention_forward),
     BDAM_FUNCTION(cross_attention_backward),
-    BDAM_FUNCTION(pooled_cross_attention_forward),
-    BDAM_FUNCTION(pooled_cross_attention_backward),
     BDAM_FUNCTION(hsic_linear_workspace),
     BDAM_FUNCTION(hsic_linear_forward),
     BDAM_FUNCTION(hsic_linear_backward),

@@ -23,27 +23,24 @@ struct OfKeys {
 
   // Adds what `rows` queries in shared memory give. row: of the keys, there.
   BDAM_DEVICE void add(const Block<M>& block, int row, int rows) {
-    const bool pooled = block.pooled();
     const int g = lane_index() >> 2;
     const bool seen[2] = {block.visible.memory.load(row + g) != 0, block.visible.memory.load(row + g + 8) != 0};
-    const LeftRows<M> k(block.k, row), v(block.v, row, !pooled);
+    const LeftRows<M> k(block.k, row), v(block.v, row);
 #pragma unroll 1
     for (int query = 0; query < rows; query += kTileRows) {
-      Tile s = product(k, block.q, query), grad;
-      if (kOfK && !pooled) grad = product(v, block.grad, query);
+      // Before the products: after them a register would be spilled.
       uint32_t words[2];
       block.words_of_columns(query, row, words);
+      Tile s = product(k, block.q, query), grad;
+      if constexpr (kOfK) grad = product(v, block.grad, query);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int half = i % 4 / 2, at_query = query + column_of(i);
-        if (pooled) at(grad, i) = block.key_grads.load(row + g + 8 * half);
         const bool kept = KeepBits::keeps(words[i / 4], i, g + 8 * half);
         differentiate(block.p.call, at(s, i), at(grad, i), seen[half], kept, block.logs.load(at_query),
                       block.deltas.load(at_query));
       }
-      if constexpr (kOfV) {
-        if (!pooled) add_product(of_v, s, block.grad, query);
-      }
+      if constexpr (kOfV) add_product(of_v, s, block.grad, query);
       if constexpr (kOfK) add_product(of_k, grad, block.q, query);
     }
   }
@@ -55,9 +52,7 @@ struct OfKeys {
     const int from = 1 - place.direction;
     const float of_score = block.p.call.scale * kLn2, of_weight = block.p.call.keep_scale;
     if constexpr (kOfK) store_rows(of_k, {of_score, of_score}, place.rows<Type>(p.grad_k[from]), first);
-    if constexpr (kOfV) {
-      if (!block.pooled()) store_rows(of_v, {of_weight, of_weight}, place.rows<Type>(p.grad_v[from]), first);
-    }
+    if constexpr (kOfV) store_rows(of_v, {of_weight, of_weight}, place.rows<Type>(p.grad_v[from]), first);
   }
 };
 
@@ -68,21 +63,18 @@ struct OfQueries {
 
   // Adds what `rows` keys in shared memory give. row: of the queries, there.
   BDAM_DEVICE void add(const Block<M>& block, int row, int rows) {
-    const bool pooled = block.pooled();
     const int g = lane_index() >> 2;
     const float log[2] = {block.logs.load(row + g), block.logs.load(row + g + 8)};
     const float delta[2] = {block.deltas.load(row + g), block.deltas.load(row + g + 8)};
-    const LeftRows<M> q(block.q, row), grad_out(block.grad, row, !pooled);
+    const LeftRows<M> q(block.q, row), grad_out(block.grad, row);
 #pragma unroll 1
     for (int key = 0; key < rows; key += kTileRows) {
-      Tile s = product(q, block.k, key), grad;
-      if (!pooled) grad = product(grad_out, block.v, key);
+      Tile s = product(q, block.k, key), grad = product(grad_out, block.v, key);
       uint32_t words[2];
       block.words_of_rows(row, key, words);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int half = i % 4 / 2, at_key = key + column_of(i);
-        if (pooled) at(grad, i) = block.key_grads.load(at_key);
         const bool kept = KeepBits::keeps(words[half], g, column_of(i));
         differentiate(block.p.call, at(s, i), at(grad, i), block.visible.memory.load(at_key) != 0, kept, log[half],
                       delta[half]);
@@ -109,7 +101,7 @@ cross_attention_backward_kernel(BDAM_PARAMETER Backward p) {
       walk_from_keys<OfKeys<M, true, true>>(block, p);
     } else {
       walk_from_keys<OfKeys<M, true, false>>(block, p);
-      if (!block.pooled()) walk_from_keys<OfKeys<M, false, true>>(block, p);
+      walk_from_keys<OfKeys<M, false, true>>(block, p);
     }
   }
   if (block.has_queries) {
@@ -121,20 +113,14 @@ cross_attention_backward_kernel(BDAM_PARAMETER Backward p) {
 }
 
 template <class M>
-void start(Backward& p, int64_t stream) {
-  const int64_t floats = plan<M>(p.walk, true, true);
+void start(Backward p, int64_t stream) {
+  const int64_t floats = plan<M>(p.walk);
   const Call& call = p.walk.call;
   launch(cross_attention_backward_kernel<M>, heads_in(call) * (call.blocks[0] + call.blocks[1]), 32 * call.warps,
          static_cast<int>(floats), p, stream);
 }
 
 }  // namespace
-
-void run_backward(Backward p, int64_t stream) {
-  const Tensor& q = p.walk.call.q[0];
-  with_matrix(q.dtype, q.size[3], [&](auto* m) { start<std::remove_pointer_t<decltype(m)>>(p, stream); });
-}
-
 }  // namespace attention
 
 void cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
@@ -146,9 +132,10 @@ void cross_attention_backward(const Tensor& q_a, const Tensor& k_a, const Tensor
                               const Tensor& grad_v_b, double scale, int64_t threshold, int64_t seed, int64_t stream) {
   using namespace attention;
   const Call call = call_of({q_a, q_b}, {k_a, k_b}, {v_a, v_b}, {mask_a, mask_b}, scale, threshold, seed);
-  const Walk walk{call, {logs_a, logs_b}, {out_a, out_b}, {grad_out_a, grad_out_b}, {}, {deltas_a, deltas_b}};
+  const Walk walk{call, {logs_a, logs_b}, {out_a, out_b}, {grad_out_a, grad_out_b}, {deltas_a, deltas_b}};
   const Backward p{walk, {grad_q_a, grad_q_b}, {grad_k_a, grad_k_b}, {grad_v_a, grad_v_b}};
-  groups::take(call) ? groups::backward(p, stream) : run_backward(p, stream);
+  if (groups::take(call)) return groups::backward(p, stream);
+  with_matrix(q_a.dtype, q_a.size[3], [&](auto* m) { start<std::remove_pointer_t<decltype(m)>>(p, stream); });
 }
 
 }  // namespace bdam

@@ -9,7 +9,7 @@ namespace {
 
 struct Forward {
   Call call;
-  Tensor out[2], logs[2];  // either may be absent
+  Tensor out[2], logs[2];  // the latter may be absent
   int rounds;              // of a block, in each of which every warp has 16 queries
 };
 
@@ -89,7 +89,7 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
   const auto fetch_keys = [&](int start) {
     const int rows = tiles_at(start) * kTileRows;
     k_at(start).fetch(k_rows, start, rows, thread_index(), threads);
-    if (p.out[0]) v_at(start).fetch(v_rows, start, rows, thread_index(), threads);
+    v_at(start).fetch(v_rows, start, rows, thread_index(), threads);
     visible_at(start).fill(call, place, start, rows, keys, threads);
   };
   const KeepBits bits{Shared(A::kQ + call.warps * A::kWarpQ + warp * A::kWarpBits, A::kWarpBits), kTiles};
@@ -120,7 +120,6 @@ cross_attention_forward_kernel(BDAM_PARAMETER Forward p) {
       float largest[2] = {softmax.largest[0], softmax.largest[1]}, shrink[2];
       score(call, LeftRows<M>(q, 0), k_at(start), visible_at(start), tiles, s, largest);
       softmax.add(s, tiles, largest, shrink);
-      if (!p.out[0]) continue;
       if (!kWhole) scale_rows(out, shrink);
       if (call.threshold) drop(call, place, bits, first, start, tiles, s);
       each_tile<kTiles>(tiles, [&](int j) { add_product(out, s[j], v_at(start), kTileRows * j); });
@@ -160,7 +159,7 @@ void cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor&
             {out_a, out_b},
             {logs_a, logs_b},
             0};
-  if (out_a && groups::take(p.call)) return groups::forward(p.call, p.out, p.logs, stream);
+  if (groups::take(p.call)) return groups::forward(p.call, p.out, p.logs, stream);
   with_matrix(q_a.dtype, q_a.size[3], [&](auto* m) {
     using M = std::remove_pointer_t<decltype(m)>;
     if constexpr (kHasWhole<M>) {

@@ -70,7 +70,7 @@ struct OfKeys {
     const Walk& walk = p.backward.walk;
     place.load_numbers(walk.logs[place.direction], 0, rows, INFINITY, logs, threads);
     store_deltas<M, 4>(place.rows<Type>(walk.out[place.direction]), place.rows<Type>(walk.grad_out[place.direction]), 0,
-                    rows, deltas, threads);
+                       rows, deltas, threads);
   }
 
   BDAM_DEVICE void begin(const Parameters&, const Place&, int, bool) {}

@@ -33,7 +33,7 @@ struct Softmax {
   }
 };
 
-// Stores what forward made of the 16 queries from `first` on, and their logarithms; either may be absent.
+// Stores what forward made of the 16 queries from `first` on, and their logarithms, which may be absent.
 template <class Type, class Parameters, int kHalves>
 BDAM_DEVICE void store_softmax(const Parameters& p, const Place& place, const Softmax& softmax,
                                const Accumulator (&out)[kHalves], int first) {
@@ -50,7 +50,7 @@ BDAM_DEVICE void store_softmax(const Parameters& p, const Place& place, const So
       place.row_numbers(p.logs[of])[query] = has_key ? softmax.largest[half] + log2(total) : INFINITY;
     }
   }
-  if (p.out[0]) store_rows(out, factor, place.rows<Type>(p.out[of]), first);
+  store_rows(out, factor, place.rows<Type>(p.out[of]), first);
 }
 
 }  // namespace attention

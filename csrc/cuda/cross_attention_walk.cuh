@@ -11,11 +11,11 @@
 namespace bdam {
 namespace attention {
 
-// Of (B, H, L, d) outputs and their gradients, or, for the mean over queries, the gradient of every weight of a key
-// (B, H, keys) in their stead. deltas: (B, H, L), read where there is no output to compute them from.
+// Of (B, H, L, d) outputs and their gradients. deltas: (B, H, L), which queries leave to keys where they have a launch of
+// their own.
 struct Walk {
   Call call;
-  Tensor logs[2], out[2], grad_out[2], key_grads[2], deltas[2];
+  Tensor logs[2], out[2], grad_out[2], deltas[2];
   bool streamed;
   int key_blocks[2];  // if streamed, by direction: the first blocks of a head
 };
@@ -23,17 +23,15 @@ struct Walk {
 // With P~ the weights after dropout and dP = dO V^T: dV = P~^T dO, dS = P (keep dP - delta), dQ = dS K, dK = dS^T Q.
 struct Backward {
   Walk walk;
-  Tensor grad_q[2], grad_k[2], grad_v[2];  // the last only where there are gradients of outputs
+  Tensor grad_q[2], grad_k[2], grad_v[2];
 };
-
-void run_backward(Backward p, int64_t stream);
 
 template <class M>
 struct Plan {
   static constexpr int kChunk = M::kBytes == 2 ? 64 : 16;  // rows of the other side
   // Floats of shared memory without dropout's bits, which come last.
   BDAM_EVERYWHERE static constexpr int64_t floats(int64_t query_rows, int64_t key_rows) {
-    return 2 * M::kFloats * (query_rows + key_rows) + 2 * (query_rows + key_rows);
+    return 2 * M::kFloats * (query_rows + key_rows) + 2 * query_rows + key_rows;
   }
   BDAM_EVERYWHERE static constexpr int64_t bits(int64_t query_rows, int64_t key_rows) {
     return query_rows / 2 * (key_rows / kTileRows);
@@ -51,12 +49,12 @@ struct Plan {
 template <class M>
 BDAM_DEVICE float part_of_delta(const GlobalRows<typename M::Type>& outs, const GlobalRows<typename M::Type>& grads,
                                 int row) {
-  // Of wide rows one after the other, for want of registers.
-  [[maybe_unused]] constexpr int kUnrolled = M::kPieces <= 8 ? 2 : 1;
   float sum = 0.0f;
-#pragma unroll kUnrolled
-  for (int piece = lane_index() & 3; piece < M::kPieces; piece += 4) {
-    const Words a = outs.load(row, piece), b = grads.load(row, piece);
+#pragma unroll 2
+  for (int piece = 0; piece < M::kPieces; piece += 4) {
+    const int mine = piece + (lane_index() & 3);
+    if (mine >= M::kPieces) break;
+    const Words a = outs.load(row, mine), b = grads.load(row, mine);
 #pragma unroll
     for (int i = 0; i < 16 / M::kBytes; ++i) {
       sum += element<typename M::Type>(a, i) * element<typename M::Type>(b, i);
@@ -65,7 +63,7 @@ BDAM_DEVICE float part_of_delta(const GlobalRows<typename M::Type>& outs, const 
   return sum;
 }
 
-// Those of `rows` rows from `first` on, into shared memory; kAtOnce of them together, whose loads then wait together.
+// Those of `rows` rows from `first` on, into shared memory; kAtOnce of a thread, whose loads then wait together.
 template <class M, int kAtOnce>
 BDAM_DEVICE void store_deltas(const GlobalRows<typename M::Type>& outs, const GlobalRows<typename M::Type>& grads,
                               int first, int rows, const Shared& to, int threads) {
@@ -93,7 +91,7 @@ struct Block {
   int own;                     // its first own row
   int query_rows, key_rows;    // in shared memory
   M k, v, q, grad;
-  Shared logs, deltas, key_grads;
+  Shared logs, deltas;
   Visible visible;
   KeepBits bits;
 
@@ -117,8 +115,7 @@ struct Block {
         grad{Shared((2 * key_rows + query_rows) * M::kFloats, query_rows * M::kFloats)},
         logs(2 * (key_rows + query_rows) * M::kFloats, query_rows),
         deltas(2 * (key_rows + query_rows) * M::kFloats + query_rows, query_rows),
-        key_grads(2 * (key_rows + query_rows) * M::kFloats + 2 * query_rows, key_rows),
-        visible{Shared(2 * (key_rows + query_rows) * M::kFloats + 2 * query_rows + key_rows, key_rows)},
+        visible{Shared(2 * (key_rows + query_rows) * M::kFloats + 2 * query_rows, key_rows)},
         bits{Shared(Plan<M>::floats(query_rows, key_rows), Plan<M>::bits(query_rows, key_rows)), key_rows / kTileRows} {
   }
 
@@ -126,19 +123,12 @@ struct Block {
     return !p.streamed ? whole_tiles(count) : are_own ? p.call.warps * kTileRows : Plan<M>::kChunk;
   }
 
-  // Whether every weight of a key has the same gradient, so that values and gradients of queries are not wanted.
-  BDAM_DEVICE bool pooled() const { return !p.grad_out[0]; }
-
   BDAM_DEVICE void load_keys(int first) const {
     const Place here = place.forgotten();
     const int rows = min(key_rows, whole_tiles(keys - first));
     k.fetch(here.rows<Type>(p.call.k[1 - here.direction]), first, rows, thread_index(), threads);
     visible.fill(p.call, here, first, rows, keys, threads);
-    if (!pooled()) {
-      v.fetch(here.rows<Type>(p.call.v[1 - here.direction]), first, rows, thread_index(), threads);
-    } else if (p.key_grads[0]) {
-      here.load_numbers(p.key_grads[here.direction], first, rows, 0.0f, key_grads, threads);
-    }
+    v.fetch(here.rows<Type>(p.call.v[1 - here.direction]), first, rows, thread_index(), threads);
   }
 
   BDAM_DEVICE void load_queries(int first) const {
@@ -146,13 +136,10 @@ struct Block {
     const int rows = min(query_rows, whole_tiles(queries - first));
     q.fetch(here.rows<Type>(p.call.q[here.direction]), first, rows, thread_index(), threads);
     here.load_numbers(p.logs[here.direction], first, rows, INFINITY, logs, threads);
-    if (!pooled()) {
-      const auto grad_rows = here.rows<Type>(p.grad_out[here.direction]);
-      grad.fetch(grad_rows, first, rows, thread_index(), threads);
-      store_deltas<M, 1>(here.rows<Type>(p.out[here.direction]), grad_rows, first, rows, deltas, threads);
-    } else if (p.deltas[0]) {
-      here.load_numbers(p.deltas[here.direction], first, rows, 0.0f, deltas, threads);
-    }
+    const auto grad_rows = here.rows<Type>(p.grad_out[here.direction]);
+    grad.fetch(grad_rows, first, rows, thread_index(), threads);
+    // One at a time: registers are full.
+    store_deltas<M, 1>(here.rows<Type>(p.out[here.direction]), grad_rows, first, rows, deltas, threads);
   }
 
   // Which weights of a tile dropout keeps: the words of columns 0 to 7 and 8 to 15, where rows are keys ...
@@ -185,8 +172,8 @@ BDAM_DEVICE float weight_of(const Call& call, float score, bool seen, float log)
 
 // A warp's tiles of its block's own rows of one side, of which `count` exist: a Visitor each, which adds up over what
 // load(start) brings, the next of the `others` rows of the other side, `chunk` at a time.
-template <class Visitor, class M, class Parameters, class Load>
-BDAM_DEVICE void walk(const Block<M>& block, const Parameters& p, int first_tile, int tiles, int count, int others,
+template <class Visitor, class M, class Load>
+BDAM_DEVICE void walk(const Block<M>& block, const Backward& p, int first_tile, int tiles, int count, int others,
                       int chunk, Load load) {
   for (int tile = first_tile; tile < tiles; tile += block.p.call.warps) {
     const int row = tile * kTileRows, first = block.own + row;
@@ -217,8 +204,8 @@ BDAM_DEVICE void load_own(const Block<M>& block) {
 }
 
 // Of the block's own keys, over all queries.
-template <class Visitor, class M, class Parameters>
-BDAM_DEVICE void walk_from_keys(const Block<M>& block, const Parameters& p) {
+template <class Visitor, class M>
+BDAM_DEVICE void walk_from_keys(const Block<M>& block, const Backward& p) {
   walk<Visitor>(block, p, block.warp, block.key_rows / kTileRows, block.keys, block.queries, block.query_rows,
                 [&](int start) {
                   block.load_queries(start);
@@ -227,8 +214,8 @@ BDAM_DEVICE void walk_from_keys(const Block<M>& block, const Parameters& p) {
 }
 
 // Of the block's own queries, over all keys; a warp's first tile is `first_tile`.
-template <class Visitor, class M, class Parameters>
-BDAM_DEVICE void walk_from_queries(const Block<M>& block, const Parameters& p, int first_tile) {
+template <class Visitor, class M>
+BDAM_DEVICE void walk_from_queries(const Block<M>& block, const Backward& p, int first_tile) {
   walk<Visitor>(block, p, first_tile, block.query_rows / kTileRows, block.queries, block.keys, block.key_rows,
                 [&](int start) {
                   block.load_keys(start);
@@ -236,9 +223,9 @@ BDAM_DEVICE void walk_from_queries(const Block<M>& block, const Parameters& p, i
                 });
 }
 
-// Chooses how to walk, with blocks that have keys, queries or both. Returns the floats of shared memory.
+// Chooses how to walk. Returns the floats of shared memory.
 template <class M>
-int64_t plan(Walk& p, bool have_keys, bool have_queries) {
+int64_t plan(Walk& p) {
   using P = Plan<M>;
   Call& call = p.call;
   call.warps = P::kWarps;
@@ -250,8 +237,8 @@ int64_t plan(Walk& p, bool have_keys, bool have_queries) {
   const bool are_many = 2 * heads_in(call) >= kManyBlocks / 8 || most <= own;
   p.streamed = whole > shared_floats_of_device() || !are_many;
   for (int of = 0; of < 2; ++of) {
-    p.key_blocks[of] = have_keys ? ceil_divide<int>(rows[1 - of], own) : 0;
-    call.blocks[of] = p.streamed ? p.key_blocks[of] + (have_queries ? ceil_divide<int>(rows[of], own) : 0) : 1;
+    p.key_blocks[of] = ceil_divide<int>(rows[1 - of], own);
+    call.blocks[of] = p.streamed ? p.key_blocks[of] + ceil_divide<int>(rows[of], own) : 1;
   }
   return p.streamed ? P::streamed(P::kWarps) : whole;
 }

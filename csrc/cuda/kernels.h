@@ -13,20 +13,6 @@ constexpr const char* kDevice = "cpu";
 constexpr const char* kDevice = "cuda";
 #endif
 
-void pooled_cross_attention_forward(const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b,
-                                    const Tensor& k_b, const Tensor& v_b, const Tensor& mask_a, const Tensor& mask_b,
-                                    const Tensor& pooled_a, const Tensor& pooled_b, const Tensor& key_weights_a,
-                                    const Tensor& key_weights_b, const Tensor& logs_a, const Tensor& logs_b,
-                                    double scale, int64_t threshold, int64_t seed, int64_t stream);
-
-void pooled_cross_attention_backward(
-    const Tensor& q_a, const Tensor& k_a, const Tensor& v_a, const Tensor& q_b, const Tensor& k_b, const Tensor& v_b,
-    const Tensor& mask_a, const Tensor& mask_b, const Tensor& key_weights_a, const Tensor& key_weights_b,
-    const Tensor& logs_a, const Tensor& logs_b, const Tensor& grad_pooled_a, const Tensor& grad_pooled_b,
-    const Tensor& key_grads_a, const Tensor& key_grads_b, const Tensor& deltas_a, const Tensor& deltas_b,
-    const Tensor& grad_q_a, const Tensor& grad_k_a, const Tensor& grad_v_a, const Tensor& grad_q_b,
-    const Tensor& grad_k_b, const Tensor& grad_v_b, double scale, int64_t threshold, int64_t seed, int64_t stream);
-
 // Floats of workspace that hsic_linear_forward wants.
 int64_t hsic_linear_workspace(int64_t rows, int64_t x_width, int64_t y_width);
 

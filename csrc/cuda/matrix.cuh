@@ -138,9 +138,7 @@ struct LeftRows {
   int row;
   Left kept[kKept ? M::kSteps : 1];
 
-  // wanted: whether they are there.
-  BDAM_DEVICE LeftRows(const M& matrix, int row, bool wanted = true) : matrix(matrix), row(row) {
-    if (!wanted) return;
+  BDAM_DEVICE LeftRows(const M& matrix, int row) : matrix(matrix), row(row) {
     if constexpr (kKept) {
 #pragma unroll
       for (int step = 0; step < M::kSteps; ++step) kept[step] = matrix.left(row, step);

@@ -17,7 +17,6 @@ LAUNCHES = {
     "causal_conv1d": "causal_conv1d.triton_launches",
     "steps": "steps.triton_kernels",
     "cross_attention": "cross_attention.triton_launches",
-    "pooled_cross_attention": "cross_attention.triton_pooled_launches",
 }
 SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
 """Bytes of shared memory that a block may have."""

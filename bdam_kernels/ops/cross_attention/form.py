@@ -24,8 +24,6 @@ from bdam_kernels.ops.cross_attention.roles import Masks, Options, Streams
 INPUTS = "Tensor q_a, Tensor k_a, Tensor v_a, Tensor q_b, Tensor k_b, Tensor v_b, Tensor? mask_a, Tensor? mask_b"
 OPTIONS = "float scale, int dropout_threshold, Tensor? seed"
 
-Attend = Callable[[Streams, Masks, float, "float | None", "str | None"], tuple[Tensor, Tensor]]
-
 
 class Dropout(NamedTuple):
     threshold: int
@@ -34,10 +32,14 @@ class Dropout(NamedTuple):
     """int64 scalar, on the CPU."""
 
 
+Outputs = tuple[Tensor, Tensor]
+
+
 def form(
     run_forward: Callable[..., Any], run_backward: Callable[..., Any], reference: Callable[..., Any], pooled: bool
-) -> Attend:
-    """The function of streams, masks, dropout_p, scale and backend that the public function of a form calls.
+) -> Callable[..., Outputs]:
+    """The function of streams, masks, scale, dropout and (not of the pooled form, which has the CPU's kernels only)
+    backend, that runs kernels and is differentiable; returns both outputs.
 
     Args:
         run_forward: operator of streams, masks, scale, dropout, save and backend; returns both outputs and what it
@@ -54,11 +56,11 @@ def form(
 
         @staticmethod
         def setup_context(ctx, args, results):  # type: ignore[no-untyped-def]
-            *inputs, scale, threshold, seed, save, backend = args
+            inputs, (scale, threshold, seed, save, *backend) = args[:8], args[8:]
             if not save:
                 raise exported_without_gradients()
-            ctx.options = scale, threshold, backend
-            outs = () if pooled else (None, None) if backend == "cpu" else results[:2]
+            ctx.options = scale, threshold, *backend
+            outs = () if pooled else (None, None) if backend == ["cpu"] else results[:2]
             ctx.save_for_backward(*inputs, seed, results[2], *outs)
             ctx.set_materialize_grads(False)
 
@@ -66,7 +68,7 @@ def form(
         def backward(ctx, grad_a, grad_b, *_):  # type: ignore[no-untyped-def]
             tensors = ctx.saved_tensors
             streams, masks, seed, kept = tensors[:6], tensors[6:8], tensors[8], tensors[9:]
-            scale, threshold, backend = ctx.options
+            scale, threshold, *backend = ctx.options
             if wants_double_backward():
                 grads = reference_gradients(
                     lambda *tensors: _widened(reference, tensors, masks, scale, Dropout(threshold, seed)),
@@ -77,32 +79,38 @@ def form(
             else:
                 grad_a = _zeros(streams[0], pooled) if grad_a is None else grad_a
                 grad_b = _zeros(streams[3], pooled) if grad_b is None else grad_b
-                grads = run_backward(*streams, *masks, *kept, grad_a, grad_b, scale, threshold, seed, backend)
-            return *grads, None, None, None, None, None, None, None
+                grads = run_backward(*streams, *masks, *kept, grad_a, grad_b, scale, threshold, seed, *backend)
+            return *grads, *[None] * (len(ctx.needs_input_grad) - 6)
 
     Form.__name__ = "PooledCrossAttention" if pooled else "CrossAttention"
     derivatives_of("pooled_cross_attention_forward" if pooled else "cross_attention_forward", Form)
     differentiable_forward = differentiable(Form, outputs=2)
 
-    def attend(
-        streams: Streams, masks: Masks, dropout_p: float, scale: float | None, backend: str | None
-    ) -> tuple[Tensor, Tensor]:
-        streams = _as_autocast_wants(streams, _check(*streams, *masks))
-        q_a, q_b = streams.q_a, streams.q_b
-        # On it depends which of a GPU's backends is the best; elsewhere an exporter is not to fix it.
-        length, width = q_a.shape[2] if q_a.is_cuda else 0, q_a.shape[3]
-        if scale is None:
-            scale = max(width, 1) ** -0.5
-        dropout = _draw_dropout(dropout_p) if dropout_p else Dropout(0, None)
-        chosen = dispatch.choose(backend, q_a.device, plan.kernels, q_a.dtype, length, width)
-        if chosen == "reference" or not (q_a.numel() and q_b.numel()):
-            return _widened(reference, streams, masks, scale, dropout)
+    def by_kernels(streams: Streams, masks: Masks, scale: float, dropout: Dropout, *backend: str) -> Outputs:
         differentiated = is_differentiated(streams)
         run = differentiable_forward if differentiated else run_forward
-        out_a, out_b, *_ = run(*streams, *masks, scale, *dropout, differentiated, chosen)
+        out_a, out_b, *_ = run(*streams, *masks, scale, *dropout, differentiated, *backend)
         return out_a, out_b
 
-    return attend
+    return by_kernels
+
+
+def attend(
+    by_kernels: Callable[[Streams, Masks, float, Dropout, str], Outputs], reference: Callable[..., Outputs],
+    streams: Streams, masks: Masks, dropout_p: float, scale: float | None, backend: str | None,
+) -> Outputs:  # fmt: skip
+    """What the public function of a form returns: checks its arguments, draws dropout and chooses a backend."""
+    streams = _as_autocast_wants(streams, _check(*streams, *masks))
+    q_a, q_b = streams.q_a, streams.q_b
+    # On it depends which of a GPU's backends is the best; elsewhere an exporter is not to fix it.
+    length, width = q_a.shape[2] if q_a.is_cuda else 0, q_a.shape[3]
+    if scale is None:
+        scale = max(width, 1) ** -0.5
+    dropout = _draw_dropout(dropout_p) if dropout_p else Dropout(0, None)
+    chosen = dispatch.choose(backend, q_a.device, plan.kernels, q_a.dtype, length, width)
+    if chosen == "reference" or not (q_a.numel() and q_b.numel()):
+        return _widened(reference, streams, masks, scale, dropout)
+    return by_kernels(streams, masks, scale, dropout, chosen)
 
 
 def kernel_options(scale: float, threshold: int, seed: Tensor | None) -> Options:
@@ -132,9 +140,7 @@ def _zeros(q: Tensor, pooled: bool) -> Tensor:
     return torch.zeros_like(q[:, :, 0] if pooled else q)
 
 
-def _widened(
-    reference: Callable[..., tuple[Tensor, Tensor]], streams: Any, masks: Any, scale: float, dropout: Dropout
-) -> tuple[Tensor, Tensor]:
+def _widened(reference: Callable[..., Outputs], streams: Any, masks: Any, scale: float, dropout: Dropout) -> Outputs:
     """The reference in float32, or float64 for float64 inputs, whatever autocast says; outputs in the inputs' dtype."""
     dtype = streams[0].dtype
     wide = [t.to(torch.float64 if dtype == torch.float64 else torch.float32) for t in streams]

@@ -14,6 +14,7 @@ from bdam_kernels.ops.cross_attention import plan, reference
 from bdam_kernels.ops.cross_attention.form import (
     INPUTS,
     OPTIONS,
+    attend,
     empty_gradients,
     empty_heads_last,
     fake_gradients,
@@ -52,7 +53,7 @@ def _forward(
             Streams(q_a, k_a, v_a, q_b, k_b, v_b),
             Masks(mask_a, mask_b),
             outs=Pair(out_a, out_b),
-            logs=logs_of(saved, q_a, q_b),
+            logs=logs_of(saved, q_a, q_b) if save else (None, None),
             options=options,
         )
     return results
@@ -91,7 +92,7 @@ def _backward(
     return grads
 
 
-_attend = form(_forward, _backward, reference.bidirectional_cross_attention, pooled=False)
+by_kernels = form(_forward, _backward, reference.bidirectional_cross_attention, pooled=False)
 
 
 def bidirectional_cross_attention(
@@ -127,5 +128,5 @@ def bidirectional_cross_attention(
     Raises: ValueError for shapes or a dropout_p that do not fit; TypeError for dtypes that differ or are not floating
         point; BackendUnavailable if a forced backend cannot run.
     """
-    masks = Masks(key_padding_mask_a, key_padding_mask_b)
-    return _attend(Streams(q_a, k_a, v_a, q_b, k_b, v_b), masks, dropout_p, scale, backend)
+    streams, masks = Streams(q_a, k_a, v_a, q_b, k_b, v_b), Masks(key_padding_mask_a, key_padding_mask_b)
+    return attend(by_kernels, reference.bidirectional_cross_attention, streams, masks, dropout_p, scale, backend)

@@ -1,22 +1,13 @@
 """Bidirectional cross-attention on a GPU: what its kernels are given.
 
-CUDA and Triton have the same functions, a forward and a backward of each form, which launch for both directions and
-all heads at once. What several blocks need of a gradient is summed by one of them in a fixed order and nothing is added
-atomically, so results are bit-equal. Forward saves a float32 for each query, the log2 of the sum of its weights, from
-which backward computes the weights again.
+CUDA and Triton have the same functions, a forward and a backward, which launch for both directions and all heads at
+once; the pooled form takes the means of what they return. What several blocks need of a gradient is summed by one of
+them in a fixed order and nothing is added atomically, so results are bit-equal. Forward saves a float32 for each query,
+the log2 of the sum of its weights, from which backward computes the weights again.
 
 Rows of the kernels' tensors start at multiples of 16 bytes and are multiples of 16 bytes wide, as they are in practice;
-others are copied, with zeros behind each row, which change neither products nor sums. What kernels write is
-(B, L, H, d) in memory.
-
-What is pooled is (B, H, d), dense; of a direction's queries and the keys that they look at, there are, in float32,
-
-    key_weights  mean weight of a key after dropout, (B, H, keys)
-    logs         as the other form has them, (B, H, queries)
-    key_grads    product of a key's value and the upstream gradient, (B, H, keys)
-    deltas       sum of a query's weights after dropout times their keys' key_grads, (B, H, queries)
-
-of which the last two are backward's workspace, scaled as a backend likes.
+others are copied, with zeros behind each row, which change neither products nor sums. Rows may be the same one, as
+those of the pooled form's gradients are. What kernels write is (B, L, H, d) in memory.
 """
 
 from __future__ import annotations
@@ -70,7 +61,7 @@ def backward(
     masks: Masks,
     *,
     outs: Pair,
-    logs: Pair | tuple[None, None],
+    logs: Pair,
     grad_outs: Pair,
     grads: Streams,
     options: Options,
@@ -83,43 +74,6 @@ def backward(
         written = Streams(*_whole_rows_like(grads))
         deltas = Pair(*[torch.empty_like(t) for t in logs])
         launch(module.cross_attention_backward, rows, masks, out_rows, logs, grad_rows, deltas, written, options)
-        _copy_back(written, grads)
-
-
-def pooled_forward(
-    backend: str, inputs: Streams, masks: Masks, *, pooled: Pair, key_weights: Pair, logs: Pair, options: Options
-) -> None:
-    """Fills pooled, key_weights and logs."""
-    module = gpu_module(backend, "cross_attention.triton_pooled_launches")
-    with on_device_of(pooled.a):
-        rows = Streams(*_with_whole_rows(inputs))
-        written = Pair(*[_of_width(t, rows.q_a.shape[3]) for t in pooled])
-        launch(module.pooled_cross_attention_forward, rows, masks, written, key_weights, logs, options)
-        _copy_back(written, pooled)
-
-
-def pooled_backward(
-    backend: str,
-    inputs: Streams,
-    masks: Masks,
-    *,
-    key_weights: Pair,
-    logs: Pair,
-    grad_pooled: Pair,
-    grads: Streams,
-    options: Options,
-) -> None:
-    """Fills grads."""
-    module = gpu_module(backend, "cross_attention.triton_pooled_launches")
-    with on_device_of(grads.q_a):
-        rows = Streams(*_with_whole_rows(inputs))
-        grad_rows = Pair(*_with_whole_rows([t.contiguous() for t in grad_pooled]))
-        key_grads, deltas = (Pair(*[torch.empty_like(t) for t in pair]) for pair in (key_weights, logs))
-        written = Streams(*_whole_rows_like(grads))
-        launch(
-            module.pooled_cross_attention_backward,
-            rows, masks, key_weights, logs, grad_rows, key_grads, deltas, written, options,
-        )  # fmt: skip
         _copy_back(written, grads)
 
 
@@ -156,7 +110,3 @@ def _copy_back(written: Sequence[Tensor], results: Sequence[Tensor]) -> None:
     for wide, result in zip(written, results, strict=True):
         if wide is not result:
             result.copy_(wide[..., : result.shape[-1]])
-
-
-def _of_width(pooled: Tensor, width: int) -> Tensor:
-    return pooled if pooled.shape[2] == width else pooled.new_empty(*pooled.shape[:2], width)

@@ -1,8 +1,8 @@
 """What forward saves for backward: one float32 tensor of one dimension, whose parts depend on backend and form.
 
 From the C++ kernels, for a and then for b: exp(scores - max), unless there are so many keys that backward computes
-them again; 1 / its row sums; of the pooled form, saved or not, the mean weight of every key. From a GPU's kernels no
-weights, and the logarithms of their sums.
+them again; 1 / its row sums; of the pooled form, saved or not, the mean weight of every key. From a GPU's kernels,
+which the unpooled form alone has, no weights, and the logarithms of their sums.
 """
 
 from __future__ import annotations
@@ -52,22 +52,7 @@ def _weights_of_head(queries: int, keys: int, dtype: torch.dtype) -> int:
     return rows * ((keys + kernels.lanes - 1) // kernels.lanes * kernels.lanes)
 
 
-def logs_of(saved: Tensor | None, q_a: Tensor, q_b: Tensor) -> Pair | tuple[None, None]:
+def logs_of(saved: Tensor, q_a: Tensor, q_b: Tensor) -> Pair:
     """The part of each stream of what a GPU's kernels save, (B, H, L)."""
-    if saved is None:
-        return None, None
-    logs_a, logs_b = _parts(saved, q_a, q_b)
-    return Pair(logs_a, logs_b)
-
-
-def pooled_parts_of(saved: Tensor, q_a: Tensor, q_b: Tensor) -> tuple[Pair, Pair]:
-    """The parts of what the pooled form's GPU kernels save: logarithms, (B, H, queries), and mean weights of the keys
-    of a direction, (B, H, keys)."""
-    logs_a, logs_b, keys_a, keys_b = _parts(saved, q_a, q_b, q_b, q_a)
-    return Pair(logs_a, logs_b), Pair(keys_a, keys_b)
-
-
-def _parts(saved: Tensor, *rows: Tensor) -> list[Tensor]:
-    """(B, H, L) for each (B, H, L, d)."""
-    sizes = [t.shape[:3] for t in rows]
-    return [part.view(size) for part, size in zip(saved.split([s.numel() for s in sizes]), sizes, strict=True)]
+    sizes = [q.shape[:3] for q in (q_a, q_b)]
+    return Pair(*[part.view(size) for part, size in zip(saved.split([s.numel() for s in sizes]), sizes, strict=True)])

@@ -1,4 +1,4 @@
-"""Functions that the Triton kernels of cross-attention and of its pooled form share.
+"""Functions that the Triton kernels of cross-attention share.
 
 Rows lie anywhere, but start at multiples of 16 bytes and are as wide: strides and widths count such vectors, which
 tells the compiler so. Tiles of rows are tuples of one or two parts, BLOCK_D and then REST columns wide, since a part's
@@ -99,18 +99,6 @@ def zero_rows(ROWS: tl.constexpr, BLOCK_D: tl.constexpr, REST: tl.constexpr):
 def scale_rows(tile, factor, REST: tl.constexpr):
     first = tile[0].to(tl.float32) * factor
     return (first, tile[1].to(tl.float32) * factor) if REST else (first,)
-
-
-@device
-def add_rows(x, y, REST: tl.constexpr):
-    return (x[0] + y[0], x[1] + y[1]) if REST else (x[0] + y[0],)
-
-
-@device
-def column_sums(tile, REST: tl.constexpr):
-    """A tile of one row."""
-    first = tl.sum(tile[0], 0)[None, :]
-    return (first, tl.sum(tile[1], 0)[None, :]) if REST else (first,)
 
 
 @device

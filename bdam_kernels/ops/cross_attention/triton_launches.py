@@ -52,25 +52,19 @@ Args = dict[str, Any]
 """A kernel's arguments by name."""
 
 
-def padded_width(width: int) -> int:
-    return next(n for n in WIDTHS if n >= width)
-
-
-def parts(width: int) -> dict[str, int]:
-    first, rest = WIDTHS[padded_width(width)]
-    return {"BLOCK_D": first, "REST": rest}
-
-
 def _blocks(kernel: Any, dtype: torch.dtype, width: int, dropout: bool) -> tuple[dict[str, int], int]:
     """Constants of a kernel, and its warps."""
-    rows, walk, stages, warps = BLOCKS[kernel][dtype.itemsize, padded_width(width)]
+    padded = next(n for n in WIDTHS if n >= width)
+    first, rest = WIDTHS[padded]
+    rows, walk, stages, warps = BLOCKS[kernel][dtype.itemsize, padded]
     if INTERPRETED:
         # Whose time goes by operations, not by how many numbers each works on; dropout takes up to 64 keys.
         rows, walk = (64, 64) if kernel is kernels.cross_attention_backward_key_kernel else (256, 64)
-    return {"BLOCK": rows, "WALK": walk, "STAGES": stages, "DROPOUT": dropout}, warps
+    blocks = {"BLOCK": rows, "WALK": walk, "STAGES": stages, "DROPOUT": dropout, "BLOCK_D": first, "REST": rest}
+    return blocks, warps
 
 
-def strided(**tensors: Tensor) -> Args:
+def _strided(**tensors: Tensor) -> Args:
     """Tensors (B, H, L, d), each with its strides in vectors of 16 bytes."""
     args: Args = {}
     for name, t in tensors.items():
@@ -79,7 +73,7 @@ def strided(**tensors: Tensor) -> Args:
     return args
 
 
-def of_streams(name: str, pair: Pair) -> Args:
+def _of_streams(name: str, pair: Pair) -> Args:
     """Dense tensors, one a stream."""
     return {f"{name}_a": pair.a, f"{name}_b": pair.b}
 
@@ -96,7 +90,7 @@ def _masks(masks: Masks, q: Tensor) -> Args:
     return args
 
 
-def sizes(a: Tensor, b: Tensor) -> Args:
+def _sizes(a: Tensor, b: Tensor) -> Args:
     """Of tensors of both streams."""
     heads, length, width = a.shape[1:]
     return {"heads": heads, "length_a": length, "length_b": b.shape[2], "width": width * a.element_size() // 16}
@@ -106,39 +100,20 @@ def _signed(word: int) -> int:
     return (word & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
 
 
-def launch_of_scores(
-    kernel: Any,
-    inputs: Streams,
-    masks: Masks,
-    options: Options,
-    *,
-    takes_values: bool,
-    constants: dict[str, int],
-    warps: int,
-    others: Args,
-) -> Launch:
-    """A launch of a kernel that takes the scores of queries with keys; constants: with BLOCK, its rows of a program."""
+def _launch(kernel: Any, inputs: Streams, masks: Masks, options: Options, others: Args) -> Launch:
     q_a, q_b = inputs.q_a, inputs.q_b
-    taken = {name: t for name, t in inputs._asdict().items() if takes_values or not name.startswith("v")}
+    batch, heads, _, width = q_a.shape
+    constants, warps = _blocks(kernel, q_a.dtype, width, options.threshold > 0)
     dropout = {
         "threshold": options.threshold, "keep_scale": 65536 / (65536 - options.threshold),
         "seed_low": _signed(options.seed), "seed_high": _signed(options.seed >> 32),
     }  # fmt: skip
     args = {
-        **strided(**taken), **_masks(masks, q_a), **sizes(q_a, q_b), **dropout, **others,
+        **_strided(**inputs._asdict()), **_masks(masks, q_a), **_sizes(q_a, q_b), **dropout, **others,
         "scale": options.scale * LOG2E.value,
     }  # fmt: skip
-    batch, heads, _, width = q_a.shape
     programs = batch * heads * sum(-(-q.shape[2] // constants["BLOCK"]) for q in (q_a, q_b))
-    return Launch(kernel, programs, args, {**constants, **parts(width)}, warps)
-
-
-def _launch(kernel: Any, inputs: Streams, masks: Masks, options: Options, others: Args) -> Launch:
-    q = inputs.q_a
-    constants, warps = _blocks(kernel, q.dtype, q.shape[3], options.threshold > 0)
-    return launch_of_scores(
-        kernel, inputs, masks, options, takes_values=True, constants=constants, warps=warps, others=others
-    )
+    return Launch(kernel, programs, args, constants, warps)
 
 
 def _forward(
@@ -147,7 +122,7 @@ def _forward(
     save = isinstance(logs, Pair)
     nowhere = outs.a.new_empty(0, dtype=torch.float32)
     others = {
-        **of_streams("out", outs), **of_streams("logs", logs if isinstance(logs, Pair) else Pair(nowhere, nowhere)),
+        **_of_streams("out", outs), **_of_streams("logs", logs if isinstance(logs, Pair) else Pair(nowhere, nowhere)),
         "save": int(save),
     }  # fmt: skip
     return _launch(kernels.cross_attention_forward_kernel, inputs, masks, options, others)
@@ -158,8 +133,8 @@ def _backward_query(
     grads: Streams,
 ) -> Launch:  # fmt: skip
     others = {
-        **strided(out_a=outs.a, out_b=outs.b, grad_a=grad_outs.a, grad_b=grad_outs.b),
-        **of_streams("logs", logs), **of_streams("deltas", deltas), "grad_q_a": grads.q_a, "grad_q_b": grads.q_b,
+        **_strided(out_a=outs.a, out_b=outs.b, grad_a=grad_outs.a, grad_b=grad_outs.b),
+        **_of_streams("logs", logs), **_of_streams("deltas", deltas), "grad_q_a": grads.q_a, "grad_q_b": grads.q_b,
     }  # fmt: skip
     return _launch(kernels.cross_attention_backward_query_kernel, inputs, masks, options, others)
 
@@ -168,7 +143,8 @@ def _backward_key(
     inputs: Streams, masks: Masks, options: Options, *, logs: Pair, grad_outs: Pair, deltas: Pair, grads: Streams
 ) -> Launch:
     others = {
-        **strided(grad_a=grad_outs.a, grad_b=grad_outs.b), **of_streams("logs", logs), **of_streams("deltas", deltas),
+        **_strided(grad_a=grad_outs.a, grad_b=grad_outs.b),
+        **_of_streams("logs", logs), **_of_streams("deltas", deltas),
         "grad_k_a": grads.k_a, "grad_k_b": grads.k_b, "grad_v_a": grads.v_a, "grad_v_b": grads.v_b,
     }  # fmt: skip
     return _launch(kernels.cross_attention_backward_key_kernel, inputs, masks, options, others)
