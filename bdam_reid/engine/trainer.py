@@ -190,6 +190,7 @@ class Trainer:
         trained = {id(parameter) for group in stage.groups for parameter in group["params"]}
         for parameter in self.method.parameters():
             parameter.requires_grad_(id(parameter) in trained)
+            parameter.grad = None  # Those of the stage before would count in the norm of this one's.
         self.optimizer = self.accelerator.prepare(stage.optimizer(stage.groups))
         self.first_step = sum(map(steps_of, self.stages[: self.progress.stage]))
         with self.accelerator.autocast():
