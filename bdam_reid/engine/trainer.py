@@ -191,10 +191,13 @@ class Trainer:
         for parameter in self.method.parameters():
             parameter.requires_grad_(id(parameter) in trained)
             parameter.grad = None  # Those of the stage before would count in the norm of this one's.
+        # Kept, as walks through all modules take milliseconds of each step.
+        self.trained = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
         self.optimizer = self.accelerator.prepare(stage.optimizer(stage.groups))
         self.first_step = sum(map(steps_of, self.stages[: self.progress.stage]))
         with self.accelerator.autocast():
             self.method.begin_stage(stage)
+        self.model.train()
 
     def _fit_stage(self, board: Board, bar: tqdm) -> None:
         stage, progress = self.stage, self.progress
@@ -258,7 +261,8 @@ class Trainer:
         rate = stage.learning_rate(step, steps_of(stage))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         if self.share.number:
             # What the first process draws is in its checkpoints; what the others draw depends on nothing before.
             torch.manual_seed(random.Random(f"{self.seed}/{progress.step}/{self.share.number}").getrandbits(63))
@@ -279,10 +283,9 @@ class Trainer:
         """A step down a loss, by the mean of the gradients of all processes."""
         self.optimizer.zero_grad()
         self.accelerator.backward(total)
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        processes.average(parameter.grad for parameter in parameters if parameter.grad is not None)
+        processes.average(parameter.grad for parameter in self.trained if parameter.grad is not None)
         if self.stage.clip_norm:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.stage.clip_norm)
+            self.accelerator.clip_grad_norm_(self.trained, self.stage.clip_norm)
         self.optimizer.step()
         if self.average:
             self.average.update(self.progress.step)

@@ -89,6 +89,19 @@ def test_the_best_checkpoint_has_the_average_of_the_weights(
     assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])
 
 
+def test_modules_are_put_into_training_mode_after_an_evaluation_only(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tiny(people, tmp_path / "run"))
+    batch = next(trainer.stage.batches.batches(0))
+    assert all(module.training for module in trainer.method.modules())
+    trainer.method.eval()
+    trainer.step(batch)
+    assert all(module.training for module in trainer.method.modules())
+    monkeypatch.setattr(BDAM, "train", None)
+    trainer.step(batch)
+
+
 def gradients(trainer: Trainer) -> dict[str, Tensor]:
     """Of the first batch, of the total loss; and that loss, and the task weights after it."""
     batch = next(trainer.stage.batches.batches(0))
