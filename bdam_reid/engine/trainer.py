@@ -268,15 +268,16 @@ class Trainer:
             torch.manual_seed(random.Random(f"{self.seed}/{progress.step}/{self.share.number}").getrandbits(63))
         with self.accelerator.autocast():
             losses = self.model(batch, step)
-        if not torch.isfinite(losses.total):
+        parts = {f"loss/{name}": loss for name, loss in losses.parts.items()}
+        scalars = {"loss/total": losses.total, **parts, **losses.scalars}
+        # One transfer for all, before the backward pass: each would wait for the GPU, and one at the end of a step
+        # would leave it with nothing to do until the next one has begun.
+        values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
+        if not math.isfinite(values[0]):
             with processes.main_first():
                 raise self._no_number(losses)
         self._descend(losses.total)
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
-        parts = {f"loss/{name}": loss for name, loss in losses.parts.items()}
-        scalars = {"loss/total": losses.total, **parts, **losses.scalars}
-        # One transfer for all: each would wait for the GPU.
-        values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
         return {"lr": rate, **dict(zip(scalars, values, strict=True))}
 
     def _descend(self, total: Tensor) -> None:

@@ -102,6 +102,28 @@ def test_modules_are_put_into_training_mode_after_an_evaluation_only(
     trainer.step(batch)
 
 
+def test_nothing_waits_for_a_gpu_once_the_gradients_are_on_their_way(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works on while the next step begins."""
+    trainer = make_trainer(tiny_demo(people, tmp_path / "run", "--engine.average", str(DECAY)))
+    batch, waits = next(trainer.stage.batches.batches(0)), list[str]()
+    for name in ("tolist", "item", "cpu", "__bool__", "__float__", "__int__"):
+        honest = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, lambda x, h=honest, n=name: (waits.append(n), h(x))[1])
+    backward = trainer.accelerator.backward
+
+    def noted(loss: Tensor) -> None:
+        assert waits
+        waits.clear()
+        backward(loss)
+
+    monkeypatch.setattr(trainer.accelerator, "backward", noted)
+    scalars = trainer.step(batch)
+    assert waits == []
+    assert scalars["loss/total"] > 0
+
+
 def gradients(trainer: Trainer) -> dict[str, Tensor]:
     """Of the first batch, of the total loss; and that loss, and the task weights after it."""
     batch = next(trainer.stage.batches.batches(0))
