@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -109,6 +110,23 @@ class TextEncoder(Encoder):
         tokens = self(ids, mask)
         place = 0 if isinstance(self.model, BertModel) else mask.sum(dim=1) - 1
         return Encoded(tokens, tokens[torch.arange(ids.shape[0], device=ids.device), place])
+
+    def encode_each(self, texts: Sequence[tuple[Tensor, Tensor]]) -> list[Encoded]:
+        """Batches of texts, ids and mask of each, with a length L of its own -> what `encode` gives of each.
+
+        A GPU waits for the host to launch what it computes: it reads all of them in one pass, the shorter ones padded.
+        """
+        if torch.compiler.is_exporting() or texts[0][0].device.type == "cpu":
+            return [self.encode(ids, mask) for ids, mask in texts]
+        return self._encode_joined(texts)
+
+    def _encode_joined(self, texts: Sequence[tuple[Tensor, Tensor]]) -> list[Encoded]:
+        rows, lengths = zip(*(ids.shape for ids, _ in texts), strict=True)
+        longest = max(lengths)
+        ids = torch.cat([F.pad(ids, (0, longest - ids.shape[1]), value=self.pad_id) for ids, _ in texts])
+        mask = torch.cat([F.pad(mask, (0, longest - mask.shape[1])) for _, mask in texts])
+        tokens, pooled = (x.split(rows) for x in self.encode(ids, mask))
+        return [Encoded(x[:, :length], own) for x, length, own in zip(tokens, lengths, pooled, strict=True)]
 
     def _read(self, ids: Tensor, mask: Tensor) -> Tensor:
         read = {"input_ids": ids} if self.words is None else {"inputs_embeds": self.words(ids)}

@@ -23,15 +23,20 @@ class Average:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._decay, self._present = decay, module.state_dict()
         self.weights = _copies(self._present)
+        # By type: a GPU takes all of one in a few launches.
+        self._names: dict[torch.dtype, list[str]] = {}
+        for name, weight in self.weights.items():
+            self._names.setdefault(weight.dtype, []).append(name)
 
     def update(self, steps: int) -> None:
         """Take in the weights after a step; `steps` were done before it."""
         decay = min(self._decay, (1 + steps) / (10 + steps))
-        for name, average in self.weights.items():
-            if average.is_floating_point():
-                average.lerp_(self._present[name], 1 - decay)
+        for dtype, names in self._names.items():
+            averages, present = ([weights[name] for name in names] for weights in (self.weights, self._present))
+            if dtype.is_floating_point:
+                torch._foreach_lerp_(averages, present, 1 - decay)
             else:
-                average.copy_(self._present[name])
+                torch._foreach_copy_(averages, present)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Go on from the average of a checkpoint. Raises: KeyError if it lacks a weight."""

@@ -190,10 +190,14 @@ class Trainer:
         trained = {id(parameter) for group in stage.groups for parameter in group["params"]}
         for parameter in self.method.parameters():
             parameter.requires_grad_(id(parameter) in trained)
+            parameter.grad = None  # Those of the stage before would count in the norm of this one's.
+        # Kept, as walks through all modules take milliseconds of each step.
+        self.trained = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
         self.optimizer = self.accelerator.prepare(stage.optimizer(stage.groups))
         self.first_step = sum(map(steps_of, self.stages[: self.progress.stage]))
         with self.accelerator.autocast():
             self.method.begin_stage(stage)
+        self.model.train()
 
     def _fit_stage(self, board: Board, bar: tqdm) -> None:
         stage, progress = self.stage, self.progress
@@ -257,31 +261,32 @@ class Trainer:
         rate = stage.learning_rate(step, steps_of(stage))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         if self.share.number:
             # What the first process draws is in its checkpoints; what the others draw depends on nothing before.
             torch.manual_seed(random.Random(f"{self.seed}/{progress.step}/{self.share.number}").getrandbits(63))
         with self.accelerator.autocast():
             losses = self.model(batch, step)
-        if not torch.isfinite(losses.total):
+        parts = {f"loss/{name}": loss for name, loss in losses.parts.items()}
+        scalars = {"loss/total": losses.total, **parts, **losses.scalars}
+        # One transfer for all, before the backward pass: each would wait for the GPU, and one at the end of a step
+        # would leave it with nothing to do until the next one has begun.
+        values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
+        if not math.isfinite(values[0]):
             with processes.main_first():
                 raise self._no_number(losses)
         self._descend(losses.total)
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
-        parts = {f"loss/{name}": loss for name, loss in losses.parts.items()}
-        scalars = {"loss/total": losses.total, **parts, **losses.scalars}
-        # One transfer for all: each would wait for the GPU.
-        values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
         return {"lr": rate, **dict(zip(scalars, values, strict=True))}
 
     def _descend(self, total: Tensor) -> None:
         """A step down a loss, by the mean of the gradients of all processes."""
         self.optimizer.zero_grad()
         self.accelerator.backward(total)
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        processes.average(parameter.grad for parameter in parameters if parameter.grad is not None)
+        processes.average(parameter.grad for parameter in self.trained if parameter.grad is not None)
         if self.stage.clip_norm:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.stage.clip_norm)
+            self.accelerator.clip_grad_norm_(self.trained, self.stage.clip_norm)
         self.optimizer.step()
         if self.average:
             self.average.update(self.progress.step)

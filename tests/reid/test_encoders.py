@@ -15,7 +15,7 @@ from naive import close, linear, random
 from torch.nn import functional as F
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from bdam_reid.encoders.base import save_architecture
+from bdam_reid.encoders.base import Encoded, save_architecture
 from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.encoders.image import ImageEncoder
 from bdam_reid.encoders.text import TextEncoder, WordVectors, masked_mean
@@ -133,6 +133,37 @@ def test_text_padding_changes_no_real_token() -> None:
     close(other[:, :9][mask], tokens[mask])
     alone = encoder(ids[1:, :5], mask[1:, :5])
     close(alone[0], tokens[1, :5])
+
+
+def test_texts_of_two_lengths_are_the_same_in_one_pass() -> None:
+    encoder = TextEncoder(TextEncoderConfig(width=16, layers=2, heads=2), 40, 20).double().eval()
+    texts = [(torch.randint(1, 40, mask.shape) * mask, mask) for mask in (lengths_to_mask(4, 6), lengths_to_mask(9, 3))]
+    for own, joined, (_, mask) in zip(encoder.encode_each(texts), encoder._encode_joined(texts), texts, strict=True):
+        assert joined.tokens.shape == own.tokens.shape
+        close(joined.tokens[mask], own.tokens[mask])
+        close(joined.pooled, own.pooled)
+
+
+def lengths_to_mask(*lengths: int) -> torch.Tensor:
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+@pytest.mark.parametrize(("device", "passes"), [("cpu", [(2, 6), (3, 9)]), ("meta", [(5, 9)])])
+def test_a_gpu_reads_all_texts_in_one_pass(
+    monkeypatch: pytest.MonkeyPatch, device: str, passes: list[tuple[int, int]]
+) -> None:
+    encoder = TextEncoder(TextEncoderConfig(width=16, layers=1, heads=2), 40, 20)
+    seen = []
+
+    def encode(ids: torch.Tensor, mask: torch.Tensor) -> Encoded:
+        seen.append(tuple(ids.shape))
+        return Encoded(ids.new_zeros(*ids.shape, 16), ids.new_zeros(len(ids), 16))
+
+    monkeypatch.setattr(encoder, "encode", encode)
+    masks = torch.ones(2, 6, dtype=torch.bool, device=device), torch.ones(3, 9, dtype=torch.bool, device=device)
+    read = encoder.encode_each([(mask.long(), mask) for mask in masks])
+    assert seen == passes
+    assert [tuple(x.shape) for text in read for x in text] == [(2, 6, 16), (2, 16), (3, 9, 16), (3, 16)]
 
 
 def test_masked_mean() -> None:

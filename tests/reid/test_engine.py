@@ -14,11 +14,13 @@ import pytest
 import torch
 from tiny_run import make_trainer, tiny, tiny_demo
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bdam_reid.config import ConfigError
 from bdam_reid.data.samplers import Draw
 from bdam_reid.data.training import Item, TrainingSet
 from bdam_reid.engine import trainer
+from bdam_reid.engine.average import Average
 from bdam_reid.engine.blocks import blocks, compile_each, recompute
 from bdam_reid.engine.checkpoint import load_state, load_weights
 from bdam_reid.engine.signals import Interrupted
@@ -87,6 +89,74 @@ def test_the_best_checkpoint_has_the_average_of_the_weights(
         assert [key for key in expected if not torch.equal(expected[key], got[key])] == []
     averages = [load_state(folder / "last")["average"] for folder in (run, other)]
     assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])
+
+
+def test_the_average_takes_in_all_weights_at_once() -> None:
+    """With the bits of one after the other."""
+    module = nn.Sequential(nn.Linear(33, 17), nn.BatchNorm1d(17), nn.Linear(17, 5).half())
+    average, present = Average(module, 0.9), module.state_dict()
+    expected = {name: weight.clone() for name, weight in present.items()}
+    for step in range(3):
+        with torch.no_grad():
+            for weight in present.values():
+                weight.add_(torch.randn(weight.shape)) if weight.is_floating_point() else weight.add_(1)
+        with Operations() as operations:
+            average.update(step)
+        # Of three types.
+        assert len(operations.names) == 3
+        for name, weight in expected.items():
+            if weight.is_floating_point():
+                weight.lerp_(present[name], 1 - min(0.9, (1 + step) / (10 + step)))
+            else:
+                weight.copy_(present[name])
+            assert torch.equal(average.weights[name], weight), name
+
+
+class Operations(TorchDispatchMode):
+    """Names of what is computed within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_modules_are_put_into_training_mode_after_an_evaluation_only(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tiny(people, tmp_path / "run"))
+    batch = next(trainer.stage.batches.batches(0))
+    assert all(module.training for module in trainer.method.modules())
+    trainer.method.eval()
+    trainer.step(batch)
+    assert all(module.training for module in trainer.method.modules())
+    monkeypatch.setattr(BDAM, "train", None)
+    trainer.step(batch)
+
+
+def test_nothing_waits_for_a_gpu_once_the_gradients_are_on_their_way(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works on while the next step begins."""
+    trainer = make_trainer(tiny_demo(people, tmp_path / "run", "--engine.average", str(DECAY)))
+    batch, waits = next(trainer.stage.batches.batches(0)), list[str]()
+    for name in ("tolist", "item", "cpu", "__bool__", "__float__", "__int__"):
+        honest = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, lambda x, h=honest, n=name: (waits.append(n), h(x))[1])
+    backward = trainer.accelerator.backward
+
+    def noted(loss: Tensor) -> None:
+        assert waits
+        waits.clear()
+        backward(loss)
+
+    monkeypatch.setattr(trainer.accelerator, "backward", noted)
+    scalars = trainer.step(batch)
+    assert waits == []
+    assert scalars["loss/total"] > 0
 
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:

@@ -150,6 +150,23 @@ def test_layers_have_their_own_width() -> None:
         decoupling(TWO, width=8)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_squares_of_one_token_are_the_tokens_to_the_bit(precision: torch.dtype) -> None:
+    grids = ((5, 3), (3, 2))
+    module = decoupling(grids, merge=1).float()
+    assert not module.merges
+    results = []
+    for merges in (True, False):
+        module.merges = module.identity_pooling.merges = module.clothing_pooling.merges = merges
+        tokens = random(2, 21, WIDTH).float().requires_grad_()
+        module.zero_grad()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            parts = module(tokens)
+        (parts.identity.square().sum() + parts.clothing.sum()).backward()
+        results.append([parts.identity, parts.clothing, tokens.grad, *(p.grad for p in module.parameters())])
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("merge", [1, 2])
 def test_where_a_token_lies_matters(merge: int) -> None:
     """Tokens of one square are one mean to the layers, and yet not one to the pooling."""

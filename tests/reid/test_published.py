@@ -170,6 +170,22 @@ def test_siglips_texts_are_padded_to_their_full_length(saved: Path, projected: b
     close(alone.pooled[0], pooled[7])
 
 
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+@pytest.mark.parametrize("projected", [False, True])
+def test_texts_that_are_read_in_one_pass_are_those_of_passes_of_their_own(
+    saved: Path, name: str, projected: bool
+) -> None:
+    encoder = text_encoder(saved / name, projected=projected)
+    texts = []
+    for lengths, longest in (([4, 6, 2], 6), ([9, 3], 9), ([1], 1)):
+        mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
+        texts.append((torch.randint(2, 40, mask.shape).masked_fill(~mask, encoder.pad_id), mask))
+    for own, joined, (_, mask) in zip(encoder.encode_each(texts), encoder._encode_joined(texts), texts, strict=True):
+        assert joined.tokens.shape == own.tokens.shape
+        close(joined.tokens[mask], own.tokens[mask])
+        close(joined.pooled, own.pooled)
+
+
 def test_siglips_own_tokenizer_fills_texts_up_with_their_end(saved: Path, tmp_path: Path) -> None:
     pytest.importorskip("sentencepiece")
     folder = write_sentencepiece(shutil.copytree(saved / "siglip", tmp_path / "siglip"))

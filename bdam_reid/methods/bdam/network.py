@@ -133,24 +133,23 @@ class Network(nn.Module):
         self, identity_ids: Tensor, identity_mask: Tensor, clothing_ids: Tensor, clothing_mask: Tensor
     ) -> TextFeatures:
         """Word pieces (B, L), masks (B, L) bool, True = real token, each text with its own L -> features."""
-        identity_tokens, identity = self._read_text(identity_ids, identity_mask, self.identity_text_pooling)
-        clothing_tokens, clothing = self._read_text(clothing_ids, clothing_mask, self.clothing_text_pooling)
+        texts = (identity_ids, identity_mask), (clothing_ids, clothing_mask)
+        read_identity, read_clothing = self.text_encoder.encode_each(texts)
+        identity = self._pooled(read_identity, identity_mask, self.identity_text_pooling)
+        clothing = self._pooled(read_clothing, clothing_mask, self.clothing_text_pooling)
         return TextFeatures(
             identity=identity,
             clothing=clothing,
-            identity_tokens=identity_tokens,
+            identity_tokens=read_identity.tokens,
             identity_mask=identity_mask,
-            clothing_tokens=clothing_tokens,
+            clothing_tokens=read_clothing.tokens,
             clothing_mask=clothing_mask,
             identity_embedding=unit(identity),
             clothing_embedding=unit(clothing),
         )
 
-    def _read_text(self, ids: Tensor, mask: Tensor, attention: AttentionPooling | None) -> Encoded:
-        if self.own_pooling:
-            return self.text_encoder.encode(ids, mask)
-        tokens = self.text_encoder(ids, mask)
-        return Encoded(tokens, (attention or masked_mean)(tokens, mask))
+    def _pooled(self, text: Encoded, mask: Tensor, attention: AttentionPooling | None) -> Tensor:
+        return text.pooled if self.own_pooling else (attention or masked_mean)(text.tokens, mask)
 
     def fuse(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor | None, Tensor | None]:
         """Fused identity features (B, E) of B pairs, and the weights (B, 2) of image and text in them; None and None

@@ -28,14 +28,14 @@ class PositionalDecoupling(Decoupling):
 
     def __init__(self, width: int, config: DecouplingConfig, grids: Grids) -> None:
         super().__init__(width, config, config.width or None, config.features)
-        numbers = neighbourhoods(grids, config.merge)
+        numbers, self.merges = neighbourhoods(grids, config.merge), config.merge > 1
         self.register_buffer("means", means_of(numbers), persistent=False)
         self.identity_pooling = PositionPooling(width, config, numbers, head_of(grids))
         self.clothing_pooling = PositionPooling(width, config, numbers, None)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """tokens (B, L, D) -> pooled features of identity and clothing, (B, P), and the tokens (B, L, D) themselves."""
-        identity, clothing = self.streams(self.means @ tokens)
+        identity, clothing = self.streams(self.means @ tokens if self.merges else tokens)
         return self.identity_pooling(tokens, identity), self.clothing_pooling(tokens, clothing), tokens
 
 
@@ -57,10 +57,12 @@ class PositionPooling(PlacePooling):
     def __init__(self, width: int, config: DecouplingConfig, numbers: Tensor, head: slice | None) -> None:
         super().__init__(width, len(numbers), config.slots, config.features, head, config.width or width)
         self.register_buffer("numbers", numbers, persistent=False)
+        self.merges = config.merge > 1
 
     def forward(self, tokens: Tensor, mixed: Tensor) -> Tensor:  # type: ignore[override]
         """tokens (B, L, D) of the encoder, mixed (B, squares, D) of a stream -> (B, P)."""
-        return super().forward(tokens, self.mixed(mixed)[:, self.numbers])
+        of_squares = self.mixed(mixed)
+        return super().forward(tokens, of_squares[:, self.numbers] if self.merges else of_squares)
 
 
 def neighbourhoods(grids: Grids, side: int) -> Tensor:
