@@ -28,7 +28,7 @@ struct Layout {
   // Blocks that a multiprocessor is to have at once, for which the compiler limits registers: as many as cost no spill
   // for up to 16 states, of which most models have 16. varies: as kVaries of Block.
   static constexpr bool kIsCommon = kStates == 16;
-  static constexpr int forward_blocks(bool varies) { return !kIsCommon ? 4 : KC == 1 && varies ? 8 : 6; }
+  static constexpr int forward_blocks(bool varies) { return !kIsCommon ? 4 : KC == 1 && varies ? 7 : 6; }
   static constexpr int backward_blocks(bool varies) { return !kIsCommon ? 2 : KC == 2 ? 3 : varies ? 5 : 4; }
   // B or C: of every step, or, constant over time, of every channel.
   static constexpr int kMatrixFloats = (kTile > kChannels ? kTile : kChannels) * kStates;
