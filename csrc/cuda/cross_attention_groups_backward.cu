@@ -28,8 +28,8 @@ struct Chunk {
 template <class M, int kTiles>
 BDAM_DEVICE void multiply_both(const Chunk<M>& chunk, Tile (&s)[kTiles], Tile (&grad)[kTiles]) {
   begin_products();
-  multiply_rows(s, chunk.own_x, 0, chunk.x, 0);
-  multiply_rows(grad, chunk.own_y, 0, chunk.y, 0);
+  multiply_rows(s, chunk.own_x, chunk.x);
+  multiply_rows(grad, chunk.own_y, chunk.y);
   end_products();
   wait_for_products(s, grad);
 }
@@ -137,7 +137,8 @@ struct OfQueries {
   }
   BDAM_DEVICE static void load_numbers(const Parameters& p, const Place& place, int rows, const Shared& visible,
                                        const Shared&, int threads) {
-    for (int i = thread_index(); i < rows; i += threads) visible.store(i, number(p, place, 0, i));
+    const int keys = static_cast<int>(other(p, place, 0).size[2]);
+    Visible{visible}.fill(p.call(), place, 0, rows, keys, threads);
   }
 
   // first: of the queries. leaves: whether deltas are wanted by others.

@@ -69,7 +69,7 @@ cross_attention_group_forward_kernel(BDAM_PARAMETER Forward p) {
       constexpr int kTiles = decltype(tiles)::value;
       Tile s[kTiles];
       begin_products();
-      multiply_rows(s, q, 0, others.matrix(0, start), 0);
+      multiply_rows(s, q, others.matrix(0, start));
       end_products();
       wait_for_products(s, out);
       if (first < queries) {

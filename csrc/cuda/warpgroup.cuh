@@ -97,11 +97,10 @@ BDAM_DEVICE void wait_for_products(Results&... results) {
 // After wait_for_copies and before a barrier: products then find what was copied.
 BDAM_DEVICE void show_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// c (64 x 16 kTiles) = x y^T, of 64 rows of x and 16 kTiles rows of y from their first rows on.
+// c (64 x 16 kTiles) = x y^T, of the first 64 rows of x and the first 16 kTiles of y.
 template <class M, int kTiles>
-BDAM_DEVICE void multiply_rows(Tile (&c)[kTiles], const M& x, int x_row, const M& y, int y_row) {
-  const uint64_t a = wgmma::descriptor(x.memory.address(x_row * M::kFloats));
-  const uint64_t b = wgmma::descriptor(y.memory.address(y_row * M::kFloats));
+BDAM_DEVICE void multiply_rows(Tile (&c)[kTiles], const M& x, const M& y) {
+  const uint64_t a = wgmma::descriptor(x.memory.address(0)), b = wgmma::descriptor(y.memory.address(0));
   static_assert(M::kBytes == 2 && M::D == 64);
   wgmma::of_rows<false>(typename M::Type(), c, a, b);
 #pragma unroll

@@ -137,7 +137,7 @@ void multiply_group(int first, bool show, bool all) {
   barrier();
   Tile c[1];
   begin_products();
-  if (all || thread_index() != 3) multiply_rows(c, rows, 0, rows, 0);
+  if (all || thread_index() != 3) multiply_rows(c, rows, rows);
   end_products();
   wait_for_products(c);
 }
@@ -154,7 +154,7 @@ BDAM_KERNEL(kGroupThreads, 1) product_overwritten(BDAM_PARAMETER None) {
   barrier();
   Tile c[1];
   begin_products();
-  multiply_rows(c, rows, 0, rows, 0);
+  multiply_rows(c, rows, rows);
   end_products();
   rows.memory.store(thread_index(), 1.0f);
   wait_for_products(c);

@@ -25,10 +25,10 @@ float value_of(uint16_t bits) {
 }  // namespace host
 
 template <class M, int kTiles>
-void multiply_rows(Tile (&c)[kTiles], const M& x, int x_row, const M& y, int y_row) {
+void multiply_rows(Tile (&c)[kTiles], const M& x, const M& y) {
   for (int step = 0; step < M::kSteps; ++step) {
-    host::GroupProduct product{c[0].half[0].v, 16 * kTiles, step > 0, false, x.memory.offset() + x_row * M::kFloats,
-                               y.memory.offset() + y_row * M::kFloats, step, {}, host::value_of<typename M::Type>};
+    host::GroupProduct product{c[0].half[0].v, 16 * kTiles, step > 0, false, x.memory.offset(),
+                               y.memory.offset(), step, {}, host::value_of<typename M::Type>};
     host::add_group_product(product);
   }
 }
