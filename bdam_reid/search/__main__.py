@@ -164,12 +164,14 @@ def query_index(options: Query, presets: Presets) -> None:
     from bdam_reid.config import ConfigError
     from bdam_reid.data.printable import printable
     from bdam_reid.search.columns import where_of
-    from bdam_reid.search.finder import open_finder
+    from bdam_reid.search.finder import finder_of
+    from bdam_reid.search.index.reader import open_index
     from bdam_reid.search.query import Question
     from bdam_reid.search.rewording.reword import as_it_is
 
     where = where_of(options.where)
-    finder = open_finder(options.index, presets, model=options.run, device=options.device)
+    gallery = open_index(options.index)
+    finder = finder_of(gallery, presets, model=options.run, device=options.device)
     parts = finder.retriever.parts
     if options.weights and len(options.weights) != len(parts):
         raise ConfigError(f"--weights must be {len(parts)}, of {', '.join(parts)}, got {len(options.weights)}")
@@ -185,7 +187,12 @@ def query_index(options: Query, presets: Presets) -> None:
         one_per=options.one_per,
         rerank=options.rerank,
     )
-    print(_as_json(found) if options.json else "\n".join(_as_lines(found)))
+    if options.json:
+        print(_as_json(found))
+    elif found:
+        print("\n".join(_as_lines(found)))
+    else:
+        print("\n".join(["nothing was found", *(f"no image has {text}" for text in where.unknown(gallery.columns))]))
 
 
 def _as_json(found: Sequence[Found]) -> str:
@@ -200,7 +207,7 @@ def _as_lines(found: Sequence[Found]) -> list[str]:
         parts = ", ".join(f"{name} {cosine:.3f}" for name, cosine in hit.parts.items())
         about = "".join(f", {name} {text}" for name, text in hit.about.items())
         lines.append(f"{rank:3} {hit.score:7.3f}  {printable(hit.path)}  ({parts}{printable(about)})")
-    return lines or ["nothing was found"]
+    return lines
 
 
 def serve(options: Serve, presets: Presets) -> None:

@@ -73,6 +73,15 @@ class Where:
             held.append(self._in_time(column_named(TIME, columns)))
         return np.logical_and.reduce(held)
 
+    def unknown(self, columns: Mapping[str, Column]) -> list[str]:
+        """What it asks for that no image has, and what images have: "camera=9, but there are 1, 2, 3"."""
+        return [
+            f"{name}={text}, but there are {shortened(', '.join(columns[name].values))}"
+            for name, texts in self.equal.items()
+            for text in texts
+            if text not in columns[name].values
+        ]
+
     def _codes(self, name: str, columns: Mapping[str, Column]) -> list[int]:
         places = {value: code for code, value in enumerate(columns[name].values)}
         return [places[value] for value in self.equal[name] if value in places]
