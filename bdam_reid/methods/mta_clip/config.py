@@ -217,7 +217,7 @@ def mta_clip_demo() -> Config:
         method=MTAClipConfig(
             clip="models/small-clip",
             prompts=PromptsConfig(lr=2e-3, epochs=3, warmup_epochs=1),
-            images=ImagesConfig(blocks=WHOLE, lr=1e-3, epochs=6, warmup_epochs=1, clip_norm=5.0),
+            images=ImagesConfig(blocks=WHOLE, lr=1e-3, epochs=8, warmup_epochs=1, clip_norm=5.0),
             loss=LossConfig(temperature=0.05),
         ),
         data=DataConfig(
