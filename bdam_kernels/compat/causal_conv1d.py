@@ -78,6 +78,11 @@ def causal_conv1d_update(
     check_shapes({
         "cache_seqlens": (cache_seqlens, (len(x),)), "conv_state_indices": (conv_state_indices, (len(x),)),
     })  # fmt: skip
+    rows, before = len(x) if conv_state_indices is None else len(conv_state), weight.shape[1] - 1
+    if conv_state.dim() != 3 or conv_state.shape[:2] != (rows, x.shape[1]) or conv_state.shape[2] < before:
+        raise ValueError(
+            f"conv_state must be ({rows}, {x.shape[1]}, K) with K >= {before}, got {tuple(conv_state.shape)}"
+        )
     if conv_state_indices is not None:
         return of_rows(
             lambda state, x, lengths: causal_conv1d_update(x, state, weight, bias, activation, lengths),

@@ -123,7 +123,9 @@ struct Coefficients {
   void load_group(const Matrix& m, const Shape& s) {
     if constexpr (kConstant) return;
     values.resize(s.length * s.padded + kLanes);
-    for (int64_t n = 0; n < s.padded; n += kLanes) {
+    // From the last states on: where these are fewer than kLanes, whole vectors reach into the next row, whose first
+    // states then come after them.
+    for (int64_t n = (s.padded - 1) / kLanes * kLanes; n >= 0; n -= kLanes) {
       const int rows = static_cast<int>(std::clamp<int64_t>(s.states - n, 0, kLanes));
       load_tile(m, n, 0, rows, s.length, values.data() + n, s.padded);
     }

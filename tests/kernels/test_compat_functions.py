@@ -194,6 +194,16 @@ def test_convolution_into_a_ring(steps: int, before: int) -> None:
 
 
 @pytest.mark.parametrize("ring", [False, True], ids=["in order", "ring"])
+@pytest.mark.parametrize("shape", [(2, CHANNELS, 2), (3, CHANNELS, 4), (2, CHANNELS + 1, 4), (2, CHANNELS)], ids=str)
+def test_states_that_do_not_fit(shape: tuple[int, ...], ring: bool) -> None:
+    lengths = torch.zeros(2, dtype=torch.int32) if ring else None
+    with pytest.raises(ValueError, match=rf"conv_state must be \(2, {CHANNELS}, K\) with K >= 3, got \({shape[0]}, "):
+        causal_conv1d_update(
+            torch.randn(2, CHANNELS), torch.zeros(shape), torch.randn(CHANNELS, 4), cache_seqlens=lengths
+        )
+
+
+@pytest.mark.parametrize("ring", [False, True], ids=["in order", "ring"])
 @pytest.mark.parametrize("steps", [None, 2], ids=["one step", "two steps"])
 @torch.no_grad()
 def test_convolution_of_chosen_rows_and_padding(steps: int | None, ring: bool) -> None:

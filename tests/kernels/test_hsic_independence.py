@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,43 @@ def test_features_whose_products_no_float32_holds(name: str, size: float) -> Non
         plain, scaled = (hsic_test(t, y, kernel="linear", generator=seeded()) for t in (x, size * x))
     assert scaled.p_value == plain.p_value
     assert scaled.statistic == pytest.approx(size**2 * plain.statistic)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("power", [-1, 1])
+def test_features_whose_squares_their_dtype_does_not_hold(power: int, dtype: torch.dtype, kernel: str) -> None:
+    size = (1e200 if dtype == torch.float64 else 1e25) ** power
+    x, y = features(40, 3, 2, dtype)
+    for plain, scaled in (
+        [hsic_test(t, y, kernel=kernel, permutations=50, generator=seeded()) for t in (x, size * x)],
+        [hsic_test(t, y, kernel=kernel, method="gamma") for t in (x, size * x)],
+        [dhsic_test(t, y, kernel=kernel, permutations=50, generator=seeded()) for t in (x, size * x)],
+    ):
+        assert scaled.p_value == pytest.approx(plain.p_value, rel=1e-4) and plain.p_value < 0.05
+        if kernel == "rbf":
+            assert scaled.statistic == pytest.approx(plain.statistic, rel=1e-5)
+    values = [float(conditional_hsic(t, y, y[:, :1])) for t in (x, size * x)]
+    assert values[1] == pytest.approx(values[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_features_far_from_the_origin(kernel: str) -> None:
+    x, y = features(40, 3, 2, torch.float64)
+    z = y[:, :1].square()
+    plain, moved = (
+        torch.tensor([dhsic(t, y + o, kernel=kernel), conditional_hsic(t, y + o, z + o)])
+        for t, o in ((x, 0), (x + 1e8, 1e8))
+    )
+    assert torch.allclose(moved, plain, rtol=1e-4)
+
+
+@every_backend
+@pytest.mark.parametrize("function", [hsic_test, dhsic_test, partial(hsic_test, method="gamma")])
+def test_differences_that_float64_does_not_hold(name: str, function: Any) -> None:
+    x, y = features(10, 3, 2, torch.float64)
+    with use_backend(require(name)), pytest.raises(ValueError, match="differ by numbers that float64 holds"):
+        function(1e308 * x.sign(), y)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)

@@ -106,6 +106,13 @@ def test_few_steps_of_many_channels(batch: int, constant: str) -> None:
     check(make_inputs(batch, 301, 2, 5, constant=constant), require("cpu"))
 
 
+@pytest.mark.parametrize("constant", ["B", "C"])
+@pytest.mark.parametrize("states", [17, 24, 40])
+def test_states_between_vectors_with_one_constant(states: int, constant: str) -> None:
+    """Blocks of 8 states then, of which the last is half a vector of 16."""
+    check(make_inputs(2, 19, 35, states, constant=constant), require("cpu"))
+
+
 @every(GPU_BACKENDS, states=[63, 64, 65, 200, 256], in_interpreter={"states": [63, 65, 256]})
 def test_many_states(backend: str, states: int) -> None:
     check(make_inputs(1, 6, 6 if is_interpreted(backend) else 35, states), require(backend))

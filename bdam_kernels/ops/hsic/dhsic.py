@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bdam_kernels.ops.hsic.gram import Sigma, check_finite, check_variables, gram, result_dtype, widths
+from bdam_kernels.ops.hsic.algebra import centre
+from bdam_kernels.ops.hsic.gram import Sigma, check_finite, check_variables, gram, of_unit_size, result_dtype, widths
 from bdam_kernels.ops.hsic.independence import HSICTest, check_permutations
 from bdam_kernels.ops.hsic.permutations import identity_and_draws, p_value
 
@@ -32,6 +33,7 @@ def dhsic(*variables: Tensor, kernel: Literal["linear", "rbf"] = "rbf", sigma: S
     Raises: ValueError for shapes that do not fit, fewer than 2 variables or rows, or an unknown option; TypeError for
         dtypes that are not floating point.
     """
+    _check(variables, kernel, sigma)
     joint, product, cross = _terms(_grams(variables, kernel, sigma))
     return (joint + product - 2 * cross).to(result_dtype(variables))
 
@@ -56,9 +58,14 @@ def dhsic_test(
     Returns: `HSICTest`: statistic, `dhsic(*variables, ...)`, p_value and null.
     Raises: as `dhsic`; ValueError also for features that are not finite, or fewer than 1 permutation.
     """
-    grams = _grams(variables, kernel, sigma)
+    _check(variables, kernel, sigma)
     check_finite(_named(variables))
     check_permutations(permutations)
+    scale = torch.ones((), dtype=torch.float64)
+    if kernel == "linear":
+        variables, sizes = zip(*(of_unit_size(t.double()) for t in variables), strict=True)
+        scale = reduce(mul, sizes).square()
+    grams = _grams(variables, kernel, sigma)
     n, device = len(grams[0]), grams[0].device
     drawn = [identity_and_draws(permutations, n, generator, device) for _ in grams[1:]]
     means = [K.mean(1) for K in grams]
@@ -68,7 +75,9 @@ def dhsic_test(
     statistics = joint + product - 2 * cross
     # The terms may be far greater than what is left of them.
     rounding = 1e-13 * float(reduce(mul, [K.abs().mean() for K in grams]))
-    return HSICTest(float(statistics[0]), p_value(statistics, rounding), statistics[1:])
+    p = p_value(statistics, rounding)
+    statistics = statistics * scale
+    return HSICTest(float(statistics[0]), p, statistics[1:])
 
 
 def _terms(grams: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,10 +92,15 @@ def _joint(grams: Sequence[Tensor], orders: Sequence[Tensor]) -> Tensor:
     return reduce(mul, rest, grams[0]).mean()
 
 
-def _grams(variables: Sequence[Tensor], kernel: str, sigma: Sigma) -> list[Tensor]:
+def _check(variables: Sequence[Tensor], kernel: str, sigma: Sigma) -> None:
     if len(variables) < 2:
         raise ValueError(f"at least 2 variables are needed, got {len(variables)}")
     check_variables(_named(variables), kernel, sigma)
+
+
+def _grams(variables: Sequence[Tensor], kernel: str, sigma: Sigma) -> list[Tensor]:
+    if kernel == "linear" and len(variables) == 2:  # which an origin does not change but for rounding
+        variables = [centre(t.double()) for t in variables]
     return [gram(t.double(), kernel, w) for t, w in zip(variables, widths(variables, sigma), strict=True)]
 
 

@@ -9,7 +9,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from bdam_kernels.ops.hsic.algebra import full_precision
+from bdam_kernels.ops.hsic.algebra import centre, full_precision
 from bdam_kernels.ops.hsic.gaussian import median_distance
 
 Sigma = float | Sequence[float] | None
@@ -17,12 +17,14 @@ Sigma = float | Sequence[float] | None
 
 def gram(x: Tensor, kernel: str, width: Tensor | float) -> Tensor:
     """(N, N) of float64 features (N, D): x x^T, or exp(-|x_i - x_j|^2 / (2 width^2))."""
+    if kernel == "rbf":
+        x = centre(x) / width
     with full_precision(x):
         products = x @ x.mT
     if kernel == "linear":
         return products
     squares = products.diagonal()
-    return torch.exp((2 * products - squares[:, None] - squares) / (2 * width**2))
+    return torch.exp(products - (squares[:, None] + squares) / 2)
 
 
 def doubly_centred(gram: Tensor) -> Tensor:
@@ -34,8 +36,15 @@ def doubly_centred(gram: Tensor) -> Tensor:
 def widths(variables: Sequence[Tensor], sigma: Sigma) -> Sequence[Tensor | float]:
     """Of each variable's Gaussian kernel: sigma, or the median distances of its rows, as `hsic` has them."""
     if sigma is None:
-        return [median_distance(t) for t in variables]
+        return [median_distance(t) * size for t, size in (of_unit_size(centre(t.detach().double())) for t in variables)]
     return list(sigma) if isinstance(sigma, Sequence) else [sigma] * len(variables)
+
+
+def of_unit_size(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x divided by its greatest magnitude, such that squares neither overflow nor vanish; and that, or 1 if it is 0."""
+    size = x.abs().max() if x.numel() else x.new_zeros(())
+    size = torch.where(size == 0, 1, size)
+    return x / size, size
 
 
 def result_dtype(variables: Sequence[Tensor]) -> torch.dtype:

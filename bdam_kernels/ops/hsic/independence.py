@@ -8,8 +8,22 @@ import torch
 from torch import Tensor
 
 from bdam_kernels.ops.hsic.algebra import centre
-from bdam_kernels.ops.hsic.gram import Sigma, check_finite, check_variables, doubly_centred, gram, widths
-from bdam_kernels.ops.hsic.permutations import identity_and_draws, p_value, permuted_norms, permuted_products
+from bdam_kernels.ops.hsic.gram import (
+    Sigma,
+    check_finite,
+    check_variables,
+    doubly_centred,
+    gram,
+    of_unit_size,
+    widths,
+)
+from bdam_kernels.ops.hsic.permutations import (
+    beyond_float64,
+    identity_and_draws,
+    p_value,
+    permuted_norms,
+    permuted_products,
+)
 
 
 class HSICTest(NamedTuple):
@@ -51,8 +65,9 @@ def hsic_test(
         permutations: the least p-value is 1 / (1 + permutations).
         generator: draws the permutations; the same state gives the same result, bit for bit. None takes torch's.
     Returns: `HSICTest`: statistic, `hsic(x, y, kernel=kernel, sigma=sigma)`, p_value, and null, None for "gamma".
-    Raises: ValueError for shapes that do not fit, fewer than 2 (gamma: 6) rows, features that are not finite, an
-        unknown option or fewer than 1 permutation; TypeError for dtypes that are not floating point.
+    Raises: ValueError for shapes that do not fit, fewer than 2 (gamma: 6) rows, features that are not finite or
+        whose differences are not, an unknown option or fewer than 1 permutation; TypeError for dtypes that are not
+        floating point.
     """
     check_variables({"x": x, "y": y}, kernel, sigma)
     check_finite({"x": x, "y": y})
@@ -61,24 +76,31 @@ def hsic_test(
     n = len(x)
     x_width, y_width = widths((x, y), sigma)
     x, y = centre(x.double()), centre(y.double())
+    scale = torch.ones((), dtype=torch.float64)
+    if kernel == "linear":
+        (x, x_size), (y, y_size) = of_unit_size(x), of_unit_size(y)
+        scale = (x_size * y_size).square()
     # N^2 elements that are looked up take the time of 3 N^2 multiplications or more.
     from_features = method == "permutation" and kernel == "linear" and x.shape[1] * y.shape[1] < 3 * n
     if from_features:
         drawn = identity_and_draws(permutations, n, generator, x.device)
-        return _permuted(permuted_norms(x, y, drawn), n)
+        return _permuted(permuted_norms(x, y, drawn), n, scale)
     K, L = gram(x, kernel, x_width), gram(y, kernel, y_width)
     if method == "gamma":
-        return _gamma(K, L)
+        return _gamma(K, L, scale)
     drawn = identity_and_draws(permutations, n, generator, x.device)
-    return _permuted(permuted_products(doubly_centred(K), doubly_centred(L), drawn), n)
+    return _permuted(permuted_products(doubly_centred(K), doubly_centred(L), drawn), n, scale)
 
 
-def _permuted(products: Tensor, n: int) -> HSICTest:
+def _permuted(products: Tensor, n: int, scale: Tensor) -> HSICTest:
+    """Of products of features that were divided by what scale is the square of."""
     statistics = products / (n - 1) ** 2
-    return HSICTest(float(statistics[0]), p_value(statistics, 0.0), statistics[1:])
+    p = p_value(statistics, 0.0)
+    statistics = statistics * scale
+    return HSICTest(float(statistics[0]), p, statistics[1:])
 
 
-def _gamma(K: Tensor, L: Tensor) -> HSICTest:
+def _gamma(K: Tensor, L: Tensor, scale: Tensor) -> HSICTest:
     """The upper tail of the gamma distribution with the mean and variance of tr(K H L H) / N under independence.
 
     The paper's mean is that of kernels with K_ii = 1; here the mean of the diagonal takes the place of 1.
@@ -90,8 +112,10 @@ def _gamma(K: Tensor, L: Tensor) -> HSICTest:
     squares = (products / 6).square()
     spread = (squares.sum() - squares.diagonal().sum()) / (n * (n - 1))
     variance = 72 * (n - 4) * (n - 5) / (n * (n - 1) * (n - 2) * (n - 3)) * spread
-    statistic = float(total / (n - 1) ** 2)
-    if not variance > 0:  # rows of x or of y are all equal
+    if not variance.isfinite():
+        raise beyond_float64()
+    statistic = float(total / (n - 1) ** 2 * scale)
+    if variance == 0:  # rows of x or of y are all equal
         return HSICTest(statistic, 1.0, None)
     upper_tail = torch.special.gammaincc(mean.square() / variance, total / n**2 * mean / variance)
     return HSICTest(statistic, float(upper_tail), None)

@@ -73,4 +73,10 @@ def p_value(statistics: Tensor, rounding: float) -> float:
     """
     observed, permuted = statistics[0], statistics[1:]
     tolerance = rounding + 1e-6 * observed.abs() + 1e-5 * statistics.std()
+    if not tolerance.isfinite():  # a comparison with NaN would pass for evidence
+        raise beyond_float64()
     return (1 + int((permuted >= observed - tolerance).sum())) / len(statistics)
+
+
+def beyond_float64() -> ValueError:
+    return ValueError("features must differ by numbers that float64 holds, got statistics that are not finite: rescale")
