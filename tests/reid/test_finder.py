@@ -79,6 +79,10 @@ def test_the_formula() -> None:
     assert alone.tolist() == [0, 0, 0, 1]
     assert combine(PARTS, sentence=None, pictures=pictures[:1], unwanted=None, share=0.1).tolist() == [0, 1, 1, 0]
     assert weighted(found, PARTS, {"clothing": 2.0}).tolist() == [0, 0, *(2 * found[2:]).tolist()]
+    assert torch.isfinite(weighted(found, PARTS, {"identity": -1e6, "clothing": 1e6})).all()
+    for weight in (float("nan"), float("-inf"), 3e38, 1e39, 10**400):
+        with pytest.raises(QueryError, match="weights must be finite numbers from -1,000,000 to 1,000,000, got "):
+            weighted(found, PARTS, {"identity": 1.0, "clothing": weight})
 
 
 def test_it_ranks_as_the_retriever_does(finder: Finder, gallery: Path) -> None:
