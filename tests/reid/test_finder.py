@@ -219,6 +219,10 @@ def test_mistakes_on_the_command_line_end_in_a_line(
     other = write_clip(tmp_path / "clip")
     assert "was made with other weights" in fails(capsys, "index", other, gallery, "--output", index)
     assert "was made with other weights" in fails(capsys, "query", index, "a man", "--run", other)
+    moved, manifest = tmp_path / "moved", json.loads((index / "manifest.json").read_text())
+    shutil.copytree(index, moved)
+    (moved / "manifest.json").write_text(json.dumps(manifest | {"model": str(tmp_path / "gone")}))
+    assert "which is not there any more: give --run where it is now" in fails(capsys, "query", moved, "a man")
     assert "cannot read the table" in fails(
         capsys, "index", finished, gallery, "--output", index, "--table", tmp_path / "no.csv"
     )
