@@ -18,7 +18,7 @@ from bdam_reid.search.names import parse_name, whole_of
 PATH = "path"
 _NAME = re.compile(r"[^<=>]{1,100}")
 EARLIEST, LATEST = -62_135_596_800.0, 253_370_764_800.0
-"""The years 1 and 9999: frames of a video of this year are of times that can be written still."""
+"""When the years 1 and 9999 begin: what is hours later, as frames of a video are, can be written as a date still."""
 
 
 class Table(NamedTuple):
