@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
+from sys import getsizeof
 from threading import Lock
 
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 _SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-REMEMBERED = 1 << 18
-"""Texts whose tokens are kept; a set has fewer, a server that is asked forever has not."""
+REMEMBERED = 1 << 29
+"""Bytes of texts and tokens that are kept, about; a set has fewer, a server that is asked forever has not."""
+_OF_A_TOKEN = 36
+"""Bytes: a number, and its place in a list."""
 _LONG_WORD = re.compile(r"\S{101,}")
 """Unknown to the tokenizer, and learning from it takes time quadratic in its length."""
 WORD = re.compile(r"[^\W\d_]+")
@@ -119,6 +122,7 @@ class Tokenize:
         self.vocab_size, self.pad_id = len(tokenizer), int(tokenizer.pad_token_id)
         self._tokenizer, self._max_tokens, self._left_out = tokenizer, max_tokens, left_out
         self._known: dict[str, list[int]] = {}
+        self._bytes = 0
         self._lock = Lock()
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -130,13 +134,15 @@ class Tokenize:
         return ids, torch.arange(length) < lengths[:, None]
 
     def _rows(self, texts: Sequence[str]) -> list[list[int]]:
-        if len(self._known) > REMEMBERED:
+        if self._bytes > REMEMBERED:
             self._known.clear()
+            self._bytes = 0
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             read = [self._without(text) for text in new] if self._left_out else new
             tokens = self._tokenizer(read, truncation=True, max_length=self._max_tokens)["input_ids"]
             self._known.update(zip(new, tokens, strict=True))
+            self._bytes += sum(map(getsizeof, new)) + _OF_A_TOKEN * sum(map(len, tokens))
         return [self._known[text] for text in texts]
 
     def _without(self, text: str) -> str:

@@ -124,6 +124,9 @@ def open_finder(index: Path, presets: Presets, *, model: str = "", device: str =
 def finder_of(gallery: Gallery, presets: Presets, *, model: str = "", device: str = "auto") -> Finder:
     """The finder of an index that is open, as `open_finder` says. Raises: CheckpointError, ConfigError."""
     name = model or gallery.manifest.model
+    # Made of a folder, an index names it from the root.
+    if not model and Path(name).is_absolute() and not Path(name).exists():
+        raise ConfigError(f"the index was made with {name}, which is not there any more: give --run where it is now")
     reword = open_rewording(Path(name)) if lists_words(Path(name)) else as_it_is
     return Finder(gallery, open_model(name, device, presets), reword)
 

@@ -54,8 +54,8 @@ def open_picture(folder: Path, name: str, least: tuple[int, int]) -> Image.Image
         folder: of the gallery.
         name: of the picture, as the index has it: the path of a photograph, a frame of a video, or a part of either.
         least: height and width that it has at least, unless its file has fewer.
-    Raises: ImageError, which does not say where the folder is: that is nobody's business who searches it from
-        elsewhere.
+    Raises: ImageError, also for a part of a picture that is smaller now, which does not say where the folder is: that
+        is nobody's business who searches it from elsewhere.
     """
     file, seconds, box = parse_name(name)
     try:
@@ -63,6 +63,8 @@ def open_picture(folder: Path, name: str, least: tuple[int, int]) -> Image.Image
             picture = frame_at(folder / file, seconds)
         else:
             picture = open_image(folder / file, WHOLE if box else least)
+        if box and not (box.right <= picture.width and box.bottom <= picture.height):
+            raise ImageError(f"a picture of {picture.width} x {picture.height} has no part {box}")
     except ImageError as error:
         raise ImageError(f"a photograph of the index cannot be read any more: {shortened(name)!r}") from error
     return picture.crop(box) if box else picture

@@ -11,7 +11,6 @@ cosines, whatever a question consists of. A part that a sentence has no words fo
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,9 @@ WITHOUT = re.compile(r"(?<=\s)-(?=\s)")
 """What stands in a sentence before each thing that is not wanted: a hyphen by itself; "t-shirt" has none."""
 UNWANTED = 0.5
 """Weight of the mean of what is not wanted. Sentences of persons are alike: with 1 little of the rest is left."""
+
+LARGEST = 1e6
+"""A weight at most: scores are float32, and weights count beside each other alone."""
 
 
 class Embedder(Protocol):
@@ -127,12 +129,14 @@ def unit_parts(embeddings: Tensor, parts: Parts) -> Tensor:
 def weighted(vectors: Tensor, parts: Parts, weights: Mapping[str, float]) -> Tensor:
     """Vectors (..., E) with their parts scaled; a part that is not named has no weight.
 
-    Raises: QueryError for a part that there is not, or a weight that is no finite number.
+    Raises: QueryError for a part that there is not, or a weight that is no finite number, or beyond `LARGEST`.
     """
     if unknown := weights.keys() - parts.keys():
         raise QueryError(f"weights must be of {', '.join(parts)}, got {', '.join(sorted(unknown))}")
-    if not all(map(math.isfinite, weights.values())):
-        raise QueryError(f"weights must be finite numbers, got {dict(weights)}")
+    if other := [weight for weight in weights.values() if not abs(weight) <= LARGEST]:
+        raise QueryError(
+            f"weights must be finite numbers from {-LARGEST:,.0f} to {LARGEST:,.0f}, got {shortened(str(other[0]))}"
+        )
     scale = torch.zeros(vectors.shape[-1])
     for name, weight in weights.items():
         scale[parts[name]] = weight

@@ -153,7 +153,7 @@ class Retriever:
             clothes: whether the person wears the clothes of the sentence, "same", or may wear any, "other": whose
                 weights are taken if none are given.
         Raises: ValueError for a blank sentence, a gallery of another width, k below 1, a part that there is not, a
-            weight that is no finite number, or another word for clothes; TypeError for a gallery that is no tensor.
+            weight as `weighted` says, or another word for clothes; TypeError for a gallery that is no tensor.
         """
         if not isinstance(gallery, Tensor):
             raise TypeError(f"the gallery must be a tensor as embed_images gives it, got {type(gallery).__name__}")

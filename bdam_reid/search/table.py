@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +16,9 @@ from bdam_reid.search.columns import TIME, moment
 from bdam_reid.search.names import parse_name, whole_of
 
 PATH = "path"
+_NAME = re.compile(r"[^<=>]{1,100}")
+EARLIEST, LATEST = -62_135_596_800.0, 253_370_764_800.0
+"""When the years 1 and 9999 begin: what is hours later, as frames of a video are, can be written as a date still."""
 
 
 class Table(NamedTuple):
@@ -52,6 +56,11 @@ def read_table(path: Path) -> Table:
                     f"the first line of {path} must name its columns, each once, path among them, got "
                     f"{shortened(', '.join(header))!r}"
                 )
+            if other := [name for name in header if not (name.isprintable() and _NAME.fullmatch(name))]:
+                raise ConfigError(
+                    "names of columns must be of printable characters but < = >, at most 100, as filters name them, "
+                    f"got {shortened(other[0])!r} in the first line of {path}"
+                )
             place = header.index(PATH)
             rows: dict[str, tuple[str, ...]] = {}
             time = header.index(TIME) if TIME in header else None
@@ -78,6 +87,11 @@ def _later(time: str, seconds: float) -> str:
 
 def _check_time(text: str, where: str) -> None:
     try:
-        moment(text)
+        seconds = moment(text)
     except QueryError as error:
         raise ConfigError(f"{where}: {error}") from error
+    if not EARLIEST <= seconds < LATEST:
+        raise ConfigError(
+            f"{where}: a time must be of the years 1 to 9998, got {shortened(text)!r}: a number is seconds since 1970, "
+            "not thousandths"
+        )

@@ -12,6 +12,7 @@ from tiny_gallery import Colours, reasons_of, update, vector_of
 
 from bdam_reid.config import ConfigError
 from bdam_reid.data.datasets import load_dataset
+from bdam_reid.data.images import ImageError
 from bdam_reid.search import detection
 from bdam_reid.search.detection import check_detector, persons
 from bdam_reid.search.index.reader import open_index
@@ -87,6 +88,14 @@ def test_each_person_of_a_scene_is_found_by_a_box(
     report = update(place, folder, table, embedder)
     assert (report.images, report.embedded, report.refused) == (2, 2, [])
     assert sorted(open_index(place).path(row) for row in range(2)) == ["empty.png", "street.png"]
+
+
+def test_a_part_of_a_picture_that_is_smaller_now_is_not_shown(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 60), "red").save(tmp_path / "street.png")
+    assert open_picture(tmp_path, "street.png#30,0,40,60", (4, 4)).size == (10, 60)
+    for box in ("30,0,41,60", "0,0,40,61"):
+        with pytest.raises(ImageError, match=r"a photograph of the index cannot be read any more: 'street\.png#"):
+            open_picture(tmp_path, f"street.png#{box}", (4, 4))
 
 
 def test_without_the_detector_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,10 @@ def test_the_formula() -> None:
     assert alone.tolist() == [0, 0, 0, 1]
     assert combine(PARTS, sentence=None, pictures=pictures[:1], unwanted=None, share=0.1).tolist() == [0, 1, 1, 0]
     assert weighted(found, PARTS, {"clothing": 2.0}).tolist() == [0, 0, *(2 * found[2:]).tolist()]
+    assert torch.isfinite(weighted(found, PARTS, {"identity": -1e6, "clothing": 1e6})).all()
+    for weight in (float("nan"), float("-inf"), 3e38, 1e39, 10**400):
+        with pytest.raises(QueryError, match="weights must be finite numbers from -1,000,000 to 1,000,000, got "):
+            weighted(found, PARTS, {"identity": 1.0, "clothing": weight})
 
 
 def test_it_ranks_as_the_retriever_does(finder: Finder, gallery: Path) -> None:
@@ -215,6 +219,10 @@ def test_mistakes_on_the_command_line_end_in_a_line(
     other = write_clip(tmp_path / "clip")
     assert "was made with other weights" in fails(capsys, "index", other, gallery, "--output", index)
     assert "was made with other weights" in fails(capsys, "query", index, "a man", "--run", other)
+    moved, manifest = tmp_path / "moved", json.loads((index / "manifest.json").read_text())
+    shutil.copytree(index, moved)
+    (moved / "manifest.json").write_text(json.dumps(manifest | {"model": str(tmp_path / "gone")}))
+    assert "which is not there any more: give --run where it is now" in fails(capsys, "query", moved, "a man")
     assert "cannot read the table" in fails(
         capsys, "index", finished, gallery, "--output", index, "--table", tmp_path / "no.csv"
     )

@@ -25,6 +25,7 @@ from bdam_reid.search.columns import Where, where_of
 from bdam_reid.search.index import embedding
 from bdam_reid.search.index.generation import GalleryError
 from bdam_reid.search.index.reader import Hit, Index, open_index
+from bdam_reid.search.index.update import update_index
 from bdam_reid.search.table import Table
 
 EPSILON = float(np.finfo(np.float32).eps)
@@ -225,6 +226,8 @@ def test_what_cannot_be_asked_is_said(folder: Path, place: Path) -> None:
         index.search(query, where=where_of(["hat=red"]))
     with pytest.raises(QueryError, match="must be one of camera, person, time, got 'hat'"):
         index.search(query, one_per="hat")
+    with pytest.raises(QueryError, match="must be one of camera, person, time, got 'hat'"):
+        index.search(query, where=where_of(["camera=none"]), one_per="hat")
     for condition in ("camera", "time=3", "camera>=3", "=3", "camera="):
         with pytest.raises(QueryError, match=r"a filter must be column=value, .* got "):
             where_of([condition])
@@ -250,6 +253,15 @@ def test_an_index_is_of_one_model_and_one_folder(folder: Path, place: Path, tmp_
     with locked(place), pytest.raises(ConfigError, match=r"another process, pid \d+, writes in"):
         update(place, folder)
     check(open_index(place), folder, NAMES)
+
+
+def test_where_a_model_was_moved_to_is_noted(folder: Path, place: Path) -> None:
+    update(place, folder)
+    embedder = Colours()
+    assert update_index(place, folder, embedder, "elsewhere", Table()).changed and embedder.seen == 0
+    assert open_index(place).manifest.model == "elsewhere"
+    check(open_index(place), folder, NAMES)
+    assert not update_index(place, folder, embedder, "elsewhere", Table()).changed
 
 
 @pytest.mark.parametrize("name", ["vectors.npy", "rows.npz", "about.json"])

@@ -133,6 +133,15 @@ def test_of_many_unknown_words_the_first_give_way() -> None:
     assert read.text.split() == ["jacket"] * 50 + words[50:]
 
 
+def test_a_word_without_end_stays() -> None:
+    class Breaks:
+        def nearest(self, word: str) -> str:
+            raise RuntimeError(f"of {len(word)} letters, an encoder reads 512 at most")
+
+    sentence = f"a {'外' * 600} jacket {'x' * 101}"
+    assert Rewording(["jacket"], None, Breaks())(sentence) == (sentence, {})
+
+
 def test_a_thesaurus_is_read_when_the_first_unknown_word_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
 

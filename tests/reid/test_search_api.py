@@ -30,6 +30,7 @@ from bdam_reid.config import ConfigError
 from bdam_reid.data.images import ImageError
 from bdam_reid.methods import PRESETS
 from bdam_reid.search.columns import where_of
+from bdam_reid.search.index.generation import GalleryError
 from bdam_reid.search.index.update import update_index
 from bdam_reid.search.query import Question
 from bdam_reid.search.serve.api import make_api
@@ -360,6 +361,8 @@ def test_what_prevents_serving_is_said(live: Live, tmp_path: Path, monkeypatch: 
     for host, port in (("no.such.host.invalid", 0), ("203.0.113.1", 0)):
         with pytest.raises(ConfigError, match=f"cannot listen on {host} port 0"):
             serve_index(tmp_path, Address(host, port), PRESETS)
+    with pytest.raises(GalleryError, match=r"is no index: .*Make one with `python -m bdam_reid.search index RUN"):
+        Live(tmp_path, PRESETS)
     monkeypatch.setenv("BDAM_SEARCH_TOKEN", "two words; too many")
     with pytest.raises(ConfigError, match="BDAM_SEARCH_TOKEN must be"):
         serve_index(tmp_path, Address("127.0.0.1", 0), PRESETS)

@@ -26,13 +26,18 @@ def test_a_word_without_end_costs_no_time_and_changes_no_vocabulary(tmp_path: Pa
 def test_what_is_remembered_is_bounded_and_stays_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train_wordpiece(CAPTIONS, 100, tmp_path / "tokenizer")
     expected = [Tokenize(tokenizer, 16)([caption])[0] for caption in CAPTIONS]
-    monkeypatch.setattr(tokens, "REMEMBERED", 2)
+    monkeypatch.setattr(tokens, "REMEMBERED", 600)
     tokenize = Tokenize(tokenizer, 16)
     for _ in range(2):
         for caption, ids in zip(CAPTIONS, expected, strict=True):
             assert torch.equal(tokenize([caption])[0], ids)
-            assert len(tokenize._known) <= 3
+            assert len(tokenize._known) <= 2
     assert len(tokenize(CAPTIONS)[0]) == 3
+    # Of long texts fewer.
+    monkeypatch.setattr(tokens, "REMEMBERED", 100_000)
+    for number in range(10):
+        tokenize([f"{number} {'red ' * 10_000}"])
+    assert len(tokenize._known) <= 3
 
 
 @pytest.mark.parametrize(

@@ -134,12 +134,12 @@ class Index:
             raise ValueError(f"k must be at least 1, got {k}")
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         allowed = where.mask(self.columns) if where else None
+        groups = column_named(one_per, self.columns).codes if one_per else None
         left = len(self) if allowed is None else int(allowed.sum())
         if left == 0:
             return [[] for _ in queries]
-        if not one_per:
+        if groups is None:
             return _hits(self._neighbours.search(queries, min(k, left), allowed))
-        groups = column_named(one_per, self.columns).codes
         return [self._one_per_group(query[None], k, allowed, left, groups) for query in queries]
 
     def _one_per_group(

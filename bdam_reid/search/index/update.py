@@ -81,7 +81,7 @@ def update_index(
         index: its folder.
         folder: of the images.
         embedder: the model.
-        model: where it lies, for those who open the index.
+        model: where it lies, for those who open the index; where it was moved, its new place is noted.
         table: what is known of the images; it replaces what was.
         frames_per_second: that are taken of videos; where it is another than before, they are embedded again.
         detect: whether images and frames are of whole scenes, in which persons are looked for; where it was otherwise
@@ -122,6 +122,9 @@ def update_index(
             number = 1 + (before.generation if before else 0)
             manifest = _manifest(number, folder, embedder, model, frames_per_second, detect)
             _write(index, before, manifest, rows, kept, _vectors(old, kept, pending, {*new}))
+        elif before and before.model != model:
+            changed = True
+            commit(index, replace(before, model=model))
     paths = {file.path for file in (*listing.images, *listing.videos)}
     told = {row for path in rows.paths for row in (whole_of(path), parse_name(path).file) if row in table.rows}
     return Report(

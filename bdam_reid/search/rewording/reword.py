@@ -25,6 +25,8 @@ from bdam_reid.search.rewording.wordnet import HOW_TO_GET, WordNet, find_wordnet
 log = logging.getLogger("bdam_reid")
 SHORTEST = 3
 """Letters of a word that may give way: "s" and "t" are left of apostrophes."""
+LONGEST = 100
+"""Letters of a word that may give way: no dictionary has more, and an encoder reads 512 pieces at most."""
 MOST = 50
 """Unknown words of a sentence that may give way, the first ones: more than stand in one that a model reads whole, and
 each may take 10 ms."""
@@ -70,7 +72,8 @@ class Rewording:
     def __call__(self, sentence: str) -> Reworded:
         """The sentence in known words; one without unknown words as it is."""
         words = (word.lower() for word in WORD.findall(sentence))
-        unknown = dict.fromkeys(w for w in words if len(w) >= SHORTEST and w not in self._known | FUNCTION_WORDS)
+        some = (word for word in words if SHORTEST <= len(word) <= LONGEST)
+        unknown = dict.fromkeys(word for word in some if word not in self._known | FUNCTION_WORDS)
         found = ((word, self._instead(word)) for word in islice(unknown, MOST))
         changes = {word: instead for word, instead in found if instead is not None}
         return Reworded(WORD.sub(lambda match: changes.get(match[0].lower(), match[0]), sentence), changes)

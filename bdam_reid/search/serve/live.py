@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bdam_reid.config import Presets
 from bdam_reid.search.finder import Finder, finder_of
-from bdam_reid.search.index.generation import MANIFEST, GalleryError
+from bdam_reid.search.index.generation import MANIFEST, GalleryError, read_manifest
 from bdam_reid.search.index.reader import Index, open_index
 
 
@@ -48,6 +48,8 @@ class Live:
 
     def __init__(self, index: Path, presets: Presets, *, model: str = "", device: str = "auto") -> None:
         self._place, self._lock = index, Lock()
+        # Says what to do where there is no index.
+        read_manifest(index)
         self._seen = self._written()
         opened = open_index(index)
         self._served = Served(opened, finder_of(opened, presets, model=model, device=device))
