@@ -206,6 +206,13 @@ def test_constant_features(kernel: str, estimator: str, shape: tuple) -> None:
         assert torch.equal(actual["grad_y"], torch.zeros_like(y))
 
 
+@every_shape
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_alignment_of_features_too_large_for_float32_shows(estimator: str, shape: tuple) -> None:
+    x, y = features(*shape)
+    assert hsic(1e11 * x, y, estimator=estimator, normalize=True).isnan()
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @every_shape

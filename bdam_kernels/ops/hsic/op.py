@@ -43,7 +43,8 @@ def hsic(
         estimator: "biased" as above, or "unbiased" of Song et al. 2012, Eq. 5, which may be negative.
         normalize: divides by sqrt(HSIC(x, x) HSIC(y, y)), which gives centred kernel alignment. It is 0, with zero
             gradient, if all rows of x or of y are equal, and else NaN where one of the two is not positive, as it is
-            of unbiased Gaussian kernels if no two rows are within 11 sigma of each other.
+            of unbiased Gaussian kernels if no two rows are within 11 sigma of each other. So it is of linear kernels in
+            float32 for features above some 1e8, whose fourth powers it does not hold.
         process_group: makes the loss that of the rows of all ranks, which may differ in number but not be 0. Every
             rank gets the same value, and the gradient of this one loss by its own rows. DistributedDataParallel
             averages gradients over ranks: multiply the loss by the number of ranks to make up for that. Biased
@@ -98,10 +99,12 @@ def _choose(x: Tensor, y: Tensor, kernel: str, backend: str | None) -> str:
 
 
 def _alignment(x: Tensor, y: Tensor, of_both: Tensor, of_x: Tensor, of_y: Tensor) -> Tensor:
-    """Centred kernel alignment from HSIC of x and y, and of each with itself: NaN where rows differ, but not HSIC."""
+    """Centred kernel alignment from HSIC of x and y, and of each with itself: NaN where rows differ, but not HSIC, and
+    where HSIC is more than the dtype holds."""
     constant = (x == x[:1]).all() | (y == y[:1]).all()
     norm = torch.where(constant, 1.0, of_x).sqrt() * torch.where(constant, 1.0, of_y).sqrt()
-    return torch.where(constant, 0.0, of_both / norm)
+    # What is added is 0, and NaN of an infinite norm, by which any number would become 0.
+    return torch.where(constant, 0.0, torch.add(of_both / norm, norm.detach(), alpha=0))
 
 
 def _check(x: Tensor, y: Tensor, kernel: str, sigma: object, estimator: str) -> None:
