@@ -15,7 +15,7 @@ from bdam_reid.config import ConfigError
 from bdam_reid.engine.lock import FILE as LOCK
 from bdam_reid.engine.lock import locked
 from bdam_reid.search.columns import column_of
-from bdam_reid.search.files import ImageFile, Refused, list_images
+from bdam_reid.search.files import ImageFile, Listing, Refused, list_images
 from bdam_reid.search.index import lists
 from bdam_reid.search.index.embedding import Embedder, embed_by_file, embed_images
 from bdam_reid.search.index.generation import (
@@ -87,7 +87,7 @@ def update_index(
         detect: whether images and frames are of whole scenes, in which persons are looked for; where it was otherwise
             before, all are embedded again.
     Raises: ConfigError if the folder cannot be read, `index` is something else, or of another folder or model, another
-        process writes to it, or it needs FAISS, which is not installed; GalleryError if it is damaged; OSError.
+        process writes to it, nothing is left of its images, or it needs FAISS, which is not installed; GalleryError if it is damaged; OSError.
     """
     _check_place(index)
     index.mkdir(parents=True, exist_ok=True)
@@ -99,6 +99,7 @@ def update_index(
         images_stay = before is None or before.detect == detect
         videos_stay = images_stay and (before is None or before.frames_per_second == frames_per_second)
         listing = list_images(folder)
+        _check_not_emptied(index, old, folder, listing)
         there = {*(listing.images if images_stay else ()), *(listing.videos if videos_stay else ())}
         files = [_file_of(image) for image in old.files()] if old else []
         kept = np.array([row for row, file in enumerate(files) if file in there], dtype=np.int64)
@@ -166,6 +167,15 @@ def _check_same(index: Path, before: Manifest, folder: Path, embedder: Embedder,
     if Path(before.folder) != folder.resolve():
         raise ConfigError(
             f"{index} is an index of {before.folder}, got {folder}: give another --output, or delete that folder"
+        )
+
+
+def _check_not_emptied(index: Path, old: Generation | None, folder: Path, listing: Listing) -> None:
+    """Raise ConfigError where all that an index has is gone at once, as of a disk that is not mounted."""
+    if old and len(old.paths) and not (listing.images or listing.videos):
+        raise ConfigError(
+            f"expected photographs in {folder}, of which {index} has {len(old.paths):,}, got none: is its disk there? If "
+            "they are to leave the index, delete its folder"
         )
 
 
