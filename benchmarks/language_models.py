@@ -1,9 +1,10 @@
-"""Times language models in a process of its own: `compat.install()` is for a whole one.
+"""Times language models in processes of their own, as `compat.install()` is for a whole one.
 
-    python -m benchmarks.language_models BUILD FAMILY ... [--full]
+    python -m benchmarks.language_models BUILD [--full]
 
-Prints as JSON, by family, the seconds of each round of a forward pass, of a training step and of a generation, and the
-tokens that were generated greedily, which must not depend on BUILD.
+reads lines "FAMILY STEP" and answers each with a line of JSON: the seconds that the step took, and of a generation the
+tokens, which are chosen greedily and must not depend on BUILD. So the rounds of several builds can take turns, as one
+machine is not as fast in one minute as in the next.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,21 +49,46 @@ class Work(NamedTuple):
 SMALL, FULL = Work(2, 8, 4, 4, 1), Work(2, 256, 16, 128, 3)
 
 
-def measure(family: str, build: str, full: bool) -> dict[str, Any]:
-    """What the program prints of a family. Raises: RuntimeError with its last output if it fails."""
-    if full:
-        return _measured(build, (family,), "--full")[family]
-    # To start a process takes longer than all small models.
-    return _measured(build, (*FAMILIES, OF_130M) if build in BUILDS[:2] else (OF_130M,))[family]
+class Process:
+    """The program, with one build."""
+
+    def __init__(self, build: str, full: bool) -> None:
+        self.build = build
+        command = [sys.executable, "-m", "benchmarks.language_models", build, *["--full"] * full]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+        )
+
+    def take(self, family: str, step: str) -> dict[str, Any]:
+        """The answer to a line. Raises: RuntimeError if the program has ended, after its own words."""
+        assert self.process.stdin and self.process.stdout
+        print(family, step, file=self.process.stdin, flush=True)
+        if not (answer := self.process.stdout.readline()):
+            raise RuntimeError(f"{step} of {family} by {self.build} failed")
+        return json.loads(answer)
 
 
 @cache
-def _measured(build: str, families: tuple[str, ...], *options: str) -> dict[str, dict[str, Any]]:
-    command = [sys.executable, "-m", "benchmarks.language_models", build, *families, *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    if done.returncode:
-        raise RuntimeError(f"{', '.join(families)} by {build}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def process_of(build: str, full: bool) -> Process:
+    """Of which there is one for all families: to start it takes longer than most models. It ends with this process,
+    whose end is that of its lines."""
+    return Process(build, full)
+
+
+@cache
+def measure(family: str, builds: tuple[str, ...], full: bool) -> Mapping[str, dict[str, Any]]:
+    """By build, the seconds of the rounds of each step, in turns, and the tokens."""
+    steps = ("generation", "forward", "train") if family != OF_130M else ("generation",)
+    rounds = (FULL if full else SMALL).rounds
+    found: dict[str, dict[str, Any]] = {build: {step: [] for step in steps} for build in builds}
+    for step in steps:
+        for number in range(rounds + (rounds > 1)):
+            for build, of in found.items():
+                answer = process_of(build, full).take(family, step)
+                of["tokens"] = answer.get("tokens", of.get("tokens"))
+                if number or rounds == 1:  # the first of several is not counted
+                    of[step].append(answer["seconds"])
+    return found
 
 
 def config_of(family: str, full: bool) -> dict[str, Any]:
@@ -149,50 +175,57 @@ def logits_of(build: str, model: Any, ids: Tensor) -> Tensor:
     return model(ids).logits if build == "mamba_ssm" else model(ids, use_cache=False).logits
 
 
-def seconds(function: Callable[[], Any], rounds: int) -> list[float]:
-    """Of each round, after one that is not counted where there are several."""
-    taken = []
-    for _ in range(rounds + (rounds > 1)):
+class Steps:
+    """What is timed of a family."""
+
+    def __init__(self, family: str, build: str, full: bool) -> None:
+        self.build, self.work = build, FULL if full else SMALL
+        self.model: Any = transformers_model(family, full)
+        if build == "mamba_ssm":
+            self.model = mamba_ssm_model(self.model)
+        elif build == "mambapy":
+            self.model = mambapy_model(self.model)
+        shape, vocabulary = (self.work.batch, self.work.length), config_of(family, full)["vocab_size"]
+        self.ids = torch.randint(3, vocabulary, shape, generator=torch.Generator().manual_seed(1))
+
+    @torch.no_grad()
+    def generation(self) -> Tensor:
+        ids = self.ids[:1, : self.work.prompt]
+        return generator(self.build, self.model.eval(), self.work, ids)()
+
+    @torch.no_grad()
+    def forward(self) -> None:
+        logits_of(self.build, self.model.eval(), self.ids)
+
+    def train(self) -> None:
+        self.model.zero_grad()
+        logits = logits_of(self.build, self.model.train(), self.ids)
+        nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), self.ids[:, 1:].flatten()).backward()
+
+    def take(self, step: str) -> dict[str, Any]:
+        """The seconds of a step, and the tokens of a generation."""
+        function = getattr(self, step)
         began = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - began)
-    return taken[-rounds:]
+        result = function()
+        answer: dict[str, Any] = {"seconds": time.perf_counter() - began}
+        return answer if result is None else answer | {"tokens": result[0, self.work.prompt :].tolist()}
 
 
-def run(family: str, build: str, full: bool) -> dict[str, Any]:
-    work = FULL if full else SMALL
-    if build in ("compat", "mamba_ssm"):
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("build", choices=BUILDS)
+    parser.add_argument("--full", action="store_true")
+    asked = parser.parse_args()
+    if asked.build in ("compat", "mamba_ssm"):
         from bdam_kernels import compat
 
         compat.install()
-    model: Any = transformers_model(family, full)
-    if build == "mamba_ssm":
-        model = mamba_ssm_model(model)
-    elif build == "mambapy":
-        model = mambapy_model(model)
-    vocabulary = config_of(family, full)["vocab_size"]
-    ids = torch.randint(3, vocabulary, (work.batch, work.length), generator=torch.Generator().manual_seed(1))
-
-    def train() -> None:
-        model.zero_grad()
-        logits = logits_of(build, model.train(), ids)
-        nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
-
-    found: dict[str, Any] = {}
-    generate = generator(build, model.eval(), work, ids[:1, : work.prompt])
-    with torch.no_grad():
-        found["tokens"] = generate()[0, work.prompt :].tolist()
-        found["generation"] = seconds(generate, work.rounds)
-        found["forward"] = seconds(lambda: logits_of(build, model, ids), work.rounds)
-    if family != OF_130M:  # which is there to generate
-        found["train"] = seconds(train, work.rounds)
-    return found
+    steps_of = cache(lambda family: Steps(family, asked.build, asked.full))
+    for line in sys.stdin:
+        family, step = line.split()
+        print(json.dumps(steps_of(family).take(step)), flush=True)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("build", choices=BUILDS)
-    parser.add_argument("families", nargs="+", choices=[*FAMILIES, OF_130M])
-    parser.add_argument("--full", action="store_true")
-    asked = parser.parse_args()
-    print(json.dumps({family: run(family, asked.build, asked.full) for family in asked.families}))
+    main()

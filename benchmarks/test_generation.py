@@ -52,9 +52,14 @@ def same_tokens(found: Mapping[str, dict[str, Any]]) -> None:
     assert len({tuple(t) for t in tokens.values()}) == 1, tokens
 
 
+def of_builds(family: str, small: bool, builds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """By name of the contender. builds: by that name."""
+    found = measure(family, tuple(builds.values()), not small)
+    return {name: found[build] for name, build in builds.items()}
+
+
 def of_family(family: str, small: bool) -> dict[str, dict[str, Any]]:
-    builds = {"ours": "compat", "transformers": "transformers"}
-    return {name: measure(family, build, not small) for name, build in builds.items()}
+    return of_builds(family, small, {"ours": "compat", "transformers": "transformers"})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -85,7 +90,7 @@ def test_generation_of_mamba(small: bool, record: Record) -> None:
         "ours": "mamba_ssm", "transformers, with compat": "compat", "transformers": "transformers",
         "mambapy": "mambapy",
     }  # fmt: skip
-    found = {name: measure(OF_130M, build, not small) for name, build in builds.items()}
+    found = of_builds(OF_130M, small, builds)
     record({
         "op": "Mamba, 130M parameters" if not small else "Mamba", "size": f"{work.tokens} tokens generated",
         "peer": "mambapy", "contenders": contenders(found, {"forward": "generation"}),
