@@ -105,10 +105,13 @@ def _peer_row(entry: Entry, keys: Sequence[str]) -> Iterator[str]:
 
 
 def _against(entry: Entry, mode: str, key: str, unit: str) -> str:
-    """A figure of the best of ours and of the best peer: by this key if it is a time, else the fastest one's."""
+    """A figure, where there is one, of the best of ours and of the best peer: by this key if it is a time, else the
+    fastest one's."""
     by = key if key in TIMES else "ms"
     rows, ours, peer = figures(entry, mode), best_of_ours(entry, mode, by), best_peer(entry, mode, by)
-    return f"{number(rows[ours][key])} / {number(rows[peer][key])}{unit}" if ours and peer else ""
+    if not ours or not peer or key not in rows[ours]:
+        return ""
+    return f"{number(rows[ours][key])} / {number(rows[peer][key])}{unit}"
 
 
 def contenders_table(results: Mapping[str, Any]) -> str:
