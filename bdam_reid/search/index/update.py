@@ -87,7 +87,8 @@ def update_index(
         detect: whether images and frames are of whole scenes, in which persons are looked for; where it was otherwise
             before, all are embedded again.
     Raises: ConfigError if the folder cannot be read, `index` is something else, or of another folder or model, another
-        process writes to it, nothing is left of its images, or it needs FAISS, which is not installed; GalleryError if it is damaged; OSError.
+        process writes to it, nothing is left of its images, or it needs FAISS, which is not installed; GalleryError if
+        it is damaged; OSError.
     """
     _check_place(index)
     index.mkdir(parents=True, exist_ok=True)
@@ -174,8 +175,8 @@ def _check_not_emptied(index: Path, old: Generation | None, folder: Path, listin
     """Raise ConfigError where all that an index has is gone at once, as of a disk that is not mounted."""
     if old and len(old.paths) and not (listing.images or listing.videos):
         raise ConfigError(
-            f"expected photographs in {folder}, of which {index} has {len(old.paths):,}, got none: is its disk there? If "
-            "they are to leave the index, delete its folder"
+            f"expected photographs in {folder}, of which {index} has {len(old.paths):,}, got none: is its disk there? "
+            "If they are to leave the index, delete its folder"
         )
 
 
