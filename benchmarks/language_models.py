@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,13 +160,12 @@ def generate_by_mambapy(model: Any, ids: Tensor, count: int) -> Tensor:
     return ids
 
 
-def generator(build: str, model: Any, work: Work, ids: Tensor) -> Callable[[], Tensor]:
+def generate(build: str, model: Any, work: Work, ids: Tensor) -> Tensor:
     if build == "mambapy":
-        return lambda: generate_by_mambapy(model, ids, work.tokens)
+        return generate_by_mambapy(model, ids, work.tokens)
     if build == "mamba_ssm":
-        return lambda: model.generate(ids, max_length=work.prompt + work.tokens)
-    mask = torch.ones_like(ids)
-    return lambda: model.generate(ids, attention_mask=mask, max_new_tokens=work.tokens, do_sample=False)
+        return model.generate(ids, max_length=work.prompt + work.tokens)
+    return model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=work.tokens, do_sample=False)
 
 
 def logits_of(build: str, model: Any, ids: Tensor) -> Tensor:
@@ -190,8 +189,7 @@ class Steps:
 
     @torch.no_grad()
     def generation(self) -> Tensor:
-        ids = self.ids[:1, : self.work.prompt]
-        return generator(self.build, self.model.eval(), self.work, ids)()
+        return generate(self.build, self.model.eval(), self.work, self.ids[:1, : self.work.prompt])
 
     @torch.no_grad()
     def forward(self) -> None:

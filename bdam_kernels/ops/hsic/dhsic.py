@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bdam_kernels.ops.hsic.algebra import centre
 from bdam_kernels.ops.hsic.gram import Sigma, check_finite, check_variables, gram, of_unit_size, result_dtype, widths
-from bdam_kernels.ops.hsic.independence import HSICTest, check_permutations
-from bdam_kernels.ops.hsic.permutations import identity_and_draws, p_value
+from bdam_kernels.ops.hsic.independence import HSICTest, check_permutations, permutation_test
+from bdam_kernels.ops.hsic.permutations import identity_and_draws
 
 
 def dhsic(*variables: Tensor, kernel: Literal["linear", "rbf"] = "rbf", sigma: Sigma = None) -> Tensor:
@@ -75,9 +75,7 @@ def dhsic_test(
     statistics = joint + product - 2 * cross
     # The terms may be far greater than what is left of them.
     rounding = 1e-13 * float(reduce(mul, [K.abs().mean() for K in grams]))
-    p = p_value(statistics, rounding)
-    statistics = statistics * scale
-    return HSICTest(float(statistics[0]), p, statistics[1:])
+    return permutation_test(statistics, scale, rounding)
 
 
 def _terms(grams: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

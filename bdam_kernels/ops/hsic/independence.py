@@ -84,18 +84,19 @@ def hsic_test(
     from_features = method == "permutation" and kernel == "linear" and x.shape[1] * y.shape[1] < 3 * n
     if from_features:
         drawn = identity_and_draws(permutations, n, generator, x.device)
-        return _permuted(permuted_norms(x, y, drawn), n, scale)
+        return permutation_test(permuted_norms(x, y, drawn) / (n - 1) ** 2, scale)
     K, L = gram(x, kernel, x_width), gram(y, kernel, y_width)
     if method == "gamma":
         return _gamma(K, L, scale)
     drawn = identity_and_draws(permutations, n, generator, x.device)
-    return _permuted(permuted_products(doubly_centred(K), doubly_centred(L), drawn), n, scale)
+    products = permuted_products(doubly_centred(K), doubly_centred(L), drawn)
+    return permutation_test(products / (n - 1) ** 2, scale)
 
 
-def _permuted(products: Tensor, n: int, scale: Tensor) -> HSICTest:
-    """Of products of features that were divided by what scale is the square of."""
-    statistics = products / (n - 1) ** 2
-    p = p_value(statistics, 0.0)
+def permutation_test(statistics: Tensor, scale: Tensor, rounding: float = 0.0) -> HSICTest:
+    """Of statistics of features that were divided by what scale is the square of, the observed one first; rounding: as
+    of `p_value`."""
+    p = p_value(statistics, rounding)
     statistics = statistics * scale
     return HSICTest(float(statistics[0]), p, statistics[1:])
 
