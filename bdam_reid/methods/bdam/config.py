@@ -107,7 +107,7 @@ class RerankConfig(MixerConfig):
     """As in fusion, which has it."""
     training: Literal["frozen", "joint"] = "frozen"
     """frozen: in a stage of its own after the others, on the best training images for each caption, with everything
-    else as it is; joint: with everything else, on the best images of each batch."""
+    else as it is; joint: with everything else, on the five best images of each batch."""
     top: Annotated[int, Range(2)] = 20
     """Images of a ranking that are ordered anew."""
     width: int = 64

@@ -24,6 +24,7 @@ from bdam_reid.methods.bdam.gradnorm import GradNorm, gradient_shares
 from bdam_reid.methods.bdam.losses import Temperatures, task_names, total_loss, unweighted_losses, weighted_losses
 from bdam_reid.methods.bdam.network import ImageFeatures, Network, TextFeatures, all_in_full_precision, of_all
 from bdam_reid.methods.bdam.reranking import (
+    BATCH_TOP,
     Gallery,
     Matching,
     QuestionBatches,
@@ -166,7 +167,7 @@ class BDAM(Network, Method):
             text = self.encode_text(
                 batch.identity_ids, batch.identity_mask, batch.clothing_ids, batch.clothing_mask
             )  # fmt: skip
-        return self._match(text, batch, self.gallery)
+        return self._match(text, batch, self.gallery, self.reranks)
 
     def _match_jointly(self, image: ImageFeatures, text: TextFeatures, batch: Batch, who: Shown) -> Matching:
         """The texts of this process's batch with the best of all images: every second one, if its outfit is known, asks
@@ -180,13 +181,13 @@ class BDAM(Network, Method):
         questions = Questions(batch.identities, batch.outfits, other, *texts, all_said, all_said)
         gallery = Gallery(image.identity_embedding, image.clothing_embedding, gather(image.patches), *who)
         embeddings = {name: getattr(text, name)[own] for name in ("identity_embedding", "clothing_embedding")}
-        return self._match(text._replace(**embeddings), questions, gallery)
+        return self._match(text._replace(**embeddings), questions, gallery, min(self.reranks, BATCH_TOP))
 
-    def _match(self, text: TextFeatures, batch: Questions, gallery: Gallery) -> Matching:
+    def _match(self, text: TextFeatures, batch: Questions, gallery: Gallery, top: int) -> Matching:
         assert self.matcher is not None
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             scores = base_scores(all_in_full_precision(text), batch, gallery, self.default_weights())
-            best = find_best(scores, self.reranks, batch, gallery)
+            best = find_best(scores, top, batch, gallery)
             temperature = torch.as_tensor(self.temperatures["info"]).detach()
         patches = gallery.patches[best.images.to(gallery.patches.device)].to(self.device, text.identity.dtype)
         words = words_of(text, batch.says_identity, batch.says_clothing & ~batch.other)

@@ -35,6 +35,9 @@ QUERIES = 8
 """In a batch."""
 IMAGES = 128
 """Embedded at a time."""
+BATCH_TOP = 5
+"""Candidates of a query in joint training, at most. A batch is a small gallery: further down are images that no search
+would show, and a matcher is paid for by the pair."""
 
 
 @dataclass(frozen=True)
