@@ -28,7 +28,7 @@ class DecouplingConfig:
 
     kind: Literal["bdam", "none"] = "bdam"
     """none: the drafts' baseline, in which one entangled feature of an image is read for identity and clothing both;
-    of the fields below it has those of pooling."""
+    of the fields below it has those of pooling, and `erase`."""
     self_layers: Annotated[int, Range(0)] = 6
     cross_layers: Annotated[int, Range(0)] = 3
     heads: int = 12
@@ -45,6 +45,9 @@ class DecouplingConfig:
     """Channels that position pooling keeps of a token."""
     features: int = 256
     """Width of the features of position pooling."""
+    erase: Annotated[int, Range(0)] = 0
+    """Directions of the identity embedding in which clothes are read best, by moments of the training batches; they are
+    taken out in closed form wherever the model is not trained (ours)."""
     pooled_last: bool = False
     """The last cross-attention layer normalises its input instead of its output. Then nothing non-linear comes
     between its attention and the pooling, and the fused kernel pools without an output for each token. There are no

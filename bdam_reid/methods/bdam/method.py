@@ -146,6 +146,8 @@ class BDAM(Network, Method):
             image, text = of_all(all_in_full_precision(image)), of_all(all_in_full_precision(text))
             fused = None if fused is None else gather(fused.to(image.identity.dtype))
             fusion_weights = None if fusion_weights is None else gather(fusion_weights)
+            if self.erasure is not None:
+                self.erasure.observe(image.identity_embedding, text.clothing_embedding, text.identity_embedding)
             who = shown(batch)
             parts = unweighted_losses(config, image, text, fused, who, self.temperatures)
             weighted = weighted_losses(config, parts)

@@ -16,6 +16,7 @@ from bdam_reid.methods.bdam.batches import Batch
 from bdam_reid.methods.bdam.config import BDAMConfig, DecouplingConfig
 from bdam_reid.methods.bdam.decoupling import Decoupling
 from bdam_reid.methods.bdam.entangled import Entangled
+from bdam_reid.methods.bdam.erasure import Erasure
 from bdam_reid.methods.bdam.fusion import Fusion
 from bdam_reid.methods.bdam.matcher import Matcher
 from bdam_reid.methods.bdam.pooling import PositionalDecoupling
@@ -40,7 +41,7 @@ class ImageFeatures(NamedTuple):
     tokens: Tensor | None
     """Tokens of the identity stream, before the gate, (B, L, D); None where the last layer of the decoupling pools."""
     identity_embedding: Tensor
-    """Unit vectors to match with texts, (B, E): projection of `identity`."""
+    """Unit vectors to match with texts, (B, E): projection of `identity`, without what is erased."""
     clothing_embedding: Tensor
     """Unit vectors to match with texts, (B, E): projection of `pooled_clothing`, as Eq. 1 has it."""
 
@@ -101,6 +102,8 @@ class Network(nn.Module):
         self.bdam = _decoupling(image_width, config.decoupling, self.image_encoder.grids)
         self.identity_projection = nn.Linear(self.bdam.features, text_width)
         self.clothing_projection = nn.Linear(self.bdam.features, text_width)
+        erase = config.decoupling.erase
+        self.erasure = Erasure(text_width, erase) if erase else None
         attends, self.own_pooling = config.text.pooling == "attention", config.text.pooling == "own"
         self.identity_text_pooling = AttentionPooling(text_width) if attends else None
         self.clothing_text_pooling = AttentionPooling(text_width) if attends else None
@@ -118,6 +121,7 @@ class Network(nn.Module):
         """images (B, 3, H, W) in [-1, 1] -> features."""
         patches = self.image_encoder(images)
         parts = self.bdam(patches)
+        identity_embedding = unit(self.identity_projection(parts.identity))
         return ImageFeatures(
             identity=parts.identity,
             clothing=parts.clothing,
@@ -125,7 +129,7 @@ class Network(nn.Module):
             gate=parts.gate,
             patches=patches,
             tokens=parts.tokens,
-            identity_embedding=unit(self.identity_projection(parts.identity)),
+            identity_embedding=identity_embedding if self.erasure is None else self.erasure(identity_embedding),
             clothing_embedding=unit(self.clothing_projection(parts.pooled_clothing)),
         )
 
