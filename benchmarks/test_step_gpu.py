@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bdam_kernels import modules
 from bdam_reid.engine.environment import inference
-from bdam_reid.methods.bdam import losses
+from bdam_reid.methods.bdam import decoupling, losses
 from bdam_reid.methods.bdam.presets import bdam
 from benchmarks.measure import ON_GPU, kernel_times
 from benchmarks.peers import centred_alignment, two_sdpa_calls
@@ -38,7 +38,9 @@ KINDS = {
 """Kernels of a step by what is in their names, the first that is."""
 
 
-def sdpa(*streams: Tensor, key_padding_mask_a: None, key_padding_mask_b: None, dropout_p: float) -> object:
+def sdpa(
+    *streams: Tensor, key_padding_mask_a: None = None, key_padding_mask_b: None = None, dropout_p: float = 0.0
+) -> object:
     assert key_padding_mask_a is key_padding_mask_b is None and not dropout_p
     return two_sdpa_calls(*streams)
 
@@ -53,6 +55,7 @@ def on_pytorch() -> Iterator[None]:
     """What the preset has of our operators from PyTorch: attention by SDPA, two calls, and the normalised HSIC."""
     with (
         patch.object(modules, "bidirectional_cross_attention", sdpa),
+        patch.object(decoupling, "bidirectional_cross_attention", sdpa),
         patch.object(losses, "hsic", alignment),
     ):
         yield

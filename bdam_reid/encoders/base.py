@@ -28,6 +28,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
+from bdam_reid.encoders.attention import FUSED
 from bdam_reid.encoders.config import EncoderConfig
 from bdam_reid.encoders.hub import hub_or_cache
 from bdam_reid.encoders.stem_clip import StemCLIPVisionModel, StemCLIPVisionModelWithProjection
@@ -116,7 +117,7 @@ def sizes(kind: str, config: EncoderConfig) -> dict[str, Any]:
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "intermediate_size": 4 * config.width,
-        "attn_implementation": "sdpa",
+        "attn_implementation": FUSED,
     }
 
 
@@ -191,7 +192,7 @@ def _explained(kind: str, name: str, error: Exception, types: tuple[str, ...]) -
 
 def _from_folder(folder: Path, models: Models) -> PreTrainedModel:
     model_class, config = _class_and_config(str(folder), models)
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = FUSED
     return model_class(config, **_options(model_class))
 
 
@@ -202,7 +203,7 @@ def _from_pretrained(name: str, models: Models) -> PreTrainedModel:
         config=config,
         use_safetensors=True,
         trust_remote_code=False,
-        attn_implementation="sdpa",
+        attn_implementation=FUSED,
         output_loading_info=True,
         **_options(model_class),
     )

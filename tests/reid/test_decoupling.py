@@ -14,14 +14,20 @@ from bdam_reid.methods.bdam.decoupling import (
     Decoupling,
     PooledCrossAttentionLayer,
     SelfAttentionLayer,
+    self_attention,
 )
 
 
-def test_self_attention_layer() -> None:
-    layer, x = SelfAttentionLayer(WIDTH, HEADS, dropout=0.5).double().eval(), random(2, 7, WIDTH)
-    for actual, tokens in zip(layer(x), x, strict=True):
-        attended = attention(*linear(layer.qkv, tokens).chunk(3, dim=-1))
-        close(actual, norm(layer.norm, tokens + linear(layer.out, attended)))
+def test_self_attention_of_two_streams() -> None:
+    layers = (
+        SelfAttentionLayer(WIDTH, HEADS, 0.5).double().eval(),
+        SelfAttentionLayer(WIDTH, HEADS, 0.5).double().eval(),
+    )
+    streams = random(2, 7, WIDTH), random(2, 7, WIDTH)
+    for layer, x, found in zip(layers, streams, self_attention(layers, streams), strict=True):
+        for actual, tokens in zip(found, x, strict=True):
+            attended = attention(*linear(layer.qkv, tokens).chunk(3, dim=-1))
+            close(actual, norm(layer.norm, tokens + linear(layer.out, attended)))
 
 
 def naive_bdam(bdam: Decoupling, tokens: Tensor) -> dict[str, Tensor]:

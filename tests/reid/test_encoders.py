@@ -15,6 +15,7 @@ from naive import close, linear, random
 from torch.nn import functional as F
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from bdam_reid.encoders.attention import FUSED
 from bdam_reid.encoders.base import Encoded, save_architecture
 from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.encoders.image import ImageEncoder
@@ -51,7 +52,7 @@ def test_small_image_encoder_gives_the_patches(size: Any, patch: Any, length: in
     assert tokens.shape == (2, length, 16)
     everything = encoder.model(pixel_values=images).last_hidden_state
     assert torch.equal(tokens, everything[:, 1:])
-    assert encoder.model.config._attn_implementation == "sdpa"
+    assert encoder.model.config._attn_implementation == FUSED
 
 
 @pytest.mark.parametrize("name", ["vit", "clip"])
@@ -61,7 +62,7 @@ def test_pretrained_image_encoder(saved: Path, name: str) -> None:
     whole = classes[name].from_pretrained(saved / name).eval()
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     close(encoder(images), whole(pixel_values=as_trained(images, name)).last_hidden_state[:, 1:])
-    assert encoder.model.config._attn_implementation == "sdpa"
+    assert encoder.model.config._attn_implementation == FUSED
 
 
 def as_trained(images: torch.Tensor, name: str) -> torch.Tensor:
@@ -122,7 +123,7 @@ def test_pretrained_text_encoder(saved: Path) -> None:
     ids, mask = torch.randint(0, 40, (2, 9)), torch.arange(9) < torch.tensor([[9], [5]])
     close(encoder(ids, mask), whole(input_ids=ids, attention_mask=mask).last_hidden_state)
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
-    assert encoder.model.config._attn_implementation == "sdpa"
+    assert encoder.model.config._attn_implementation == FUSED
 
 
 def test_text_padding_changes_no_real_token() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from bdam_reid.data.tokens import Tokenize, load_tokenizer
+from bdam_reid.encoders.attention import FUSED
 from bdam_reid.encoders.base import save_architecture
 from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.encoders.image import ImageEncoder
@@ -90,7 +91,7 @@ def test_patches_and_class_token_are_the_librarys(saved: Path, name: str, size: 
     close(tokens, output.last_hidden_state[:, skipped:])
     close(pooled, output.last_hidden_state[:, 0] if name == "vit" else output.pooler_output)
     assert pooled.shape == (2, encoder.features) and torch.equal(encoder(images), tokens)
-    assert encoder.model.config._attn_implementation == "sdpa"
+    assert encoder.model.config._attn_implementation == FUSED
 
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 16)], ids=str)

@@ -6,9 +6,8 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from bdam_kernels import BidirectionalCrossAttention
+from bdam_kernels import BidirectionalCrossAttention, bidirectional_cross_attention
 from bdam_reid.methods.bdam.config import DecouplingConfig
 
 
@@ -41,11 +40,23 @@ class SelfAttentionLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
-        return self.norm(x + self.dropout(self.out(attended)))
+    def asked(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, L, D) -> queries, keys and values, (B, H, L, D / H) each."""
+        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+    def forward(self, x: Tensor, attended: Tensor) -> Tensor:
+        """(B, L, D) and what its attention to itself gave, (B, H, L, D / H) -> (B, L, D)."""
+        return self.norm(x + self.dropout(self.out(attended.transpose(1, 2).flatten(-2))))
+
+
+def self_attention(
+    layers: tuple[SelfAttentionLayer, SelfAttentionLayer], streams: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Two streams (B, L, D), each through its layer, in one call of the fused attention: there each stream reads the
+    keys and values of the other, so that it is given its own as the other's."""
+    (q_a, k_a, v_a), (q_b, k_b, v_b) = (layer.asked(x) for layer, x in zip(layers, streams, strict=True))
+    attended_a, attended_b = bidirectional_cross_attention(q_a, k_b, v_b, q_b, k_a, v_a)
+    return layers[0](streams[0], attended_a), layers[1](streams[1], attended_b)
 
 
 class CrossAttentionLayer(nn.Module):
@@ -149,8 +160,9 @@ class Decoupling(nn.Module):
     def streams(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B, L, D) -> the streams of identity and clothing after the last layer, (B, L, D) or (B, D)."""
         identity, clothing = self.projection(tokens).chunk(2, dim=-1)
-        identity = self.identity_layers(identity)
-        clothing = self.clothing_layers(clothing)
+        for own, other in zip(self.identity_layers, self.clothing_layers, strict=True):
+            layers = cast(SelfAttentionLayer, own), cast(SelfAttentionLayer, other)
+            identity, clothing = self_attention(layers, (identity, clothing))
         for layer in self.cross_layers:
             identity, clothing = layer(identity, clothing)
         return identity, clothing
@@ -167,5 +179,5 @@ class Decoupling(nn.Module):
         return [*attention.out_a.parameters(), *attention.out_b.parameters()]
 
 
-def _self_attention(width: int, config: DecouplingConfig) -> nn.Sequential:
-    return nn.Sequential(*(SelfAttentionLayer(width, config.heads, config.dropout) for _ in range(config.self_layers)))
+def _self_attention(width: int, config: DecouplingConfig) -> nn.ModuleList:
+    return nn.ModuleList(SelfAttentionLayer(width, config.heads, config.dropout) for _ in range(config.self_layers))
