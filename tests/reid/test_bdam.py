@@ -261,6 +261,17 @@ def test_an_embedding_is_the_two_unit_vectors_that_are_matched(tmp_path: Path) -
         method.embed_queries([Query(text=text), Query()])
 
 
+def test_an_image_and_its_mirror_image_are_embedded_alike(tmp_path: Path) -> None:
+    method = make_method(tmp_path, replace(CONFIG, mirror=True)).eval()
+    images = make_batch().images
+    found, features = method.embed_images(images), [method.encode_image(x) for x in (images, images.flip(-1))]
+    for part, of in (("identity", "identity_embedding"), ("clothing", "clothing_embedding")):
+        one, other = (getattr(x, of) for x in features)
+        assert not torch.allclose(one, other, atol=1e-4)
+        close(found[:, method.parts[part]], F.normalize(one + other, dim=1))
+    close(method.embed_images(images.flip(-1)), found)
+
+
 def test_a_query_of_an_image_and_a_text_is_of_the_person_in_the_clothes_of_the_text(tmp_path: Path) -> None:
     method = make_method(tmp_path).eval()
     path = tmp_path / "a.png"

@@ -180,6 +180,8 @@ class BDAMConfig(MethodConfig):
     rerank: RerankConfig = field(default_factory=RerankConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    mirror: bool = False
+    """An image is embedded as it is and mirrored, and the mean is taken: twice the time for a little accuracy."""
 
     prepared: ClassVar[tuple[str, ...]] = PREPARED
 

@@ -42,6 +42,7 @@ from bdam_reid.methods.optim import main_stage, parameter_groups, published_para
 from bdam_reid.methods.parts import in_parts
 from bdam_reid.methods.preparation import tokenize_of, words_left_out
 from bdam_reid.methods.schedules import warm_up_and_anneal
+from bdam_reid.methods.unit import unit
 from bdam_reid.processes import gather, own_share
 
 SHARES_EVERY = 50
@@ -217,7 +218,12 @@ class BDAM(Network, Method):
     def embed_images(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> (B, 2 E), both parts unit vectors."""
         features = self.encode_image(images)
-        return torch.cat((features.identity_embedding, features.clothing_embedding), dim=1)
+        identity, clothing = features.identity_embedding, features.clothing_embedding
+        if self.config.mirror:
+            mirrored = self.encode_image(images.flip(-1))
+            identity = unit(identity + mirrored.identity_embedding)
+            clothing = unit(clothing + mirrored.clothing_embedding)
+        return torch.cat((identity, clothing), dim=1)
 
     def embed_queries(self, queries: Sequence[Query]) -> Tensor:
         """Queries with a text, an image or both -> (B, 2 E), both parts unit vectors.
