@@ -28,7 +28,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
-from bdam_reid.encoders.attention import FUSED
+from bdam_kernels.compat.attention import FUSED
 from bdam_reid.encoders.config import EncoderConfig
 from bdam_reid.encoders.hub import hub_or_cache
 from bdam_reid.encoders.stem_clip import StemCLIPVisionModel, StemCLIPVisionModelWithProjection

@@ -15,7 +15,7 @@ from naive import close, linear, random
 from torch.nn import functional as F
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from bdam_reid.encoders.attention import FUSED
+from bdam_kernels.compat.attention import FUSED
 from bdam_reid.encoders.base import Encoded, save_architecture
 from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.encoders.image import ImageEncoder

@@ -14,8 +14,8 @@ from published import SIZES, write_clip, write_sentencepiece, write_siglip
 from torch import Tensor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from bdam_kernels.compat.attention import FUSED
 from bdam_reid.data.tokens import Tokenize, load_tokenizer
-from bdam_reid.encoders.attention import FUSED
 from bdam_reid.encoders.base import save_architecture
 from bdam_reid.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from bdam_reid.encoders.image import ImageEncoder

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
-from bdam_reid.encoders import attention
-from bdam_reid.encoders.attention import FUSED
+from bdam_kernels.compat import attention
+from bdam_kernels.compat.attention import FUSED
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
