@@ -37,12 +37,13 @@ def fused_attention(
     The two streams of the kernel are the halves of the batch. What they cannot be, a batch of an odd size, queries that
     see different keys, goes to `scaled_dot_product_attention`, and so does all that is not trained on a CPU.
     """
-    half, odd = divmod(len(query), 2)
+    # First of all, as a graph has no size of a batch.
     trained = query.requires_grad and query.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not (trained and half and not odd and key.shape == query.shape and _alike(module, attention_mask, options)):
+    if not (trained and _halves(query, key) and _alike(module, attention_mask, options)):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )  # fmt: skip
+    half = len(query) // 2
     (q_a, q_b), (k_b, k_a), (v_b, v_a) = (x.split(half) for x in (query, key, value))
     padding: tuple[Tensor | None, ...] = (None, None)
     if attention_mask is not None:
@@ -52,6 +53,11 @@ def fused_attention(
         key_padding_mask_a=padding[1], key_padding_mask_b=padding[0], dropout_p=dropout, scale=scaling,
     )  # fmt: skip
     return torch.cat(attended).transpose(1, 2).contiguous(), None
+
+
+def _halves(query: Tensor, key: Tensor) -> bool:
+    """Whether the halves of a batch can be the streams of the kernel."""
+    return query.shape == key.shape and len(query) > 0 and len(query) % 2 == 0
 
 
 def _alike(module: nn.Module, mask: Tensor | None, options: Mapping[str, Any]) -> bool:

@@ -254,12 +254,15 @@ def test_compiled_layers_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> No
         torch.testing.assert_close(both, expected)
 
 
+KINDS = {"ViTLayer", "BertLayer", "SelfAttentionLayer", "CrossAttentionLayer", "Mamba"}
+
+
 def test_a_run_can_be_compiled(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
     monkeypatch.setattr(nn.Module, "compile", lambda block: compiled.append(block))
     method = make_trainer(tiny(people, tmp_path, "--engine.compile", "True")).method
     kinds = {type(block).__name__ for block in compiled}
-    assert compiled == list(blocks(method)) and kinds == {"ViTLayer", "BertLayer", "CrossAttentionLayer", "Mamba"}
+    assert compiled == list(blocks(method)) and kinds == KINDS
 
 
 def test_what_is_new_beside_published_encoders_learns_faster(people: Path, tmp_path: Path) -> None:

@@ -192,6 +192,7 @@ def test_the_pair_compares_images_and_texts_as_the_run_does(folder: Path, method
     close(scores, expected / method.temperatures["itc"])
 
 
+@torch.no_grad()  # In training attention is by another kernel.
 def test_clips_tokens_without_projection_are_before_its_last_norm(folder: Path) -> None:
     """As those of a published CLIP are: what adapters of patch tokens read."""
     encoder = ImageEncoder(ImageEncoderConfig(pretrained=str(folder)), (64, 32)).eval()
