@@ -303,7 +303,8 @@ def test_mistakes_are_named_before_anything_is_trained(people: Path, tmp_path: P
 def test_the_papers_page_quotes_what_was_measured() -> None:
     here = Path(__file__).parents[2]
     page = " ".join((here / "docs" / "papers.md").read_text().split())
-    runs = json.loads((here / "benchmarks" / "results" / "demo-seeds.json").read_text())["runs"]
+    kept = json.loads((here / "benchmarks" / "results" / "demo-seeds.json").read_text())
+    runs = [run for run in kept["runs"] if run["setting"] == "demo"]
 
     def said(*keys: str, digits: int = 1) -> str:
         values = []
