@@ -109,7 +109,7 @@ def _recipe() -> BDAMConfig:
             normalized_hsic=True,
             gradnorm_every=0,
         ),
-        optim=OptimConfig(lr=2e-3, weight_decay=0.02, decoupled_decay=True, epochs=8, warmup_steps=100, clip_norm=5.0),
+        optim=OptimConfig(lr=2e-3, weight_decay=0.02, decoupled_decay=True, epochs=7, warmup_steps=100, clip_norm=5.0),
         mirror=True,
     )
 
