@@ -228,7 +228,7 @@ def test_a_config_of_before_there_were_several_methods_is_read() -> None:
     changed = values()
     method, engine = changed.pop("method"), changed.pop("engine")
     engine = {name: engine[name] for name in FIRST_OF_ENGINE}
-    del method["rerank"], method["optim"]["new_factor"]
+    del method["rerank"], method["mirror"], method["optim"]["new_factor"]
     old = {**changed, **method, "bdam": method["decoupling"]}
     del old["decoupling"]
     old["optim"]["mixed_precision"] = engine.pop("mixed_precision")
@@ -246,14 +246,14 @@ def test_a_config_of_before_decoupling_was_a_weight_is_read(decoupled: bool, sev
     for part, fields in (
         ("image", ("kind", "head_crop")),
         ("text", ("words", "noise", "pooling", "function_words")),
-        ("decoupling", ("pooling", "width", "merge", "slots", "features")),
+        ("decoupling", ("pooling", "width", "merge", "slots", "features", "erase")),
         ("loss", ("symmetric", "learnt_temperature", "triplet_weight", "clothing_weight", "decouple_weight")),
         ("loss", ("contrast_weight", "normalized_hsic")),
         ("optim", ("decoupled_decay", "new_factor")),
     ):
         for name in fields:
             del method[part][name]
-    del changed["data"]["erase"], method["rerank"]
+    del changed["data"]["erase"], method["rerank"], method["mirror"]
     changed["engine"] = {name: changed["engine"][name] for name in FIRST_OF_ENGINE}
     method["text"] |= {"patch_height": 8, "patch_width": 4}
     method["loss"]["decouple"] = decoupled

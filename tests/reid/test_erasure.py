@@ -108,3 +108,10 @@ def test_a_model_before_training_does_not_project(tmp_path: Path) -> None:
     method = make_method(tiny_demo(people, tmp_path / "run"), tmp_path / "run", load_dataset(people)).eval()
     assert isinstance(method, BDAM) and method.erasure is not None
     assert torch.equal(method.erasure.projection, torch.eye(16))
+
+
+def test_moments_that_hardly_vary_are_no_reason_to_fail() -> None:
+    erasure = Erasure(WIDTH, 3)
+    embedding = normalize(1 + 1e-7 * torch.randn(8, WIDTH), dim=1)
+    erasure.observe(embedding, embedding, embedding)
+    torch.testing.assert_close(erasure.eval()(embedding), embedding, atol=1e-5, rtol=0)

@@ -142,7 +142,7 @@ def as_written_before(run: Path, copy: Path) -> None:
     shutil.copytree(run, copy, symlinks=True)
     config = json.loads((copy / "config.json").read_text())
     method, engine = config.pop("method"), config.pop("engine")
-    del method["rerank"]
+    del method["rerank"], method["mirror"]
     method["bdam"] = method.pop("decoupling")
     method["optim"]["mixed_precision"] = engine["mixed_precision"]
     engine = {name: engine[name] for name in ("validate_every", "save_every")}

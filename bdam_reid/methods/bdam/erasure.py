@@ -90,10 +90,15 @@ def erasing(moments: Tensor, directions: int) -> tuple[Tensor, Tensor]:
 
 
 def _ridged(covariance: Tensor) -> Tensor:
-    return covariance + (RIDGE * covariance.diagonal().mean() + 1e-12) * torch.eye(len(covariance)).to(covariance)
+    return covariance + _ridge(covariance) * torch.eye(len(covariance)).to(covariance)
+
+
+def _ridge(covariance: Tensor) -> Tensor:
+    return RIDGE * covariance.diagonal().mean().clamp_min(1e-9)
 
 
 def _roots(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """S^1/2 and S^-1/2."""
+    """S^1/2 and S^-1/2. Of moments in float32 a variance may come out below 0."""
     values, vectors = torch.linalg.eigh(_ridged(covariance))
+    values = values.clamp_min(_ridge(covariance))
     return (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T
