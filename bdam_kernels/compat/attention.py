@@ -37,9 +37,9 @@ def fused_attention(
     The two streams of the kernel are the halves of the batch. What they cannot be, a batch of an odd size, queries that
     see different keys, goes to `scaled_dot_product_attention`, and so does all that is not trained on a CPU.
     """
-    # First of all, as a graph has no size of a batch.
-    trained = query.requires_grad and query.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not (trained and _halves(query, key) and _alike(module, attention_mask, options)):
+    # First of all, as a graph has no size of a batch, and tensors of other types, which trace, have no values.
+    here = type(query) is Tensor and query.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not (here and query.requires_grad and _halves(query, key) and _alike(module, attention_mask, options)):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )  # fmt: skip
