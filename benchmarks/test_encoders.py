@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def _sizes(width: int, heads: int) -> dict[str, Any]:
 def encoder(config: BertConfig | ViTConfig, attention: str) -> nn.Module:
     torch.manual_seed(0)
     kind: Any = BertModel if isinstance(config, BertConfig) else ViTModel
-    model = kind(config, add_pooling_layer=False)
+    model = kind(deepcopy(config), add_pooling_layer=False)  # The attention is a field of it.
     model.set_attn_implementation(attention)
     return model
 
