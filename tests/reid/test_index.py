@@ -69,7 +69,8 @@ def test_only_what_is_new_or_changed_is_embedded_and_what_is_gone_leaves(folder:
     assert (report.images, report.embedded, report.changed, embedder.seen) == (12, 0, False, 2)
     shutil.rmtree(folder)
     folder.mkdir()
-    with pytest.raises(ConfigError, match=r"photographs in .*folder, of which .* has 12, got none: is its disk"):
+    gone = r"expected photographs in .*folder, of which .* has 12, got none: is its disk"
+    with pytest.raises(ConfigError, match=gone):
         update(place, folder)
     assert len(open_index(place)) == 12
     (folder / "damaged.png").touch()
