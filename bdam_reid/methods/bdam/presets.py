@@ -66,7 +66,7 @@ def bdam_small() -> Config:
             method,
             image=replace(method.image, width=128),
             decoupling=replace(method.decoupling, self_layers=2, cross_layers=2),
-            optim=replace(method.optim, epochs=12),
+            optim=replace(method.optim, epochs=20),
         ),
         data=replace(small.data, root="data/synthetic-10000"),
     )
