@@ -17,10 +17,10 @@ LETTERS = string.ascii_lowercase + string.digits + string.punctuation
 MERGES = ("t h", "th e</w>", "m a", "ma n</w>", "r e", "re d</w>")
 
 
-def write_clip(folder: Path, projection: int = 24, longest: int = 77) -> Path:
-    """A CLIP with its tokenizer, whose word pieces are letters and a few words, the width of the shared space, and how
-    many tokens it reads."""
-    torch.manual_seed(0)
+def write_clip(folder: Path, projection: int = 24, longest: int = 77, seed: int = 0) -> Path:
+    """A CLIP with its tokenizer, whose word pieces are letters and a few words, the width of the shared space, how
+    many tokens it reads, and a seed of the weights."""
+    torch.manual_seed(seed)
     vocabulary = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), *(m.replace(" ", "") for m in MERGES), START, END]
     ids = {piece: number for number, piece in enumerate(vocabulary)}
     ends = {"bos_token_id": ids[START], "eos_token_id": ids[END], "pad_token_id": ids[END]}

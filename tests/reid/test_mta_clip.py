@@ -182,6 +182,15 @@ def test_a_plan_of_one_stage_lowers_its_loss(plan: str, domains: Path, both: Dat
     assert ("loss/contrastive" in trained[0]) == (plan == "joint") == ("prompts.person" in changed(method, before))
 
 
+def test_joint_training_keeps_words_apart(domains: Path, both: Dataset, tmp_path: Path) -> None:
+    more = "--method.plan joint --method.images.warmup-epochs 0 --method.prompts.overlap-weight 1e4"
+    trainer, method = trainer_of(config_of("mta-clip", domains, tmp_path / "run", more), both)
+    losses = method.losses(next(iter(trainer.stage.batches.batches(0))), 0)
+    own = {"id": 0.25, "triplet": 1.0, "contrastive": 1.0, "overlap": 1e4}
+    close(losses.total, sum(own[name] * loss for name, loss in losses.parts.items()))
+    assert losses.parts.keys() == own.keys() and float(losses.parts["overlap"]) > 0
+
+
 @pytest.mark.parametrize("stage", [0, 1])
 def test_half_precision_trains_both_stages(stage: int, domains: Path, both: Dataset, tmp_path: Path) -> None:
     trainer, method = trainer_of(config_of("mta-clip", domains, tmp_path / "run"), both)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from mta_clip_run import config_of, trainer_of, write_market
+from PIL import Image
+from published import write_clip
 from tiny_run import train_alone
 
 from bdam_reid.config import ConfigError, check_config, parse_config
@@ -83,6 +85,7 @@ def test_a_trained_image_tower_is_trained_further_on_fewer_persons(
         ("--method.tower.cameras True", "", "is for one domain, whose cameras have numbers of their own, got 2"),
         ("--method.prompts.person 60", "one", "a prompt must be of at most 77 tokens"),
         ("--method.images.blocks 3", "one", "must be at most 2, those of the CLIP, got 3"),
+        ("--data.max-tokens 4", "one", "--data.max-tokens must be above 4, or 'A photo of a' of a prompt is cut"),
         ("--method.tower.groups 3", "one", "must divide the width 16 of the tokens, got 3"),
         ("--method.clip nowhere/to/be/found", "one", "there is no such folder"),
     ],
@@ -95,6 +98,44 @@ def test_what_cannot_be_trained_is_said(
     check_config(config)
     with pytest.raises(ConfigError, match=re.escape(said)):
         trainer_of(config, load_dataset(domains / data) if data else both)
+
+
+def test_prompts_of_another_clip_are_none(prompts_run: Path, domains: Path, tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip", seed=1)
+    more = f"--method.plan images --method.start.run {prompts_run} --method.clip {tmp_path / 'clip'}"
+    with pytest.raises(ConfigError, match=r"must be of the same CLIP, got one that reads 'A photo of a ... person.'"):
+        trainer_of(config_of("mta-clip", domains, tmp_path / "run", more, "one"), load_dataset(domains / "one"))
+
+
+def test_cameras_of_other_images_are_drawn_anew(
+    domains: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(domains / "clip", tmp_path / "clip")
+    write_market(tmp_path / "other", 5, 2)
+    source = train_alone(config_of("clip-reid", domains, tmp_path / "source", "--method.tower.cameras True", "one"))
+    theirs = load_weights(source / "best")["image_encoder.cameras"]
+    more = f"--method.start.run {source} --method.start.images True --method.tower.cameras"
+    for root, data, same in ((domains, "one", True), (tmp_path, "other", False)):
+        _, method = trainer_of(
+            config_of("clip-reid", root, tmp_path / f"on-{data}", f"{more} True", data), load_dataset(root / data)
+        )
+        assert torch.equal(method.state_dict()["image_encoder.cameras"], theirs) == same
+    assert "but for cameras, drawn anew" in capsys.readouterr().out
+    bare = config_of("clip-reid", domains, tmp_path / "bare", f"{more} False", "one")
+    trainer_of(bare, load_dataset(domains / "one"))
+    assert "its cameras are left behind" in capsys.readouterr().out
+
+
+def test_cameras_that_are_not_known_cannot_be_told(domains: Path, tmp_path: Path) -> None:
+    for person in range(8):
+        for number in range(4):
+            picture = tmp_path / "plain" / f"{person}" / f"{number}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 32), (20 * person, 40 * number, 90)).save(picture)
+    shutil.copytree(domains / "clip", tmp_path / "clip")
+    config = config_of("clip-reid", tmp_path, tmp_path / "run", "--method.tower.cameras True", "plain")
+    with pytest.raises(ConfigError, match="needs training images whose cameras are known, got none"):
+        trainer_of(config, load_dataset(tmp_path / "plain"))
 
 
 def test_a_run_that_has_not_finished_its_prompts_is_no_start(prompts_run: Path, domains: Path, tmp_path: Path) -> None:
@@ -115,6 +156,15 @@ def test_a_run_that_has_not_finished_its_prompts_is_no_start(prompts_run: Path, 
         ("clip-reid", "--method.tower.groups 4", "--method.tower.groups needs --method.tower.adapter sga, got none"),
         ("mta-clip", "--method.clip= ", "--method.clip must be a hub name or folder"),
         ("mta-clip", "--method.loss.margin -1", "--method.loss.margin must be at least 0, got -1.0"),
+        ("clip-reid", "--method.images.epochs 5", "--method.images.warmup-epochs must be at most 5"),
+        ("mta-clip", "--method.plan joint --method.images.lr 0", "--method.images.lr must be above 0 in joint"),
+        ("mta-clip", "--method.plan joint --method.loss.i2t-weight 0", "or no prompt learns, got 0"),
+        ("clip-reid", "--method.prompts.overlap-weight 1", "--method.prompts.overlap-weight needs prompts"),
+        (
+            "image-baseline",
+            "--method.loss.id-weight 0 --method.loss.triplet-weight 0",
+            "i2t-weight must be above 0, got 0 for all",
+        ),
     ],
 )
 def test_impossible_values_are_named(preset: str, options: str, said: str) -> None:

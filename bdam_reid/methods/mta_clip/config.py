@@ -19,6 +19,9 @@ PERSONS = "persons.json"
 WHOLE = -1
 """As a number of blocks, all of the image tower."""
 
+_STAGES = {"progressive": ("prompts", "images"), "prompts": ("prompts",), "images": ("images",), "joint": ("images",)}
+"""Which stages a plan has."""
+
 
 @dataclass(frozen=True)
 class TowerConfig:
@@ -137,12 +140,42 @@ class MTAClipConfig(MethodConfig):
         """Raise ConfigError if values do not fit each other."""
         self.tower.check()
         self.start.check()
+        self._check_rates()
+        self._check_losses()
         if not self.clip:
             raise ConfigError(f"--method.clip must be a hub name or folder, such as {CLIP}, got none")
         if self.plan == "images" and self.loss.i2t_weight and not self.start.run:
             raise ConfigError(
                 "--method.plan images has no texts without --method.start.run, a run whose prompts are trained: give "
                 f"it, or --method.loss.i2t-weight 0, got {self.loss.i2t_weight}"
+            )
+
+    def _check_rates(self) -> None:
+        """Raise ConfigError for rates that are never reached, or of which one cannot be a multiple of the other."""
+        stages: dict[str, PromptsConfig | ImagesConfig] = {"prompts": self.prompts, "images": self.images}
+        for name in _STAGES[self.plan]:
+            stage = stages[name]
+            if stage.warmup_epochs > stage.epochs:
+                raise ConfigError(
+                    f"--method.{name}.warmup-epochs must be at most {stage.epochs}, as --method.{name}.epochs, got "
+                    f"{stage.warmup_epochs}"
+                )
+        if self.plan == "joint" and not self.images.lr:
+            raise ConfigError("--method.images.lr must be above 0 in joint training, got 0")
+
+    def _check_losses(self) -> None:
+        """Raise ConfigError where something is trained by nothing, or a weight counts nowhere."""
+        loss, prompts = self.loss, self.prompts
+        if self.plan == "joint" and not loss.i2t_weight:
+            raise ConfigError("--method.loss.i2t-weight must be above 0 in joint training, or no prompt learns, got 0")
+        if self.plan != "prompts" and not any((loss.id_weight, loss.triplet_weight, loss.i2t_weight)):
+            raise ConfigError(
+                "one of --method.loss.id-weight, triplet-weight and i2t-weight must be above 0, got 0 for all"
+            )
+        if prompts.overlap_weight and not (self.plan != "images" and prompts.shared and prompts.domain):
+            raise ConfigError(
+                "--method.prompts.overlap-weight needs prompts that are trained, with words that they share and words "
+                f"of the domain, got {prompts.shared} and {prompts.domain} with --method.plan {self.plan}"
             )
 
     def prepare(self, data: DataConfig, dataset: Dataset, folder: Path) -> None:

@@ -89,6 +89,8 @@ class MTAClip(Method):
         # The first stage is without all that is added to the CLIP, and so is what it alone has trained.
         tower = TowerConfig(adapter="none", stride=config.tower.stride) if config.plan == "prompts" else config.tower
         cameras = len(people.cameras) if tower.cameras else 0
+        if tower.cameras and not cameras:
+            raise ValueError("--method.tower.cameras True needs training images whose cameras are known, got none")
         if cameras and len(people.of_domains) > 1:
             raise ValueError(
                 f"--method.tower.cameras True is for one domain, whose cameras have numbers of their own, got "
@@ -116,8 +118,14 @@ class MTAClip(Method):
 
     def _prompts(self) -> Prompts:
         words = self._clip_text.text_model.embeddings.token_embedding
+        ids = [self.tokenize([text])[0][0] for text in (BEFORE, AFTER)]
+        if (longest := max(map(len, ids))) >= self.data.max_tokens:
+            raise ValueError(
+                f"--data.max-tokens must be above {longest}, or {BEFORE!r} of a prompt is cut, got "
+                f"{self.data.max_tokens}"
+            )
         with torch.no_grad():
-            before, after = (words(self.tokenize([text])[0][0]) for text in (BEFORE, AFTER))
+            before, after = map(words, ids)
         learnt = self.config.prompts
         prompts = Prompts(
             before[:-1], after[1:], self.people.domains, learnt.shared, learnt.domain, learnt.person
@@ -181,11 +189,13 @@ class MTAClip(Method):
         assert self.heads is not None
         # Without the shifts of the necks, which stay 0.
         heads = [weight for name, weight in self.heads.named_parameters() if not name.endswith(".bias")]
-        return [
+        groups: list[dict[str, Any]] = [
             {"params": list(self.image_encoder.last(config.images.blocks))},
             {"params": [*self.image_encoder.new(), *heads], "factor": config.images.new_factor},
-            {"params": self._words() if config.plan == "joint" else [], "factor": config.prompts.lr / config.images.lr},
         ]
+        if config.plan == "joint":
+            groups.append({"params": self._words(), "factor": config.prompts.lr / config.images.lr})
+        return groups
 
     def _words(self) -> list[nn.Parameter]:
         """The learnt words of the prompts."""
@@ -240,7 +250,7 @@ class MTAClip(Method):
         return Losses(total, {"contrastive": contrastive, "overlap": overlap}, {})
 
     def _image_losses(self, batch: Images) -> Losses:
-        assert self.heads is not None
+        assert self.heads is not None and self.prompts is not None
         config, domain = self.config.loss, self.people.domains[int(batch.classes[0])]
         features = self.image_encoder(batch.images, batch.cameras)
         scores = self.heads[domain](features)
@@ -261,7 +271,11 @@ class MTAClip(Method):
                 parts["i2t"] = image_to_text_loss(
                     features.projected, texts, labels, config.temperature, config.smoothing
                 )  # fmt: skip
-        return Losses(weighted(config, parts), parts, self._scalars(scores[0], labels))
+            total = weighted(config, parts)
+            if prompts is not None:
+                overlap = self.prompts.overlap(domain)
+                total, parts["overlap"] = total + self.config.prompts.overlap_weight * overlap, overlap
+        return Losses(total, parts, self._scalars(scores[0], labels))
 
     def _scalars(self, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """What is logged of a step besides its losses: how often the first classifier is right, and what the adapter
