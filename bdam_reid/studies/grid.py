@@ -160,7 +160,7 @@ def run_missing(
     """
     from bdam_reid.engine.checkpoint import write_json
 
-    wanted = [(name, seed) for seed in seeds for name in names]
+    wanted = list(dict.fromkeys((name, seed) for seed in seeds for name in names))
     done = {(entry["setting"], entry["seed"]) for entry in kept["runs"]}
     with tqdm(wanted, unit="run", disable=None) as bar:
         for name, seed in bar:

@@ -158,7 +158,7 @@ def run(options: DomainOptions) -> dict[str, Any]:
     budget = BUDGETS[options.budget]
     roots = (options.root or budget.root, options.second or SECOND[options.budget])
     set_name(roots[1], f"{budget.drawn} --domain 1 --seed 1" if budget.drawn else "")
-    kept = run_study(STUDY, options, partial(train_row, roots), partial(kept_of, roots))
+    kept = run_study(STUDY, options, partial(train_row, roots), partial(kept_of, roots), roots[1:])
     output = options.output or Path("runs/studies") / STUDY.name
     shown = {name: run_folder(output, name, options.seeds[0]) for name in (FROZEN, BASELINE, CLIP_REID, WHOLE)}
     if shown := {name: folder for name, folder in shown.items() if (folder / "metrics.json").exists()}:

@@ -60,7 +60,13 @@ def command(
         (run or partial(run_study, study))(options)
 
 
-def run_study(study: Study, options: Options, train: Train | None = None, keep: Keep | None = None) -> dict[str, Any]:
+def run_study(
+    study: Study,
+    options: Options,
+    train: Train | None = None,
+    keep: Keep | None = None,
+    further: Sequence[str] = (),
+) -> dict[str, Any]:
     """Train what the results file OUTPUT/NAME.json lacks, and write NAME.md, NAME.csv and NAME.png beside it.
 
     Args:
@@ -68,6 +74,7 @@ def run_study(study: Study, options: Options, train: Train | None = None, keep: 
         options: of the command line.
         train: how a row is trained, if otherwise than by its config alone.
         keep: what is kept of a run, if otherwise than by `grid.outcome`.
+        further: folders of the sets that its rows are trained or measured on besides the root.
     Returns: the content of the results file.
     Raises: ConfigError for a row that there is not or that cannot be run, or if the file is of another budget or set;
         and as `bdam_reid.train.train`.
@@ -85,7 +92,14 @@ def run_study(study: Study, options: Options, train: Train | None = None, keep: 
     for config in configs.values():
         check_config(config)
     results = output / f"{study.name}.json"
-    of = {"budget": options.budget, "set": set_name(root, budget.drawn), "data": _digest(root), "settings": lines}
+    names = [set_name(root, budget.drawn), *map(set_name, further)]
+    of = {
+        "budget": options.budget,
+        "set": " and ".join(dict.fromkeys(names)),
+        "data": _digest(root),
+        "further": [_digest(folder) for folder in further],
+        "settings": lines,
+    }
     kept = open_results(results, of, "--output")
 
     def run(name: str, seed: int) -> Path:

@@ -125,6 +125,14 @@ def _image(path: Path, size: tuple[int, int]) -> torch.Tensor:
     return load_image(path, size)
 
 
+def test_another_second_domain_is_another_table(place: Path) -> None:
+    rows, output = ("stage 1 alone",), place / "out"
+    mta_clip.run(DomainOptions(budget="smoke", rows=rows, seeds=(0,), output=output))
+    write_market(place / "data" / "third", 5, 2)
+    with pytest.raises(ConfigError, match=r"cannot stand in one table \(set, further are not the same\)"):
+        mta_clip.run(DomainOptions(budget="smoke", second="data/third", rows=rows, seeds=(1,), output=output))
+
+
 def test_a_second_domain_that_is_not_there_is_named_before_anything_is_trained(place: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected a data set in nowhere, .* --domain 1 --seed 1`"):
         mta_clip.run(DomainOptions(budget="smoke", second="nowhere", output=place / "out"))
