@@ -18,7 +18,7 @@ from bdam_reid.data.records import CLOTHES, Clothes, Query, QueryError
 from bdam_reid.engine.environment import inference
 from bdam_reid.engine.run import fingerprint_of, open_best
 from bdam_reid.methods.method import Method
-from bdam_reid.search.query import ImageLike, weighted
+from bdam_reid.search.query import ImageLike, combine, unit_parts, weighted
 
 BATCH = 128
 
@@ -137,31 +137,40 @@ class Retriever:
     def search(
         self,
         gallery: Tensor,
-        sentence: str,
+        sentence: str = "",
         k: int = 10,
         weights: Mapping[str, float] | None = None,
         clothes: Clothes = "same",
+        *,
+        pictures: Sequence[ImageLike] = (),
     ) -> list[Hit]:
-        """The k images of a gallery that a sentence describes best, the best first; of equals the first. They are
-        ranked by their embeddings alone: `rerank` has to see the images again.
+        """The k images of a gallery that fit a sentence best, or pictures of a person, or both, the best first; of
+        equals the first. They are ranked by their embeddings alone: `rerank` has to see the images again.
 
         Args:
             gallery: (G, E) of any floating point dtype, as `embed_images` gives it.
-            sentence: what is looked for.
+            sentence: what is looked for; may be empty if there are pictures.
             k: how many, at least 1; all if there are fewer.
             weights: of the parts, if not those that validation chose; a part that is not named has none.
             clothes: whether the person wears the clothes of the sentence, "same", or may wear any, "other": whose
                 weights are taken if none are given.
-        Raises: ValueError for a blank sentence, a gallery of another width, k below 1, a part that there is not, a
-            weight as `weighted` says, or another word for clothes; TypeError for a gallery that is no tensor.
+            pictures: of the one person who is looked for, files or in memory; with a sentence each has half the say.
+        Raises: ValueError for a blank sentence without pictures, a gallery of another width, k below 1, a part that
+            there is not, a weight as `weighted` says, or another word for clothes; TypeError for a gallery that is no
+            tensor, a sentence that is no text, or one picture where several are taken; ImageError for a picture that
+            cannot be read.
         """
         if not isinstance(gallery, Tensor):
             raise TypeError(f"the gallery must be a tensor as embed_images gives it, got {type(gallery).__name__}")
+        if not isinstance(sentence, str):
+            raise TypeError(
+                f"a sentence must be a text, got {type(sentence).__name__}: a picture goes into pictures=[...]"
+            )
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         if clothes not in CLOTHES:
             raise ValueError(f"clothes must be {' or '.join(CLOTHES)}, got {clothes!r}")
-        (query,) = self.embed_texts([sentence])
+        query = self._embed_query(sentence, pictures)
         if gallery.ndim != 2 or gallery.shape[1] != len(query):
             raise ValueError(f"the gallery must be (images, {len(query)}), got {tuple(gallery.shape)}")
         weights = self.weights[clothes] if weights is None else weights
@@ -169,6 +178,15 @@ class Retriever:
         scores = gallery.to(query) @ query
         order = scores.argsort(descending=True, stable=True)[:k]
         return [Hit(index, float(scores[index])) for index in order.tolist()]
+
+    def _embed_query(self, sentence: str, pictures: Sequence[ImageLike]) -> Tensor:
+        if not isinstance(pictures, Sequence) or isinstance(pictures, str):
+            raise TypeError(f"pictures must be paths or pictures in a list, got the one {pictures!r}")
+        if not pictures:
+            return self.embed_texts([sentence])[0]
+        said = unit_parts(self.embed_texts([sentence])[0], self.parts) if sentence else None
+        shown = unit_parts(self.embed_images(pictures), self.parts)
+        return combine(self.parts, sentence=said, pictures=shown, unwanted=None, share=0.5)
 
 
 def open_retriever(run: Path, device: str, presets: Presets) -> Retriever:

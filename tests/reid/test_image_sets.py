@@ -294,6 +294,16 @@ def test_an_unknown_camera_makes_junk_of_the_image_itself_only() -> None:
     ]
 
 
+def test_an_unknown_camera_makes_junk_of_copies(tmp_path: Path) -> None:
+    paths = {name: tmp_path / name for name in ("query.jpg", "copy.jpg", "as_long.jpg", "longer.jpg")}
+    for path, content in zip(paths.values(), (b"ab", b"ab", b"ac", b"abc"), strict=True):
+        path.write_bytes(content)
+    gallery = [Record(path, name, 1, "test") for name, path in paths.items()]
+    gallery.append(Record(paths["copy.jpg"], "known", 1, "test", camera=1))
+    gallery.append(Record(paths["copy.jpg"], "another", 2, "test"))
+    assert same_camera([Query(image=paths["query.jpg"], identity=1)], gallery).int().tolist() == [[1, 1, 0, 0, 0, 0]]
+
+
 def test_junk_of_other_clothes() -> None:
     worn = ((1, 0, 1), (1, 0, 2), (1, 1, 1), (1, 1, 2), (2, 0, 2))  # person, outfit, camera
     gallery = [Record(Path(f"{n}.jpg"), f"{n}", p, "test", camera=c, outfit=o) for n, (p, o, c) in enumerate(worn)]

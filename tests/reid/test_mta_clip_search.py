@@ -155,6 +155,9 @@ def test_a_picture_finds_the_person_of_both_domains(clip_run: Path, domains: Pat
             kept = [at for at, path in enumerate(gallery) if path.name[:7] != query.name[:7]]
             best = max(kept, key=lambda at: float(of[at]))
             right.append(gallery[best].name[:4] == query.name[:4])
+            assert retriever.search(retriever.embed_images(gallery), pictures=[query])[0].score == pytest.approx(
+                float(of.max()), abs=1e-5
+            )
         rate = 100 * sum(right) / len(right)
         assert rate == pytest.approx(protocols[f"{domain}_test"]["results"]["same"]["r1"]) and rate > 60
 

@@ -25,6 +25,7 @@ from bdam_reid.engine.checkpoint import CheckpointError, load_state
 from bdam_reid.engine.run import load_best, load_config
 from bdam_reid.evaluation.ranking import Embedder
 from bdam_reid.methods import PRESETS
+from bdam_reid.search.query import unit_parts, weighted
 from bdam_reid.search.retriever import Retriever
 
 
@@ -81,6 +82,16 @@ def test_weights_of_the_parts_can_be_chosen(retriever: Retriever, protocol: Prot
     assert best[0].image == int((gallery[:, part] @ query[part]).argmax())
 
 
+def test_pictures_are_searched_with_alone_and_beside_a_sentence(retriever: Retriever, protocol: Protocol) -> None:
+    paths, text = [record.path for record in protocol.gallery], protocol.queries[0].text or ""
+    gallery = retriever.embed_images(paths)
+    said = unit_parts(retriever.embed_texts([text])[0], retriever.parts)
+    for sentence, looked_for in (("", gallery[2]), (text, unit_parts(said + gallery[2], retriever.parts))):
+        hits = retriever.search(gallery, sentence, k=len(paths), pictures=paths[2:3])
+        scores = gallery @ weighted(looked_for, retriever.parts, retriever.weights["same"])
+        assert {hit.image: hit.score for hit in hits} == pytest.approx(dict(enumerate(scores.tolist())), abs=1e-5)
+
+
 def test_threads_share_it(run: Path, retriever: Retriever, protocol: Protocol) -> None:
     sentences = [query.text or "" for query in protocol.queries] * 4
     expected = [retriever.embed_texts([sentence]) for sentence in sentences]
@@ -109,6 +120,10 @@ def test_what_cannot_be_searched_is_said(run: Path, retriever: Retriever, tmp_pa
         retriever.search(gallery, "a man", clothes="new")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"the gallery must be a tensor .* got ndarray"):
         retriever.search(gallery.numpy(), "a man")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"a sentence must be a text, got PosixPath: a picture goes into pictures"):
+        retriever.search(gallery, tmp_path / "x.jpg")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"pictures must be paths or pictures in a list, got the one 'x\.jpg'"):
+        retriever.search(gallery, pictures="x.jpg")
     with pytest.raises(TypeError, match="a list of texts, got the one text 'a man'"):
         retriever.embed_texts("a man")
     with pytest.raises(TypeError, match=r"in a list, got the one .*x\.jpg"):
