@@ -92,10 +92,12 @@ def find_styles(options: Styles) -> None:
     from bdam_reid.captions import styles
     from bdam_reid.captions.style_picture import draw_styles
 
+    path = options.output or options.root / styles.FILE
+    if path.exists():
+        raise ConfigError(f"{path} is there, and people may have changed it: delete it, or give another --output")
     captions = [caption for record in _training_images(options.root) for caption in record.captions]
     found = styles.cluster_captions(captions, options.by, options.encoder, options.clusters, options.seed)
     made = styles.styles_of(found)
-    path = options.output or options.root / styles.FILE
     how = {"clustering": options.by, "encoder": options.encoder, "seed": options.seed}
     styles.write_styles(path, made, {**how, "captions": len(found.captions)})
     counted = f"{len(found.captions):,} of {len(captions):,} captions"
@@ -106,7 +108,7 @@ def find_styles(options: Styles) -> None:
 
 
 def write_texts(options: Write) -> int:
-    """The subcommand `write`; 1 if calls were given up. Raises: ConfigError, DatasetError, OSError; Interrupted after a
+    """The subcommand `write`; 1 if texts are missing. Raises: ConfigError, DatasetError, OSError; Interrupted after a
     signal."""
     _check_source(options)
     from bdam_reid.captions import store as stores
@@ -159,7 +161,9 @@ def _write(options: Write, records: Sequence[Record], styles: Sequence[Style], s
     interruption.raise_if_any()
     if writer.unanswered:
         print(f"{writer.unanswered:,} texts got no answer: give the same command again to ask for them")
-    return min(writer.unanswered, 1)
+    elif len(texts) < len(records):
+        print(f"give more --attempts than {options.attempts} to ask for the others again")
+    return int(len(texts) < len(records))
 
 
 def _check_source(options: Write) -> None:

@@ -51,7 +51,7 @@ class Estimate:
             return f"{calls}, of {self.images:,} images: {tokens}, if an image takes as many as for GPT-4o"
         dollars = prices.of(self.input_tokens, self.output_tokens)
         most = dollars * self.most_calls / max(self.calls, 1)
-        cost = f", ${dollars:,.2f}; at most ${most:,.2f}" if dollars else "; give --prices for dollars"
+        cost = f", ${dollars:,.2f}; about ${most:,.2f} with all attempts" if dollars else "; give --prices for dollars"
         return f"{calls}: {tokens}{cost}"
 
 

@@ -26,6 +26,8 @@ from bdam_reid.captions.prompts import PARTS, Part
 from bdam_reid.config import ConfigError
 
 FILE = "texts.jsonl"
+_STARTS = (b'{"began": ', b'{"key": ', b'{"ended": ')
+"""Of its lines. What begins otherwise nobody tore: it is another file, from which nothing is cut."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,12 @@ class Store:
         self._file = file
         self._began: Mapping[str, Any] | None = None
         self._end = 0
-        *lines, _torn = file.readall().split(b"\n")
+        *lines, torn = file.readall().split(b"\n")
+        if not any(torn[: len(start)] == start[: len(torn)] for start in _STARTS):
+            raise ConfigError(
+                f"{path} is no store of answers: its last line does not begin as one does. Give another --store, or "
+                "move the file away"
+            )
         for number, line in enumerate(lines, start=1):
             self._take(number, line)
             self._end += len(line) + 1

@@ -123,8 +123,8 @@ def good(prompt: str) -> str:
     return json.dumps({"description": GOOD[part_of(prompt)][0]})
 
 
-def write(root: Path, model: Path | str, *more: str) -> None:
-    assert command.main(["write", str(root), "--local", str(model), "--workers", "4", *more]) == 0
+def write(root: Path, model: Path | str, *more: str, missing: bool = False) -> None:
+    assert command.main(["write", str(root), "--local", str(model), "--workers", "4", *more]) == int(missing)
 
 
 def failure(root: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
@@ -146,7 +146,7 @@ def test_gibberish_is_asked_for_once_refused_and_counted(
     root: Path, llava: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
-        write(root, llava, "--attempts", "1", "--max-tokens", "12")
+        write(root, llava, "--attempts", "1", "--max-tokens", "12", missing=True)
         said = capsys.readouterr().out
         assert "20 of 20 texts have no answer that can be used" in said and "both texts of 0 images" in said
         found = answers(root)
@@ -155,7 +155,7 @@ def test_gibberish_is_asked_for_once_refused_and_counted(
         assert all(one["faults"] and one["model"] == str(llava) for one in found)
         assert all(0 < one["output_tokens"] <= 12 and one["input_tokens"] > 300 for one in found)
     assert json.loads((root / TEXTS).read_text()) == {}
-    write(root, llava, "--attempts", "2", "--max-tokens", "12", "--limit", "1")
+    write(root, llava, "--attempts", "2", "--max-tokens", "12", "--limit", "1", missing=True)
     assert "2 answers had faults" in capsys.readouterr().out and len(answers(root)) == 2 * IMAGES + 2
 
 

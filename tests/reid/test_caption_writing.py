@@ -131,7 +131,7 @@ def test_what_was_wrong_with_answers_is_said(
     root: Path, server: CaptionServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.behave = lambda call, before: "cut" if call.part == "identity" else "faulty"
-    write(root, server, "--attempts", "1")
+    assert command.main(arguments(root, server, "--attempts", "1")) == 1
     said = capsys.readouterr().out
     assert f"{IMAGES} x cut, such as: it was cut off at the limit of tokens (--max-tokens)" in said
     assert f"{IMAGES} x other part, such as: it speaks of the person and not of the clothes: " in said
@@ -163,8 +163,9 @@ def test_attempts_are_bounded_also_over_several_processes(
 ) -> None:
     server.behave = lambda call, before: "faulty" if call.part == "clothing" else "good"
     for _ in range(2):
-        write(root, server, "--attempts", "2")
+        assert command.main(arguments(root, server, "--attempts", "2")) == 1
         said = capsys.readouterr().out
+        assert said.endswith("give more --attempts than 2 to ask for the others again\n")
         assert "10 of 20 texts have no answer that can be used" in said and "both texts of 0 images" in said
         assert len(server.calls) == 3 * IMAGES and texts(root) == {}
     server.behave = lambda call, before: "good"
@@ -330,6 +331,9 @@ def test_a_damaged_store_and_one_in_use_are_refused(
         assert "another process writes to" in failure(root, server, capsys)
     (root / STORE).write_text('{"key": 3}\n')
     assert f"line 1 of {root / STORE} is damaged" in failure(root, server, capsys)
+    (root / STORE).write_text(foreign := '{"cam/0001.jpg": {"identity": "a man"}}')
+    assert f"{root / STORE} is no store of answers" in failure(root, server, capsys)
+    assert (root / STORE).read_text() == foreign
     assert not server.calls
 
 

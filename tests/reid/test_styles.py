@@ -196,6 +196,10 @@ def test_the_command_writes_styles_that_people_may_change(
     content["styles"][0]["prompt"] = "Write like a pirate."
     path.write_text(json.dumps(content))
     assert read_styles(path)[0].prompt == "Write like a pirate."
+    with pytest.raises(SystemExit):
+        command.main(["styles", str(people), "--by", "none", "--output", str(path)])
+    assert "found.json is there, and people may have changed it" in capsys.readouterr().err
+    assert read_styles(path)[0].prompt == "Write like a pirate."
 
 
 @pytest.mark.parametrize(
