@@ -72,7 +72,8 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.data.records import CLOTHES
     from bdam_reid.engine.environment import repeat_bits
-    from bdam_reid.engine.run import log, open_best, start_log
+    from bdam_reid.engine.fingerprint import fingerprint
+    from bdam_reid.engine.run import check_data, log, open_best, start_log
     from bdam_reid.evaluation.cache import FeatureCache
     from bdam_reid.evaluation.evaluator import evaluate
     from bdam_reid.evaluation.page import draw_page
@@ -94,6 +95,9 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     allow_missing = options.allow_missing or config.data.allow_missing
     roots = (options.root, *options.domains) if options.root else config.data.roots
     dataset = load_dataset(*roots, hold_out=config.data.hold_out, allow_missing=allow_missing)
+    if not options.root:
+        mend = "Give its folder as --root to evaluate on what lies there now, or put the data back as it was"
+        check_data(run, config, fingerprint(dataset), mend, without="train")
     output.mkdir(parents=True, exist_ok=True)
     start_log(output)
     log.info(f"{run}: {dataset}, on {device}\n{dataset.report}")
@@ -102,7 +106,7 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     weights = dict.fromkeys(CLOTHES, options.weights) if options.weights else method.chosen_weights(best)
     trained_on = _trained_on(run, config, dataset) if options.root else ""
     if trained_on:
-        _check_unseen(config, dataset, options.split)
+        _check_unseen(run, config, dataset, options.split)
         method.forget_cameras()
     reranks = best.get("reranks", ())
     found = evaluate(embedder, dataset, weights, output, options.split, reranks, trained_on, options.k_reciprocal)
@@ -125,25 +129,30 @@ def _trained_on(run: Path, config: Config, dataset: Dataset) -> str:
     return f"{name} at {', '.join(config.data.roots)}"
 
 
-def _check_unseen(config: Config, dataset: Dataset, protocols: Sequence[str]) -> None:
+def _check_unseen(run: Path, config: Config, dataset: Dataset, protocols: Sequence[str]) -> None:
     """Raise DatasetError for another set of whose images some were trained on, which may be, as of ICFG-PEDES and
     RSTPReid, both out of MSMT17; where the run's data is not at hand, the log says that nobody looked.
 
     Args:
-        config: of the run.
+        run, config: the run.
         dataset: that it is evaluated on.
         protocols: names of those that are ranked; none stands for all of the test split.
     """
     from bdam_reid.data.contents import contents_of, images_of, overlaps
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.data.records import DatasetError, Findings
-    from bdam_reid.engine.run import log
+    from bdam_reid.engine.checkpoint import read_json
+    from bdam_reid.engine.fingerprint import fingerprint
+    from bdam_reid.engine.run import DATA, log
 
     data = config.data
     try:
         trained = load_dataset(*data.roots, hold_out=data.hold_out, allow_missing=True)
     except DatasetError as error:
         log.info(f"whether its images were trained on is not known, since the run's data is not at hand: {error}")
+        return
+    if (run / DATA).exists() and read_json(run / DATA)["train"] != fingerprint(trained)["train"]:
+        log.info(f"whether its images were trained on is not known, since {', '.join(data.roots)} has changed since")
         return
     known = dataset.protocols.items()
     ranked = {name: of for name, of in known if (name in protocols if protocols else of.split == "test")}

@@ -65,7 +65,7 @@ def open_run(config: Config, presets: Presets, dataset: Dataset) -> Iterator[Pat
     with locked(run) as unlocked:
         _check_folder(run, config, presets)
         data = fingerprint(dataset)
-        _check_data(run, config, data)
+        check_data(run, config, data, _GO_ON)
         _check_resumable(run)
         try:
             remove_leftovers(run)
@@ -112,15 +112,29 @@ def _check_resumable(run: Path) -> None:
         )
 
 
-def _check_data(run: Path, config: Config, found: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a run that goes on began with other data. Runs of older versions do not say with which."""
-    if (run / DATA).exists() and (changed := changes(read_json(run / DATA), found)):
+_GO_ON = (
+    "Give --data.root a folder with the data as it was to go on (and --data.domains those of the others, in their "
+    "order), or another --output to begin anew"
+)
+
+
+def check_data(run: Path, config: Config, found: Mapping[str, Any], mend: str, without: str = "") -> None:
+    """Raise ConfigError if a run began with other data. Runs of older versions do not say with which.
+
+    Args:
+        run, config: its folder and config.
+        found: fingerprint of the data that lies there now.
+        mend: what can be done.
+        without: the part of the data that does not matter.
+    """
+    if not (run / DATA).exists():
+        return
+    then, now = ({part: of for part, of in data.items() if part != without} for data in (read_json(run / DATA), found))
+    if changed := changes(then, now):
         raise ConfigError(
             f"the data in {', '.join(config.data.roots)} is not what {run} began with:\n  "
             + "\n  ".join(changed)
-            + "\n"
-            "Give --data.root a folder with the data as it was to go on (and --data.domains those of the others, in "
-            "their order), or another --output to begin anew"
+            + f"\n{mend}"
         )
 
 

@@ -10,21 +10,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import bdam_kernels
 from bdam_reid.config import Config
 from bdam_reid.data.records import Record
+from bdam_reid.engine.environment import environment
 from bdam_reid.engine.run import log
 
 
 class FeatureCache:
     """What a method computes of galleries, in a folder, a file each, named by the digest of all that it depends on:
-    weights, config, image files by path, size and time of change, their texts, device, precision, batch size, versions.
-    So nothing stale is ever found; what a killed process or a bad disk left is told by its digest, and computed anew.
+    weights, config, image files by path, size and time of change, their texts, device, precision, batch size, versions
+    and backend of packages, commit of the source tree. What stale features are found by is what none of these tells:
+    changes to the source that are not committed. What a killed process or a bad disk left is told by its digest, and
+    computed anew.
 
     Args:
         folder: is made when something is kept. Its files may be deleted at any time.
@@ -69,7 +72,7 @@ class FeatureCache:
             self._weights,
             [config["method"], config["data"]],
             list(how),
-            [bdam_kernels.__version__, torch.__version__, torch.get_num_threads()],
+            [environment(next(method.parameters()).device), PIL.__version__],
             *map(_of_record, records),
         ):
             digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")

@@ -65,6 +65,8 @@ def evaluate(
         _check_known("--weights", given, method.parts)
         if not all(map(isfinite, given.values())):
             raise ConfigError(f"--weights must be finite, got {weights_text(given)}")
+        if not any(given.values()):
+            raise ConfigError(f"one of --weights must not be 0, or nothing is ranked, got {weights_text(given)}")
     weights = {clothes: {part: given.get(part, 0.0) for part in method.parts} for clothes, given in weights.items()}
     neighbours = _by_neighbours(dataset, chosen, weights) if by_neighbours else []
     rankings = {name: embedder.rank(dataset.protocols[name]) for name in chosen}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from statistics import fmean
 from typing import Literal, NamedTuple
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from bdam_kernels import hsic
 from bdam_reid.data.records import CLOTHES, Clothes, Dataset, Protocol
+from bdam_reid.engine.errors import TrainingError
 from bdam_reid.engine.trainer import Validation
 from bdam_reid.evaluation.metrics import Metrics, mean
-from bdam_reid.evaluation.ranking import Embedder, choose_weights
+from bdam_reid.evaluation.ranking import Embedder, Ranking, choose_weights
 from bdam_reid.evaluation.reranking import rerank
 from bdam_reid.evaluation.tables import CLOTHES_WORDS, ORACLE_WORDS, RATES, weights_text
 from bdam_reid.methods.method import Method
@@ -78,6 +79,7 @@ def validator(
             if asked := protocols.get(clothes):
                 galleries = [embedder.gallery(protocol.gallery) for protocol in asked]
                 rankings = list(map(embedder.rank, asked, galleries))
+                _check_numbers(rankings)
                 weights[clothes], plain = choose_weights(rankings, method.weight_choices())
                 names = [dataset.domains[protocol.domain].name for protocol in asked] if dataset.several else []
                 again = (rerank(embedder, ranking, weights[clothes], clothes).metrics for ranking in rankings)
@@ -94,6 +96,15 @@ def validator(
         return Validation(score, {**figures, **shared}, weights, words, reranks)
 
     return validate
+
+
+def _check_numbers(rankings: Sequence[Ranking]) -> None:
+    """Raise TrainingError for embeddings that cannot be ranked: weights that are numbers can be too great."""
+    if not all(ranking.asked.isfinite().all() and ranking.embeddings.isfinite().all() for ranking in rankings):
+        raise TrainingError(
+            "the embeddings of validation are no numbers, and nothing is saved: the last checkpoint is the one before. "
+            "Lower the learning rate or limit the gradient norm, with a new --output"
+        )
 
 
 def dependence(parts: Mapping[str, slice], embeddings: Tensor) -> dict[str, float]:

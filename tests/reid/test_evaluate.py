@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from rankings import ranking_of
 
+from bdam_reid.config import ConfigError
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.junk import same_camera
 from bdam_reid.data.records import DatasetError, Query, Record
@@ -105,8 +106,29 @@ def test_another_set_with_images_that_were_trained_on_is_refused(
     # Of a run whose data is elsewhere nobody can know.
     config, said = load_config(run, PRESETS), list[str]()
     monkeypatch.setattr(log, "info", said.append)
-    _check_unseen(replace(config, data=replace(config.data, root=str(tmp_path / "gone"))), load_dataset(people), ())
-    assert "is not known, since the run's data is not at hand" in said[-1]
+    for root, why in ((tmp_path / "gone", "the run's data is not at hand"), (people, "has changed since")):
+        _check_unseen(run, replace(config, data=replace(config.data, root=str(root))), load_dataset(people), ())
+        assert "is not known, since" in said[-1] and why in said[-1]
+
+
+def test_a_test_set_that_has_changed_is_another_one(run: Path, tmp_path: Path) -> None:
+    own = load_dataset(load_config(run, PRESETS).data.root)
+    people = Path(shutil.copytree(own.root, tmp_path / "people"))
+    moved = Path(shutil.copytree(run, tmp_path / "run"))
+    config = json.loads((moved / "config.json").read_text())
+    config["data"]["root"] = str(people)
+    (moved / "config.json").write_text(json.dumps(config))
+    assert "protocols" in evaluate(moved)
+    index = people / "reid_raw.json"
+    entries = json.loads(index.read_text())
+    train = next(entry for entry in entries if entry["split"] == "train")
+    for entry in entries:
+        if entry["id"] == train["id"]:
+            entry["split"] = "test"
+    index.write_text(json.dumps(entries))
+    with pytest.raises(ConfigError, match=r"(?s)is not what .*/run began with:\n  test: .*Give its folder as --root"):
+        evaluate(moved)
+    assert "protocols" in evaluate(moved, root=people)
 
 
 def test_options_choose_the_protocol_and_the_weights_and_leave_the_runs_own_figures(run: Path) -> None:

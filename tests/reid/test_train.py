@@ -270,6 +270,16 @@ def test_weights_that_are_no_numbers_are_not_saved(
     assert load_state(tmp_path / "run" / "last")["progress"]["step"] == 2
 
 
+def test_embeddings_that_are_no_numbers_are_not_ranked(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After the only step of an epoch, the weights are numbers too great to compute with."""
+    great = "--method.optim.lr 1e30 --method.optim.warmup-steps 0 --method.optim.clip-norm 0"
+    few = "--data.identities-per-batch 8 --data.images-per-identity 5 --method.loss.gradnorm-every 0"
+    message = failure(arguments(people, tmp_path / "run", *great.split(), *few.split()), capsys)
+    assert "the embeddings of validation are no numbers" in message and "Lower the learning rate" in message
+
+
 def test_weights_that_are_no_numbers_are_not_blamed_on_the_next_batch(people: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny(people, tmp_path / "run"))
     batch = next(trainer._batches())
