@@ -23,7 +23,7 @@ def read_json(path: Path, findings: Findings) -> Any:
     Raises: DatasetError if there is none.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if not text.strip():
             raise DatasetError(f"{path} is empty: download or write it again")
         value = json.loads(text)

@@ -75,6 +75,9 @@ def image_set(
     asked, found = (_distinct(getattr(test, side) for test in tests) for side in ("queries", "gallery"))
     unseen = [record.key for record in asked if record.camera is None]
     findings.add("queries whose camera is not known, for whom images by the same one count", unseen)
+    learnt = {record.identity for record in train}
+    known = [record.key for record in found if record.identity in learnt]
+    findings.add("gallery images of persons who are trained on, whom no query looks for", known)
     splits = {"train": train, "val": val, "query": asked, "test": found}
     kept = check_images(splits, allow_missing, findings) if any(splits.values()) else ()
     people = {record.identity for record in kept}

@@ -55,7 +55,8 @@ def _read(root: Path, folder: str, split: Split, findings: Findings) -> list[Rec
     for path in images_in(root / folder):
         key, name = f"{folder}/{path.name}", _name(path)
         if name is None:
-            findings.add("images whose name has no person, clothes and camera skipped", [key])
+            wrong = split != "train"
+            findings.add("images whose name has no person, clothes and camera skipped", [key], wrong=wrong)
         else:
             person, outfit, camera = map(int, name.groups())
             records.append(Record(path, key, person, split, camera=camera, outfit=outfit))

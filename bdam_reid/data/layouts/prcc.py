@@ -57,7 +57,8 @@ def _record(root: Path, path: Path, camera: str, split: Split, findings: Finding
     """The record of an image in the folder of its person; none and a finding if that is not known."""
     key, person, number = path.relative_to(root).as_posix(), path.parent.name, _CAMERAS.get(camera)
     if not person.isdecimal() or len(person) > 18 or number is None:
-        findings.add("images without a person's number and a camera skipped", [key])
+        wrong = split != "train"
+        findings.add("images without a person's number and a camera skipped", [key], wrong=wrong)
         return []
     return [Record(path, key, int(person), split, camera=number, outfit=_OUTFITS[number])]
 
