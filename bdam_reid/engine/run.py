@@ -33,7 +33,7 @@ from bdam_reid.engine.checkpoint import (
     write_json,
 )
 from bdam_reid.engine.environment import find_device, precision_on
-from bdam_reid.engine.exported import check_files, is_export, read_description
+from bdam_reid.engine.exported import FILE, check_files, is_export, read_description
 from bdam_reid.engine.fingerprint import changes, fingerprint
 from bdam_reid.engine.lock import FILE as LOCK
 from bdam_reid.engine.lock import locked
@@ -154,6 +154,11 @@ def load_config(run: Path, presets: Presets) -> Config:
     Raises: CheckpointError if `run` is no folder of a run, or a damaged export; ConfigError if its config is not known
         to this version.
     """
+    if _is_published(run):
+        raise CheckpointError(
+            f"{run} is a model in the hub's form, no run and no export of one: training takes it, such as by "
+            "--method.clip or --method.image.pretrained"
+        )
     if is_export(run):
         check_files(run)
         read_description(run)
@@ -162,6 +167,12 @@ def load_config(run: Path, presets: Presets) -> Config:
             f"{run} is no run: it has no config.json. Give the folder that `python -m bdam_reid.train` wrote"
         )
     return from_dict(read_json(run / "config.json"), presets)
+
+
+def _is_published(folder: Path) -> bool:
+    """Whether a folder is a model of transformers, whose config says of what kind."""
+    config = folder / "config.json"
+    return config.is_file() and not (folder / FILE).exists() and "model_type" in read_json(config)
 
 
 def load_best(run: Path, config: Config) -> tuple[Method, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,8 +76,9 @@ def run_clustering(options: ClusteringOptions) -> None:
     budget = study.budgets[options.budget]
     data = Path(options.root or budget.root)
     output = options.output or Path("runs/studies") / study.name
+    written = {}
     if options.texts:
-        check_written(options.texts, options.rows or tuple(CLUSTERING))
+        written = check_written(options.texts, options.rows or tuple(CLUSTERING), len(_captions(data)))
     elif set_name(data, budget.drawn) != "synthetic":
         raise ConfigError(
             f"{data} is no synthetic set, so that every row needs texts that a multimodal model wrote: give --texts "
@@ -90,17 +92,28 @@ def run_clustering(options: ClusteringOptions) -> None:
         root = with_texts(data, texts, output / f"set-{name}")
         return train(replace(config, data=replace(config.data, root=str(root))))
 
-    run_study(study, replace(options, output=output), train_row)
+    run_study(study, replace(options, output=output), train_row, besides=written)
 
 
-def check_written(texts: Path, rows: Sequence[str]) -> None:
-    """Raise ConfigError if a row has no texts."""
+def check_written(texts: Path, rows: Sequence[str], images: int) -> dict[str, str]:
+    """The digest of each row's texts; prints of how many of so many training images they are. Raises: ConfigError if a
+    row has none."""
     if without := [name for name in rows if not (texts / name / FILE).is_file()]:
         raise ConfigError(
             f"every row needs texts that a multimodal model wrote, --texts FOLDER/<row>/{FILE}, got none in "
             f"{texts} for {', '.join(without)}: write them with `python -m bdam_reid.captions`, or name by "
             "--rows those that there are"
         )
+    from bdam_reid.data.entries import read_object
+    from bdam_reid.data.records import Findings
+
+    digests = {}
+    for row in rows:
+        path = texts / row / FILE
+        digests[f"texts of {row}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        entries = len(read_object(path, Findings()))
+        print(f"{row}: texts of {entries:,} of {images:,} training images; others are trained on by their captions")
+    return digests
 
 
 @cache

@@ -18,7 +18,7 @@ from bdam_reid.methods import PRESETS
 from bdam_reid.studies.budgets import Budget, Name
 from bdam_reid.studies.definition import Study
 from bdam_reid.studies.grid import Figure, Setting, outcome
-from bdam_reid.studies.study import Options, command, run_folder, run_study, set_name
+from bdam_reid.studies.study import Options, command, digest_of, run_folder, run_study, set_name
 from bdam_reid.studies.verdicts import Claim
 
 if TYPE_CHECKING:
@@ -157,8 +157,10 @@ def run(options: DomainOptions) -> dict[str, Any]:
     """
     budget = BUDGETS[options.budget]
     roots = (options.root or budget.root, options.second or SECOND[options.budget])
-    set_name(roots[1], f"{budget.drawn} --domain 1 --seed 1" if budget.drawn else "")
-    kept = run_study(STUDY, options, partial(train_row, roots), partial(kept_of, roots), roots[1:])
+    drawn = (budget.drawn, f"{budget.drawn} --domain 1 --seed 1" if budget.drawn else "")
+    names = dict.fromkeys(map(set_name, roots, drawn))
+    both = {"set": " and ".join(names), "second": digest_of(roots[1])}
+    kept = run_study(STUDY, options, partial(train_row, roots), partial(kept_of, roots), both)
     output = options.output or Path("runs/studies") / STUDY.name
     shown = {name: run_folder(output, name, options.seeds[0]) for name in (FROZEN, BASELINE, CLIP_REID, WHOLE)}
     if shown := {name: folder for name, folder in shown.items() if (folder / "metrics.json").exists()}:

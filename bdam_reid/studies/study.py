@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -65,7 +65,7 @@ def run_study(
     options: Options,
     train: Train | None = None,
     keep: Keep | None = None,
-    further: Sequence[str] = (),
+    besides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train what the results file OUTPUT/NAME.json lacks, and write NAME.md, NAME.csv and NAME.png beside it.
 
@@ -74,7 +74,7 @@ def run_study(
         options: of the command line.
         train: how a row is trained, if otherwise than by its config alone.
         keep: what is kept of a run, if otherwise than by `grid.outcome`.
-        further: folders of the sets that its rows are trained or measured on besides the root.
+        besides: what else all runs of its table have in common, by name, such as another set.
     Returns: the content of the results file.
     Raises: ConfigError for a row that there is not or that cannot be run, or if the file is of another budget or set;
         and as `bdam_reid.train.train`.
@@ -92,14 +92,8 @@ def run_study(
     for config in configs.values():
         check_config(config)
     results = output / f"{study.name}.json"
-    names = [set_name(root, budget.drawn), *map(set_name, further)]
-    of = {
-        "budget": options.budget,
-        "set": " and ".join(dict.fromkeys(names)),
-        "data": _digest(root),
-        "further": [_digest(folder) for folder in further],
-        "settings": lines,
-    }
+    own = {"budget": options.budget, "set": set_name(root, budget.drawn), "data": digest_of(root), "settings": lines}
+    of = {**own, **(besides or {})}
     kept = open_results(results, of, "--output")
 
     def run(name: str, seed: int) -> Path:
@@ -129,7 +123,7 @@ def config_of(name: str, line: str) -> Config:
     return parse_config(PRESETS, arguments)
 
 
-def _digest(root: str) -> str:
+def digest_of(root: str) -> str:
     """What tells a data set from others of its name: all that are drawn have one."""
     from bdam_reid.data.datasets import load_dataset
     from bdam_reid.engine.fingerprint import fingerprint

@@ -17,10 +17,12 @@ from tiny_run import train_alone
 from bdam_reid.config import ConfigError, check_config, parse_config
 from bdam_reid.data.datasets import load_dataset
 from bdam_reid.data.records import Dataset
-from bdam_reid.engine.checkpoint import load_weights
+from bdam_reid.engine.checkpoint import CheckpointError, load_weights
+from bdam_reid.engine.run import load_config
 from bdam_reid.methods import PRESETS
 from bdam_reid.methods.mta_clip.config import MTAClipConfig
 from bdam_reid.methods.mta_clip.people import People
+from bdam_reid.search.exporter import export_run
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,15 @@ def test_prompts_of_another_clip_are_none(prompts_run: Path, domains: Path, tmp_
     write_clip(tmp_path / "clip", seed=1)
     more = f"--method.plan images --method.start.run {prompts_run} --method.clip {tmp_path / 'clip'}"
     with pytest.raises(ConfigError, match=r"must be of the same CLIP, got one that reads 'A photo of a ... person.'"):
+        trainer_of(config_of("mta-clip", domains, tmp_path / "run", more, "one"), load_dataset(domains / "one"))
+
+
+def test_a_model_in_the_hubs_form_and_an_export_are_no_runs(clip_run: Path, domains: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a model in the hub's form, no run and no export of one"):
+        load_config(domains / "clip", PRESETS)
+    export_run(clip_run, tmp_path / "exported", onnx=False, presets=PRESETS)
+    more = f"--method.start.run {tmp_path / 'exported'}"
+    with pytest.raises(ConfigError, match="must be a run, got its export"):
         trainer_of(config_of("mta-clip", domains, tmp_path / "run", more, "one"), load_dataset(domains / "one"))
 
 

@@ -129,7 +129,7 @@ def test_another_second_domain_is_another_table(place: Path) -> None:
     rows, output = ("stage 1 alone",), place / "out"
     mta_clip.run(DomainOptions(budget="smoke", rows=rows, seeds=(0,), output=output))
     write_market(place / "data" / "third", 5, 2)
-    with pytest.raises(ConfigError, match=r"cannot stand in one table \(set, further are not the same\)"):
+    with pytest.raises(ConfigError, match=r"cannot stand in one table \(set, second are not the same\)"):
         mta_clip.run(DomainOptions(budget="smoke", second="data/third", rows=rows, seeds=(1,), output=output))
 
 

@@ -77,7 +77,8 @@ def load(root: Path, hold_out: bool, allow_missing: bool) -> Dataset:
         allow_missing: whether evaluation may lack images.
     Raises: DatasetError if the set cannot be used.
     """
-    findings, (name, index) = Findings(), _indices(root)[0]
+    findings, ((name, index), *others) = Findings(), _indices(root)
+    findings.add("further index files, which are not read", [path.name for _, path in others])
     records = _read_index(root, index, _LAYOUTS[name].path_key, findings)
     attributes, texts = read_attributes(root / "attributes.json", findings), read_beside(root / FILE, findings)
     records = _described(records, texts, attributes)

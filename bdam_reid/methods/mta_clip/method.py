@@ -313,7 +313,7 @@ class MTAClip(Method):
         """Tell every image the mean of all cameras, as where the camera is not known."""
         cameras = self.image_encoder.cameras
         if cameras is not None:
-            log.info("cameras of another set are not those of training: all are told as unknown ones")
+            log.info("cameras of another set are not those of training: all are told as unknown ones, of every set")
             with torch.no_grad():
                 cameras.copy_(cameras.mean(dim=0).expand_as(cameras))
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bdam_reid.config import ConfigError
+from bdam_reid.engine.exported import is_export
 from bdam_reid.methods.mta_clip.people import read_people
 from bdam_reid.methods.mta_clip.prompts import AFTER, BEFORE
 
@@ -130,6 +131,8 @@ def _take_tower(method: MTAClip, run: Path) -> None:
 
 def read_source(run: Path) -> Source:
     """What another run is, and how far. Raises: ConfigError if it is none of MTA-CLIP."""
+    if is_export(run):
+        raise ConfigError(f"--method.start.run must be a run, got its export {run}, which has no prompts: give the run")
     try:
         method = json.loads((run / "config.json").read_text(encoding="utf-8"))["method"]
         progress = json.loads((run / LAST / "state.json").read_text(encoding="utf-8"))["progress"]
