@@ -175,10 +175,12 @@ class Trainer:
         parts, own = self.engine.micro_batches, self.stages[0].batches.size // self.share.count
         if parts == 1:
             return
-        if self.method.micro_batches is None or has_batch_norm(self.method):
+        if self.method.micro_batches is None:
+            raise ConfigError(f"--engine.micro-batches must be 1 for a method that cannot divide batches, got {parts}")
+        if has_batch_norm(self.method):
             raise ConfigError(
-                "--engine.micro-batches must be 1 for a method that normalises batches, as convolutions do, or cannot "
-                f"divide them, got {parts}"
+                "--engine.micro-batches must be 1 for an encoder that normalises batches, as convolutions do, got "
+                f"{parts}"
             )
         if own % parts:
             raise ConfigError(f"--engine.micro-batches must divide the {own} items of a process's batch, got {parts}")

@@ -256,6 +256,24 @@ def test_a_published_clip_is_where_training_begins(
     close(method.embed_queries([Query(text=caption) for caption in captions]), F.normalize(expected, dim=1))
 
 
+@pytest.mark.parametrize("preset", ["clip-itc", "irra"])
+def test_parts_of_a_batch_have_its_loss_and_gradients(
+    preset: str, people: Path, dataset: Dataset, clip: Path, tmp_path: Path
+) -> None:
+    method = make_method(with_clip(preset, people, tmp_path, clip), tmp_path, dataset).eval()
+    batch = next(iter(method.stages(dataset, 0)[0].batches.batches(0)))
+    found = []
+    for parts in (1, 2):
+        method.micro_batches = parts
+        method.zero_grad()
+        total = method.losses(batch, 0).total
+        total.backward()
+        found.append([total.detach(), *(x.grad for x in method.parameters() if x.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 10
+    for once, parted in zip(*found, strict=True):
+        close(parted, once)
+
+
 def test_only_what_is_new_has_the_greater_rate(people: Path, dataset: Dataset, clip: Path, tmp_path: Path) -> None:
     method = make_method(with_clip("irra", people, tmp_path, clip), tmp_path, dataset)
     published, new = method.stages(dataset, 0)[0].groups

@@ -210,7 +210,7 @@ def test_micro_batches_have_the_losses_and_gradients_of_the_batch(
     assert set(sizes) == {2}
 
 
-@pytest.mark.parametrize(("parts", "said"), [("3", "must divide the 8 items"), ("2", "must be 1 for a method that")])
+@pytest.mark.parametrize(("parts", "said"), [("3", "must divide the 8 items"), ("2", "must be 1 for an encoder that")])
 def test_micro_batches_that_cannot_be_are_refused(people: Path, tmp_path: Path, parts: str, said: str) -> None:
     """Convolutions normalise by the statistics of what they see at once."""
     config = (tiny_demo if parts == "2" else tiny)(people, tmp_path, "--engine.micro-batches", parts)

@@ -25,6 +25,7 @@ from bdam_reid.methods.dual_encoder.batches import Batch, make_batches
 from bdam_reid.methods.dual_encoder.config import DualEncoderConfig, LossConfig
 from bdam_reid.methods.method import Losses, Method, Stage
 from bdam_reid.methods.optim import main_stage, parameter_groups, published_parameters
+from bdam_reid.methods.parts import in_parts
 from bdam_reid.methods.persons import read_persons, write_persons
 from bdam_reid.methods.preparation import IMAGE, TEXT, architecture, tokenize_of, words_left_out
 from bdam_reid.methods.preparation import prepare as prepare_encoders
@@ -79,6 +80,7 @@ class DualEncoder(Method):
             (config.loss.kind,), config.loss.temperature, config.loss.learnt_temperature
         )
         self.parts, self.weights = {"person": slice(0, width)}, {"person": 1.0}
+        self.micro_batches = 1
 
     def _projection(self, text_width: int) -> nn.Module:
         if self.image_pooling is not None:
@@ -117,9 +119,13 @@ class DualEncoder(Method):
             return self.text_encoder.encode(ids, mask).pooled
         return (self.text_pooling or masked_mean)(self.text_encoder(ids, mask), mask)
 
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of the images and of the texts of a batch, (B, E) each."""
+        return self.encode_image(batch.images), self.encode_text(batch.ids, batch.mask)
+
     def losses(self, batch: Batch, step: int) -> Losses:
         """The matching loss, and that of identities where the config has one."""
-        image, text = self.encode_image(batch.images), self.encode_text(batch.ids, batch.mask)
+        image, text = in_parts(self.features, batch, self.micro_batches or 1)
         loss = self.config.loss
         with torch.autocast(batch.images.device.type, enabled=False):
             image, text, identities = gather(image.float()), gather(text.float()), gather(batch.identities)
