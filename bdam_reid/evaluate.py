@@ -105,11 +105,14 @@ def evaluate_run(options: Options, presets: Presets = PRESETS) -> Evaluation:
     embedder = Embedder(method, device, precision, options.batch_size, allow_missing, cache)
     weights = dict.fromkeys(CLOTHES, options.weights) if options.weights else method.chosen_weights(best)
     trained_on = _trained_on(run, config, dataset) if options.root else ""
+    learnt = dataset
     if trained_on:
-        _check_unseen(run, config, dataset, options.split)
+        learnt = _check_unseen(run, config, dataset, options.split) or dataset
         method.forget_cameras()
     reranks = best.get("reranks", ())
-    found = evaluate(embedder, dataset, weights, output, options.split, reranks, trained_on, options.k_reciprocal)
+    found = evaluate(
+        embedder, dataset, weights, output, options.split, reranks, trained_on, options.k_reciprocal, learnt.train
+    )
     log.info(f"{checkpoint_text(best)}\n{describe(found.metrics)}")
     draw_page(run, output, embedder, found)
     return found
@@ -129,9 +132,11 @@ def _trained_on(run: Path, config: Config, dataset: Dataset) -> str:
     return f"{name} at {', '.join(config.data.roots)}"
 
 
-def _check_unseen(run: Path, config: Config, dataset: Dataset, protocols: Sequence[str]) -> None:
-    """Raise DatasetError for another set of whose images some were trained on, which may be, as of ICFG-PEDES and
-    RSTPReid, both out of MSMT17; where the run's data is not at hand, the log says that nobody looked.
+def _check_unseen(run: Path, config: Config, dataset: Dataset, protocols: Sequence[str]) -> Dataset | None:
+    """The data that a run was trained on; None if it is not at hand or has changed, which the log says.
+
+    Raises: DatasetError for another set of whose images some were trained on, which may be, as of ICFG-PEDES and
+        RSTPReid, both out of MSMT17.
 
     Args:
         run, config: the run.
@@ -150,10 +155,10 @@ def _check_unseen(run: Path, config: Config, dataset: Dataset, protocols: Sequen
         trained = load_dataset(*data.roots, hold_out=data.hold_out, allow_missing=True)
     except DatasetError as error:
         log.info(f"whether its images were trained on is not known, since the run's data is not at hand: {error}")
-        return
+        return None
     if (run / DATA).exists() and read_json(run / DATA)["train"] != fingerprint(trained)["train"]:
         log.info(f"whether its images were trained on is not known, since {', '.join(data.roots)} has changed since")
-        return
+        return None
     known = dataset.protocols.items()
     ranked = {name: of for name, of in known if (name in protocols if protocols else of.split == "test")}
     learnt = contents_of(images_of(replace(trained, protocols={})), Findings())
@@ -163,6 +168,7 @@ def _check_unseen(run: Path, config: Config, dataset: Dataset, protocols: Sequen
             f"{finding}: a result would be wrong. Remove these images from the set, or train without them; "
             "`python -m bdam_reid.data check` names what two sets share"
         )
+    return trained
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def evaluate(
     reranks: Collection[Clothes] = (),
     trained_on: str = "",
     by_neighbours: bool = False,
+    learnt: Sequence[Record] | None = None,
 ) -> Evaluation:
     """Rank every protocol of the test split, measure gates and disentanglement, and write OUTPUT/metrics.json.
 
@@ -55,6 +56,7 @@ def evaluate(
         reranks: the questions for which validation preferred re-ranking.
         trained_on: the data set that the method was trained on, if it is another, to be named beside this one.
         by_neighbours: whether k-reciprocal re-ranking is reported too, of the protocols whose queries are images.
+        learnt: training images that probes learn from; those of the data set if there are no others.
     Raises: ConfigError for a protocol or part that there is not; DatasetError for images that cannot be read, unless
         `embedder` may leave them out.
     """
@@ -108,7 +110,7 @@ def evaluate(
     for name, protocol in dataset.protocols.items():
         if protocol.split == "val" or name in rankings:
             unseen[protocol.split] += protocol.gallery
-    if probes := probe(embedder, dataset.train, unseen):
+    if probes := probe(embedder, dataset.train if learnt is None else learnt, unseen):
         metrics["probes"] = probes
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "metrics.json", metrics)

@@ -163,14 +163,17 @@ def _probe_tables(probes: Mapping[str, Any]) -> Iterator[str]:
             f"read of {split} persons, balanced %", {group: {} for group in GROUPS}, probes["above_chance"][split]
         )
     yield _probe_table(f"read of {whole} persons, balanced %", probes["persons"][whole], probes["above_chance"][whole])
-    colours = probes["persons"].get("test", {}).get("outfit", {})
+    leak, feature = probes.get("leak", {"persons": {}}), first_feature(probes)
     said = [
-        f"{name} {row['mlp'][first_feature(probes)]:.1f} (chance {row['chance']:.1f})"
-        for name, row in colours.items()
-        if name in ("top colour", "lower colour")
+        f"{name} {row['linear'][feature]:.1f} and {row['mlp'][feature]:.1f} (chance {row['chance']:.1f})"
+        for name, row in leak["persons"].get("test", {}).items()
+        if row["images"]
     ]
     if said:
-        yield f"outfit colours from the {first_feature(probes)} part, test persons, mlp: {', '.join(said)}"
+        yield (
+            f"outfit colours from the {feature} part, test persons, by a linear probe and a network that learnt from "
+            f"{leak['images']:,} images: {', '.join(said)}"
+        )
     if gains := view_gains(probes):
         yield _view_table(gains, first_feature(probes))
 

@@ -18,7 +18,7 @@ from bdam_reid.search.columns import Where
 from bdam_reid.search.index.reader import EVERYTHING, Entry, Gallery, open_index
 from bdam_reid.search.opening import open_model
 from bdam_reid.search.pictures import open_picture
-from bdam_reid.search.query import Question, embed_question, split, weighted
+from bdam_reid.search.query import Question, embed_question, split, to_rank_by
 from bdam_reid.search.retriever import Retriever
 from bdam_reid.search.rewording.reword import Reworded, as_it_is, lists_words, open_rewording
 
@@ -75,13 +75,13 @@ class Finder:
             rerank: whether the best images, as many as the model was trained for, are read again, each together with
                 the sentence, and ordered by that; the others stay in their order behind them.
         Raises: QueryError, ImageError as `embed_question`, and as `Retriever.rerank`, which takes a question without
-            pictures; ValueError for another word for clothes, and as `weighted` and `Gallery.entries`.
+            pictures; ValueError for another word for clothes, and as `to_rank_by` and `Gallery.entries`.
         """
         if clothes not in CLOTHES:
             raise ValueError(f"clothes must be {' or '.join(CLOTHES)}, got {clothes!r}")
         parts = self.retriever.parts
         vector = embed_question(question, self.retriever)
-        query = weighted(vector, parts, self.gallery.manifest.weights[clothes] if weights is None else weights)
+        query = to_rank_by(vector, parts, self.gallery.manifest.weights[clothes] if weights is None else weights)
         more = self.retriever.reranks if rerank else 0
         found = self.gallery.entries(query.numpy(), max(k, more), where=where, one_per=one_per)
         if rerank:

@@ -141,3 +141,16 @@ def weighted(vectors: Tensor, parts: Parts, weights: Mapping[str, float]) -> Ten
     for name, weight in weights.items():
         scale[parts[name]] = weight
     return scale * vectors
+
+
+def to_rank_by(vector: Tensor, parts: Parts, weights: Mapping[str, float]) -> Tensor:
+    """The vector (E,) of a question as `weighted` scales it. Raises: QueryError as that, and if nothing is left to rank
+    by: a sentence about clothes alone says nothing of a person in others."""
+    scaled = weighted(vector, parts, weights)
+    if not scaled.any():
+        counts = " or ".join(name for name, weight in weights.items() if weight) or "none"
+        raise QueryError(
+            f"the question must say something of the parts that count here ({counts}), got nothing: say more, or "
+            "give other weights"
+        )
+    return scaled

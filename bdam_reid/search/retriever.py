@@ -18,7 +18,7 @@ from bdam_reid.data.records import CLOTHES, Clothes, Query, QueryError
 from bdam_reid.engine.environment import inference
 from bdam_reid.engine.run import fingerprint_of, open_best
 from bdam_reid.methods.method import Method
-from bdam_reid.search.query import ImageLike, combine, unit_parts, weighted
+from bdam_reid.search.query import ImageLike, combine, to_rank_by, unit_parts
 
 BATCH = 128
 
@@ -155,10 +155,9 @@ class Retriever:
             clothes: whether the person wears the clothes of the sentence, "same", or may wear any, "other": whose
                 weights are taken if none are given.
             pictures: of the one person who is looked for, files or in memory; with a sentence each has half the say.
-        Raises: ValueError for a blank sentence without pictures, a gallery of another width, k below 1, a part that
-            there is not, a weight as `weighted` says, or another word for clothes; TypeError for a gallery that is no
-            tensor, a sentence that is no text, or one picture where several are taken; ImageError for a picture that
-            cannot be read.
+        Raises: ValueError for a blank sentence without pictures, a gallery of another width, k below 1, another word
+            for clothes, and as `to_rank_by`; TypeError for a gallery that is no tensor, a sentence that is no text, or
+            one picture where several are taken; ImageError for a picture that cannot be read.
         """
         if not isinstance(gallery, Tensor):
             raise TypeError(f"the gallery must be a tensor as embed_images gives it, got {type(gallery).__name__}")
@@ -174,7 +173,7 @@ class Retriever:
         if gallery.ndim != 2 or gallery.shape[1] != len(query):
             raise ValueError(f"the gallery must be (images, {len(query)}), got {tuple(gallery.shape)}")
         weights = self.weights[clothes] if weights is None else weights
-        query = weighted(query, self.parts, weights)
+        query = to_rank_by(query, self.parts, weights)
         scores = gallery.to(query) @ query
         order = scores.argsort(descending=True, stable=True)[:k]
         return [Hit(index, float(scores[index])) for index in order.tolist()]

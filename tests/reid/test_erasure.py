@@ -74,6 +74,20 @@ def test_moments_are_kept_and_the_projection_follows_from_them() -> None:
     assert torch.equal(again.eval()(embedding), erasure.eval()(embedding))
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_moments_may_be_loaded_at_any_time(assign: bool) -> None:
+    erasure = Erasure(WIDTH, 3)
+    embedding, *_ = seen(erasure, leaks=3)
+    expected = erasure.eval()(embedding)
+    evaluated = Erasure(WIDTH, 3).eval()
+    evaluated.load_state_dict(erasure.state_dict(), assign=assign)
+    assert torch.equal(evaluated(embedding), expected)
+    with torch.inference_mode():
+        inferred = Erasure(WIDTH, 3)
+        inferred.load_state_dict(erasure.state_dict(), assign=assign)
+        assert torch.equal(inferred.eval()(embedding), expected)
+
+
 def test_without_moments_nothing_is_taken_out() -> None:
     embedding = normalize(torch.randn(5, WIDTH), dim=1)
     torch.testing.assert_close(Erasure(WIDTH, 3).eval()(embedding), embedding)

@@ -196,6 +196,11 @@ class BDAMConfig(MethodConfig):
                 "--method.decoupling.kind none has one feature, which nothing decouples from itself: use "
                 f"--method.loss.decouple-weight 0, got {self.loss.decouple_weight}"
             )
+        if not self.text.pretrained and self.decoupling.erase >= self.text.width:
+            raise ConfigError(
+                f"--method.decoupling.erase must be below --method.text.width {self.text.width}, got "
+                f"{self.decoupling.erase}"
+            )
         heads = ("method.decoupling.heads", self.decoupling.heads)
         if self.decoupling.width:
             check_multiple(("method.decoupling.width", self.decoupling.width), heads)

@@ -45,7 +45,18 @@ class Erasure(nn.Module):
         self.register_buffer("moments", torch.zeros(3 * width + 1, 3 * width + 1))
         self.register_buffer("projection", torch.eye(width), persistent=False)
         self.register_buffer("offset", torch.zeros(width), persistent=False)
-        self._projected = self.moments._version
+        self._projected: int | None = self._moments_version
+        self.register_load_state_dict_post_hook(Erasure._loaded)
+
+    @property
+    def _moments_version(self) -> int:
+        """Of the moments; those made for inference alone have none, and do not change but by being loaded."""
+        return 0 if self.moments.is_inference() else self.moments._version
+
+    def _loaded(self, _: object) -> None:
+        """Project by the moments that were loaded, which may be another tensor."""
+        self._projected = None
+        self.train(self.training)
 
     @torch.no_grad()
     def observe(self, image: Tensor, clothing: Tensor, identity: Tensor) -> None:
@@ -56,8 +67,8 @@ class Erasure(nn.Module):
     def train(self, mode: bool = True) -> Erasure:
         """In evaluation mode, project by the moments as they are now."""
         super().train(mode)
-        if not mode and self._projected != self.moments._version:
-            self._projected = self.moments._version
+        if not mode and self._projected != self._moments_version:
+            self._projected = self._moments_version
             projection, offset = erasing(self.moments.double().cpu(), self.directions)
             self.projection.copy_(projection)
             self.offset.copy_(offset)

@@ -71,7 +71,8 @@ class Matcher(nn.Module):
         image = self.align_image(patches + self.places).flatten(0, 1)
         text = self.align_text(words.tokens).repeat_interleave(candidates, dim=0)
         mask = words.mask.repeat_interleave(candidates, dim=0)
-        return self.out(self.norm(self._mixed(image, text, mask))).view(queries, candidates)
+        corrections = self.out(self.norm(self._mixed(image, text, mask))).view(queries, candidates)
+        return corrections * words.mask.any(dim=1, keepdim=True)  # without any words the order stays
 
     def _mixed(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         """image (P, L, W), text (P, M, W) and its mask (P, M) of P pairs -> (P, W)."""

@@ -21,7 +21,7 @@ def bdam() -> Config:
             _recipe(),
             image=ImageEncoderConfig(pretrained="google/vit-base-patch16-224"),
             text=TextEncoderConfig(pretrained="bert-base-uncased", pooling="attention"),
-            decoupling=DecouplingConfig(pooling="position", erase=8),
+            decoupling=DecouplingConfig(pooling="position", erase=12),
             optim=OptimConfig(lr=3e-5, weight_decay=0.02, decoupled_decay=True, warmup_steps=500, clip_norm=5.0),
         ),
         data=DataConfig(root="data/CUHK-PEDES"),
@@ -48,7 +48,7 @@ def bdam_clip() -> Config:
             large.method,
             image=ImageEncoderConfig(pretrained=clip, projected=True),
             text=TextEncoderConfig(pretrained=clip, projected=True, pooling="own"),
-            decoupling=DecouplingConfig(pooling="position", heads=8, erase=8),
+            decoupling=DecouplingConfig(pooling="position", heads=8, erase=12),
             optim=replace(large.method.optim, lr=1e-5, new_factor=10.0),
         ),
         data=replace(large.data, image_height=384, image_width=128, max_tokens=77),
@@ -97,7 +97,7 @@ def _recipe() -> BDAMConfig:
         image=ImageEncoderConfig(kind="convolutions", width=96, layers=3, head_crop=True),
         text=TextEncoderConfig(width=128, layers=1, heads=4, pooling="attention", function_words=False),
         decoupling=DecouplingConfig(
-            self_layers=1, cross_layers=1, heads=2, dropout=0.0, pooling="position", width=64, merge=2, erase=8
+            self_layers=1, cross_layers=1, heads=2, dropout=0.0, pooling="position", width=64, merge=2, erase=12
         ),
         fusion=FusionConfig(kind="none"),
         loss=LossConfig(
