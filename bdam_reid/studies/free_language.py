@@ -73,6 +73,7 @@ def search(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
         queries = tuple(replace(query, text=rewording(str(query.text)).text) for query in queries)
     embedder = Embedder(method, device, precision, options.batch_size)
     weights, found = method.chosen_weights(best), {}
+    keys = {record.path: record.key for record in dataset.protocols["test"].gallery}
     for name in PROTOCOLS:
         protocol = dataset.protocols[name]
         of = weights[protocol.clothes]
@@ -81,7 +82,7 @@ def search(options: Options, presets: Presets = PRESETS) -> dict[str, Any]:
             "clothes": protocol.clothes,
             "sentences": asdict(asked.metrics(of)),
             "captions": asdict(captions.metrics(of)),
-            "ranks": _ranks(asked, of),
+            "ranks": _ranks(asked, of, keys),
         }
     if options.output is not None:
         write_json(options.output, found)
@@ -114,15 +115,15 @@ def read_queries(path: Path, dataset: Dataset) -> tuple[Query, ...]:
     return tuple(Query(text, None, r.identity, r.camera, r.outfit, r.path) for text, r in described)
 
 
-def _ranks(ranking: Ranking, weights: Mapping[str, float]) -> list[dict[str, Any]]:
+def _ranks(ranking: Ranking, weights: Mapping[str, float], keys: Mapping[Path, str]) -> list[dict[str, Any]]:
     """The sentences, the picture of each and the rank of the first picture of its person, the worst first."""
     from bdam_reid.evaluation.retrievals import retrievals
 
     found = retrievals(ranking, weights, len(ranking.queries))
     ranks = [
-        {"rank": one.first_right.rank, "file_path": str(one.described), "text": one.text}
+        {"rank": one.first_right.rank, "file_path": keys[one.described], "text": one.text}
         for one in found
-        if one.first_right is not None
+        if one.first_right is not None and one.described is not None
     ]
     return sorted(ranks, key=lambda one: -one["rank"])
 
