@@ -85,7 +85,9 @@ def one_layer_of(config: Config) -> Config:
     image, text = (
         replace(encoder, pretrained="", width=12, layers=1, heads=3) for encoder in (method.image, method.text)
     )
-    decoupling = replace(method.decoupling, self_layers=1, cross_layers=1, heads=3, width=0)
+    decoupling = replace(
+        method.decoupling, self_layers=1, cross_layers=1, heads=3, width=0, erase=min(method.decoupling.erase, 4)
+    )
     return replace(
         config,
         data=replace(config.data, identities_per_batch=2, images_per_identity=2, image_height=32, image_width=32),
