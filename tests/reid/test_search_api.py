@@ -106,8 +106,8 @@ def test_it_answers_as_the_finder_does(client: Client, live: Live) -> None:
     path = expected[-1].path
     for shown in ({"like": [path]}, {"images": [in_base64((folder / path).read_bytes())]}):
         assert client.search(**shown, k=1).json["results"][0]["path"] == path
-    question = {"sentence": "a man", "weights": {"clothing": 2}, "where": ["time>=2"], "one_per": "person", "k": 9}
-    right = finder.find(Question("a man"), 9, weights={"clothing": 2}, where=where_of(["time>=2"]), one_per="person")
+    question = {"sentence": "a man", "weights": {"identity": 2}, "where": ["time>=2"], "one_per": "person", "k": 9}
+    right = finder.find(Question("a man"), 9, weights={"identity": 2}, where=where_of(["time>=2"]), one_per="person")
     assert [hit["path"] for hit in client.search(**question).json["results"]] == [hit.path for hit in right]
     read = client.search(sentence="a sapphire coat").json
     assert (read["read_as"], read["changes"]) == finder.reword("a sapphire coat") and "sapphire" in read["changes"]
