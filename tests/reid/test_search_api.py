@@ -109,10 +109,10 @@ def test_it_answers_as_the_finder_does(client: Client, live: Live) -> None:
     question = {"sentence": "a man", "weights": {"identity": 2}, "where": ["time>=2"], "one_per": "person", "k": 9}
     right = finder.find(Question("a man"), 9, weights={"identity": 2}, where=where_of(["time>=2"]), one_per="person")
     assert [hit["path"] for hit in client.search(**question).json["results"]] == [hit.path for hit in right]
-    read = client.search(sentence="a man in a sapphire coat").json
-    assert (read["read_as"], read["changes"]) == finder.reword("a man in a sapphire coat") and "sapphire" in read["changes"]
+    read = client.search(sentence="man, sapphire coat").json
+    assert (read["read_as"], read["changes"]) == finder.reword("man, sapphire coat") and "sapphire" in read["changes"]
     assert client.search(sentence="a man", rerank=True).is_refused(400, "this model has no part that re-ranks")
-    assert client.search(sentence="a man in a sapphire coat", as_written=True).json["read_as"] == "a man in a sapphire coat"
+    assert client.search(sentence="man, sapphire coat", as_written=True).json["read_as"] == "man, sapphire coat"
     health = client.ask("GET", "/health").json
     assert health["images"] == len(live.now().index) and health["columns"] == ["person", "camera", "time"]
     described = client.ask("GET", "/openapi.json").json["paths"]
