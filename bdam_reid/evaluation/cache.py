@@ -25,9 +25,8 @@ from bdam_reid.engine.run import log
 class FeatureCache:
     """What a method computes of galleries, in a folder, a file each, named by the digest of all that it depends on:
     weights, config, image files by path, size and time of change, their texts, device, precision, batch size, versions
-    and backend of packages, commit of the source tree. What stale features are found by is what none of these tells:
-    changes to the source that are not committed. What a killed process or a bad disk left is told by its digest, and
-    computed anew.
+    and backend of packages, commit of the source tree. Only changes to the source that are not committed go unnoticed;
+    what a killed process or a bad disk left is told by its digest, and computed anew.
 
     Args:
         folder: is made when something is kept. Its files may be deleted at any time.
