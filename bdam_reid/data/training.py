@@ -247,6 +247,8 @@ class Batches(Generic[D, B]):
             # A worker's error comes with its traceback in the message, which ends in the message that was meant.
             raise DatasetError(str(error.args[0]).rsplit("DatasetError: ", 1)[-1].strip()) from error
         except (RuntimeError, OSError, EOFError) as error:
+            for reader in readers:
+                reader.join(1)  # One that is ending has closed its end of the connection before it has a status.
             ended = [_how_it_ended(number, reader) for number, reader in enumerate(readers, 1) if reader.exitcode]
             if not ended:
                 raise
