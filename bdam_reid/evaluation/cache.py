@@ -35,7 +35,7 @@ class FeatureCache:
 
     def __init__(self, folder: Path, config: Config) -> None:
         self._folder, self._config = folder, config
-        self._weights = ""
+        self._weights, self._environment = "", dict[str, Any]()
 
     def kept(
         self,
@@ -66,12 +66,13 @@ class FeatureCache:
 
     def _key(self, method: nn.Module, how: Sequence[Any], records: Sequence[Record]) -> str:
         self._weights = self._weights or _digest(method.state_dict())
+        self._environment = self._environment or environment(next(method.parameters()).device)
         digest, config = hashlib.sha256(), asdict(self._config)
         for value in (
             self._weights,
             [config["method"], config["data"]],
             list(how),
-            [environment(next(method.parameters()).device), PIL.__version__],
+            [self._environment, PIL.__version__],
             *map(_of_record, records),
         ):
             digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -106,11 +105,12 @@ def check_written(texts: Path, rows: Sequence[str], images: int) -> dict[str, st
         )
     from bdam_reid.data.entries import read_object
     from bdam_reid.data.records import Findings
+    from bdam_reid.engine.checkpoint import digest
 
     digests = {}
     for row in rows:
         path = texts / row / FILE
-        digests[f"texts of {row}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        digests[f"texts of {row}"] = digest(path)
         entries = len(read_object(path, Findings()))
         print(f"{row}: texts of {entries:,} of {images:,} training images; others are trained on by their captions")
     return digests

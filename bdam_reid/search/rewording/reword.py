@@ -79,12 +79,13 @@ class Rewording:
         return Reworded(WORD.sub(lambda match: changes.get(match[0].lower(), match[0]), sentence), changes)
 
     def _nearest(self, word: str) -> str | None:
-        by_look = nearest_colour(word, self._telling)
-        by_sense = by_look or (self._thesaurus.nearest(word, self._telling) if self._thesaurus else None)
+        instead = nearest_colour(word, self._telling)
+        if instead is None and self._thesaurus:
+            instead = self._thesaurus.nearest(word, self._telling)
         # To an encoder what is without a thing is similar to the thing.
-        if by_sense is None and self._encoder and not word.endswith("less"):
-            by_sense = self._encoder.nearest(word)
-        return by_sense if by_sense and _speak_of_one(word, by_sense) else None
+        if instead is None and self._encoder and not word.endswith("less"):
+            instead = self._encoder.nearest(word)
+        return instead if instead and _speak_of_one(word, instead) else None
 
 
 def telling(known: Collection[str]) -> frozenset[str]:
@@ -93,8 +94,8 @@ def telling(known: Collection[str]) -> frozenset[str]:
 
 
 def _speak_of_one(word: str, instead: str) -> bool:
-    """Whether words are of one kind for the splitter, where it knows the former: a person does not become a garment,
-    nor eyes glasses."""
+    """Whether words are of one kind for the splitter, where it knows the former: a person does not become a
+    garment."""
     kind, other = word_kinds([word]) + word_kinds([instead])
     return kind in (Kind.OTHER, other)
 
